@@ -1,0 +1,3 @@
+"""ID-CodeFormer: blind face restoration that keeps the person."""
+
+__version__ = '0.1.0'

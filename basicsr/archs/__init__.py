@@ -1,0 +1,25 @@
+"""Networks, built by name: `build_network({'type': 'CodeFormer', ...})`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from torch import nn
+
+from basicsr.archs.codeformer_arch import CodeFormer
+from basicsr.archs.discriminator_arch import VQGANDiscriminator
+from basicsr.archs.vqgan_arch import VQAutoEncoder
+from basicsr.utils.registry import ARCH_REGISTRY
+
+__all__ = ['CodeFormer', 'VQAutoEncoder', 'VQGANDiscriminator', 'build_network']
+
+
+def build_network(opt: Mapping[str, Any]) -> nn.Module:
+    """The network named by `opt['type']`, with the other items as its arguments.
+
+    Raises:
+        KeyError: `type` is missing or unknown.
+        TypeError: an argument the network does not have.
+    """
+    return ARCH_REGISTRY.build(opt)

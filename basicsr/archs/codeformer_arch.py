@@ -1,0 +1,201 @@
+"""CodeFormer (Zhou et al., NeurIPS 2022): code prediction by a Transformer, and controllable feature transformation.
+
+Images are (N,3,S,S) in [-1, 1]. Parameter names are those of the published network, so its weights load as they are.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import partial
+from math import isqrt
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from basicsr.archs.vqgan_arch import ResBlock, VQAutoEncoder
+from basicsr.utils.checkpoint import load_state, load_state_dict_file
+from basicsr.utils.registry import ARCH_REGISTRY, nearest
+
+
+def adaptive_instance_normalization(content: Tensor, style: Tensor) -> Tensor:
+    """`content` with the mean and standard deviation of `style`, per sample and channel (Huang & Belongie, ICCV 2017).
+
+    Both (N,C,H,W); the variance is the unbiased one plus 1e-5.
+    """
+
+    def moments(x: Tensor) -> tuple[Tensor, Tensor]:
+        return x.mean((2, 3), keepdim=True), (x.var((2, 3), keepdim=True) + 1e-5).sqrt()
+
+    mean, std = moments(content)
+    style_mean, style_std = moments(style)
+    return (content - mean) / std * style_std + style_mean
+
+
+class TransformerLayer(nn.Module):
+    """Pre-norm self-attention and feed-forward, sequence first; the position is added to queries and keys only."""
+
+    def __init__(self, dim: int, n_head: int) -> None:
+        super().__init__()
+        self.self_attn = nn.MultiheadAttention(dim, n_head)
+        self.linear1 = nn.Linear(dim, 2 * dim)
+        self.linear2 = nn.Linear(2 * dim, dim)
+        self.norm1 = nn.LayerNorm(dim)
+        self.norm2 = nn.LayerNorm(dim)
+
+    def forward(self, x: Tensor, position: Tensor) -> Tensor:
+        """x (L,N,dim), position (L,1,dim) -> (L,N,dim)."""
+        y = self.norm1(x)
+        q = y + position
+        x = x + self.self_attn(q, q, value=y, need_weights=False)[0]
+        return x + self.linear2(F.gelu(self.linear1(self.norm2(x))))
+
+
+class FuseBlock(nn.Module):
+    """Controllable feature transformation (eq. 4): the decoder feature, modulated by what the encoder saw."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.encode_enc = ResBlock(2 * channels, channels)
+        self.scale = self._branch(channels)
+        self.shift = self._branch(channels)
+
+    @staticmethod
+    def _branch(channels: int) -> nn.Sequential:
+        return nn.Sequential(
+            nn.Conv2d(channels, channels, 3, padding=1),
+            nn.LeakyReLU(0.2),
+            nn.Conv2d(channels, channels, 3, padding=1),
+        )
+
+    def forward(self, enc_feat: Tensor, dec_feat: Tensor, w: float) -> Tensor:
+        """Encoder and decoder features (N,C,H,W), w >= 0 -> the fused decoder feature (N,C,H,W)."""
+        e = self.encode_enc(torch.cat([enc_feat, dec_feat], dim=1))
+        return dec_feat + w * (dec_feat * self.scale(e) + self.shift(e))
+
+
+@ARCH_REGISTRY.register()
+class CodeFormer(VQAutoEncoder):
+    """The stage II and III network.
+
+    Args:
+        dim_embd: width of the Transformer.
+        n_head: its heads.
+        n_layers: its layers.
+        codebook_size: number of codes.
+        latent_size: number of code positions; follows from `img_size` and `ch_mult` (256 for the published network),
+            and a value given must agree.
+        connect_list: sides in pixels at which features are fused, as strings or integers; by default every level
+            between the codes and the picture ('32', '64', '128', '256' for the published network).
+        fix_modules: sub-modules that are not trained.
+        vqgan_path: a stage I checkpoint whose encoder, codebook and generator are taken over.
+        img_size, nf, ch_mult, quantizer, res_blocks, attn_resolutions, emb_dim: as in `VQAutoEncoder`.
+
+    Raises:
+        ValueError: sizes that do not fit together.
+    """
+
+    def __init__(
+        self,
+        dim_embd: int = 512,
+        n_head: int = 8,
+        n_layers: int = 9,
+        codebook_size: int = 1024,
+        latent_size: int | None = None,
+        connect_list: Sequence[str | int] | None = None,
+        fix_modules: Sequence[str] | None = ('quantize', 'generator'),
+        vqgan_path: str | None = None,
+        img_size: int = 512,
+        nf: int = 64,
+        ch_mult: Sequence[int] = (1, 2, 2, 4, 4, 8),
+        quantizer: str = 'nearest',
+        res_blocks: int = 2,
+        attn_resolutions: Sequence[int] = (16,),
+        emb_dim: int = 256,
+    ) -> None:
+        super().__init__(img_size, nf, ch_mult, quantizer, res_blocks, attn_resolutions, codebook_size, emb_dim)
+        positions = self.latent_side**2
+        if latent_size not in (None, positions):
+            side = isqrt(latent_size or 0)
+            raise ValueError(
+                f'latent_size {latent_size} ({side}x{side}) does not fit img_size {img_size} and {len(ch_mult)} '
+                f'levels, which give {positions} codes; leave it out'
+            )
+        if vqgan_path is not None:
+            # Before the Transformer exists, so that every key of the checkpoint must find its place.
+            load_state(self, load_state_dict_file(vqgan_path), source=vqgan_path)
+        if connect_list is None:
+            connect_list = [side for side in self.channels_at if self.latent_side < side < img_size]
+        self.connect_list = sorted(int(side) for side in connect_list)
+        for side in self.connect_list:
+            if side not in self.channels_at:
+                raise ValueError(f"connect_list: no level of side '{side}'{nearest(str(side), self.channels_at)}")
+
+        self.position_emb = nn.Parameter(torch.zeros(positions, dim_embd))
+        self.feat_emb = nn.Linear(emb_dim, dim_embd)
+        self.ft_layers = nn.ModuleList(TransformerLayer(dim_embd, n_head) for _ in range(n_layers))
+        self.idx_pred_layer = nn.Sequential(nn.LayerNorm(dim_embd), nn.Linear(dim_embd, codebook_size, bias=False))
+        for module in [self.feat_emb, *self.ft_layers.modules(), *self.idx_pred_layer]:
+            if isinstance(module, nn.Linear):
+                nn.init.normal_(module.weight, std=0.02)
+                if module.bias is not None:
+                    nn.init.zeros_(module.bias)
+        self.fuse_convs_dict = nn.ModuleDict(
+            {str(side): FuseBlock(self.channels_at[side]) for side in self.connect_list}
+        )
+        for name in fix_modules or ():
+            if not isinstance(getattr(self, name, None), nn.Module):
+                raise ValueError(f"fix_modules: no sub-module '{name}'{nearest(name, dict(self.named_children()))}")
+            getattr(self, name).requires_grad_(False)
+
+    def predict_logits(self, lq_feat: Tensor) -> Tensor:
+        """Encoder features (N,emb_dim,s,s) -> code logits (N,s*s,codebook_size), positions row-major."""
+        tokens = self.feat_emb(lq_feat.flatten(2).permute(2, 0, 1))  # (L,N,dim)
+        position = self.position_emb.unsqueeze(1)  # (L,1,dim)
+        for layer in self.ft_layers:
+            if self.encoder.grad_checkpointing and torch.is_grad_enabled():
+                tokens = checkpoint(layer, tokens, position, use_reentrant=False)
+            else:
+                tokens = layer(tokens, position)
+        return self.idx_pred_layer(tokens).transpose(0, 1)
+
+    def forward(
+        self, x: Tensor, w: float = 0, detach_16: bool = True, code_only: bool = False, adain: bool = False
+    ) -> tuple[Tensor, ...]:
+        """Restore faces.
+
+        Args:
+            x: low-quality faces (N,3,S,S) in [-1, 1].
+            w: weight of the fused encoder features; 0 decodes the codes alone, and computes no fusion.
+            detach_16: stop gradients at the looked-up code features.
+            code_only: predict codes, decode no image.
+            adain: give the code features the mean and deviation of the encoder's features, as the published inference
+                does and its training does not.
+
+        Returns:
+            (logits, features) with `code_only`, else (image (N,3,S,S), logits, features);
+            logits (N,positions,codebook_size), features (N,emb_dim,s,s).
+        """
+        seen: dict[int, Tensor] = {}
+        fused_sides = self.connect_list if w > 0 and not code_only else []
+
+        def keep(side: int, feat: Tensor) -> Tensor:
+            seen[side] = feat.detach()
+            return feat
+
+        def fuse(side: int, feat: Tensor) -> Tensor:
+            return self.fuse_convs_dict[str(side)](seen[side], feat, w)
+
+        lq_feat = self.encoder(x, {side: partial(keep, side) for side in fused_sides})  # (N,emb_dim,s,s)
+        logits = self.predict_logits(lq_feat)  # (N,s*s,K)
+        if code_only:
+            return logits, lq_feat
+        side = self.latent_side
+        quant_feat = self.quantize.get_codebook_feat(logits.argmax(2), (x.shape[0], side, side, self.emb_dim))
+        if detach_16:
+            quant_feat = quant_feat.detach()
+        if adain:
+            quant_feat = adaptive_instance_normalization(quant_feat, lq_feat)
+        image = self.generator(quant_feat, {side: partial(fuse, side) for side in fused_sides})
+        return image, logits, lq_feat

@@ -1,0 +1,109 @@
+"""Networks from files: kind and sizes are read off the state dict, so that a checkpoint is all one needs."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from math import isqrt
+from typing import Any
+
+from torch import Tensor, nn
+
+from basicsr.archs import build_network
+from basicsr.utils.checkpoint import CheckpointError, load_state, read_checkpoint, read_metadata, unwrap
+
+
+def _numbered(state: Mapping[str, Tensor], prefix: str) -> list[dict[str, tuple[int, ...]]]:
+    """For each N of `prefix.N.…`, in order, the shapes of what is below."""
+    found: dict[int, dict[str, tuple[int, ...]]] = {}
+    for key, value in state.items():
+        if key.startswith(prefix + '.'):
+            number, _, rest = key[len(prefix) + 1 :].partition('.')
+            found.setdefault(int(number), {})[rest] = tuple(value.shape)
+    return [found[number] for number in sorted(found)]
+
+
+def _describe_autoencoder(state: Mapping[str, Tensor]) -> dict[str, Any]:
+    blocks = _numbered(state, 'encoder.blocks')
+    nf = blocks[0]['weight'][0]
+    levels: list[list[dict]] = [[]]
+    for block in blocks[1:-5]:  # the first convolution; at the end a residual block, attention, another, norm, conv
+        if 'conv.weight' in block:
+            levels.append([])
+        else:
+            levels[-1].append(block)
+    residual = [[block['conv1.weight'][0] for block in level if 'conv1.weight' in block] for level in levels]
+    # Attention sides are known relative to the codes only; alone, an autoencoder is taken to have the usual 16x16.
+    latent_side = isqrt(state['position_emb'].shape[0]) if 'position_emb' in state else 16
+    img_size = latent_side << (len(levels) - 1)
+    gumbel = 'quantize.embed.weight' in state
+    codes = state['quantize.embed.weight' if gumbel else 'quantize.embedding.weight']
+    return {
+        'img_size': img_size,
+        'nf': nf,
+        'ch_mult': [channels[-1] // nf for channels in residual],
+        'quantizer': 'gumbel' if gumbel else 'nearest',
+        'res_blocks': len(residual[0]),
+        'attn_resolutions': [
+            img_size >> i for i, level in enumerate(levels) if any('q.weight' in block for block in level)
+        ],
+        'codebook_size': codes.shape[0],
+        'emb_dim': codes.shape[1],
+    }
+
+
+def describe(state: Mapping[str, Tensor]) -> dict[str, Any]:
+    """The options (`type` and sizes) of the network a state dict belongs to.
+
+    What shapes do not tell keeps its default: `n_head`, and an autoencoder's side (16x16 codes are assumed).
+
+    Raises:
+        CheckpointError: no network of this project has such keys.
+    """
+    try:
+        if 'position_emb' in state and 'encoder.blocks.0.weight' in state:
+            fused = {key.split('.')[1] for key in state if key.startswith('fuse_convs_dict.')}
+            return {
+                'type': 'CodeFormer',
+                'dim_embd': state['position_emb'].shape[1],
+                'n_layers': len(_numbered(state, 'ft_layers')),
+                'connect_list': sorted(fused, key=int),
+                **_describe_autoencoder(state),
+            }
+        if 'encoder.blocks.0.weight' in state:
+            return {'type': 'VQAutoEncoder', **_describe_autoencoder(state)}
+        if 'main.0.weight' in state:
+            ndf, nc = state['main.0.weight'].shape[:2]
+            convolutions = [block for block in _numbered(state, 'main') if len(block['weight']) == 4]
+            return {'type': 'VQGANDiscriminator', 'nc': nc, 'ndf': ndf, 'n_layers': len(convolutions) - 2}
+    except (KeyError, IndexError, ValueError) as error:
+        raise CheckpointError(f'the keys are those of no known network: {error!r} is missing or odd') from error
+    raise CheckpointError(
+        f'the keys are those of no known network (CodeFormer, VQAutoEncoder, VQGANDiscriminator); first: '
+        f'{", ".join(list(state)[:3])}'
+    )
+
+
+def load_network(path: str | os.PathLike, map_location: str = 'cpu', key: str | None = None) -> nn.Module:
+    """The network in a `.pth` or `.safetensors` file, with its weights, in eval mode.
+
+    Args:
+        path: the file; `params_ema`, `params`, … and `module.` are unwrapped.
+        map_location: where to put it.
+        key: the entry to take instead of the first usual one.
+
+    Raises:
+        CheckpointError: a wrong, truncated or foreign file; one message that says which.
+    """
+    checkpoint = read_checkpoint(path, map_location)
+    state = unwrap(checkpoint, key, str(path))
+    stated = checkpoint.get('network') or json.loads(read_metadata(path).get('network', '{}'))
+    try:
+        sizes = describe(state)
+        told = {name: stated[name] for name in ('n_head', 'img_size', 'attn_resolutions') if name in stated}
+        network = build_network({**sizes, **told})
+    except (CheckpointError, ValueError) as error:
+        raise CheckpointError(f'{path}: {error}') from error
+    load_state(network, state, source=path)
+    return network.to(map_location).eval()

@@ -1,0 +1,270 @@
+"""VQAutoEncoder, the stage I network of CodeFormer (Zhou et al., NeurIPS 2022), after VQGAN (Esser et al., CVPR 2021).
+
+Images are (N,3,H,W) in [-1, 1]. Parameter names are those of the published network, so its weights load as they are.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from basicsr.archs.quantizer import build_quantizer
+from basicsr.utils.checkpoint import load_state, load_state_dict_file
+from basicsr.utils.registry import ARCH_REGISTRY
+
+
+def normalize(channels: int) -> nn.GroupNorm:
+    """The normalisation used everywhere here: 32 groups, eps 1e-6."""
+    return nn.GroupNorm(32, channels, eps=1e-6)
+
+
+class ResBlock(nn.Module):
+    """Two 3x3 convolutions, each after normalisation and swish, added to the input (or to a 1x1 of it)."""
+
+    def __init__(self, in_channels: int, out_channels: int) -> None:
+        super().__init__()
+        self.norm1 = normalize(in_channels)
+        self.conv1 = nn.Conv2d(in_channels, out_channels, 3, padding=1)
+        self.norm2 = normalize(out_channels)
+        self.conv2 = nn.Conv2d(out_channels, out_channels, 3, padding=1)
+        if in_channels != out_channels:
+            self.conv_out = nn.Conv2d(in_channels, out_channels, 1)
+        else:
+            self.conv_out = nn.Identity()
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N,in_channels,H,W) -> (N,out_channels,H,W)."""
+        h = self.conv1(F.silu(self.norm1(x)))
+        h = self.conv2(F.silu(self.norm2(h)))
+        return self.conv_out(x) + h
+
+
+class AttnBlock(nn.Module):
+    """Self-attention over all positions, one head, added to the input."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.norm = normalize(channels)
+        self.q = nn.Conv2d(channels, channels, 1)
+        self.k = nn.Conv2d(channels, channels, 1)
+        self.v = nn.Conv2d(channels, channels, 1)
+        self.proj_out = nn.Conv2d(channels, channels, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N,C,H,W) -> (N,C,H,W)."""
+        h = self.norm(x)
+        q, k, v = (f(h).flatten(2).transpose(1, 2).unsqueeze(1) for f in (self.q, self.k, self.v))  # (N,1,HW,C)
+        h = F.scaled_dot_product_attention(q, k, v).squeeze(1)  # (N,HW,C)
+        return x + self.proj_out(h.transpose(1, 2).reshape(x.shape))
+
+
+class Downsample(nn.Module):
+    """Half the side: one zero column right, one zero row below, then a 3x3 convolution of stride 2."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(channels, channels, 3, stride=2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N,C,H,W) -> (N,C,H/2,W/2)."""
+        return self.conv(F.pad(x, (0, 1, 0, 1)))
+
+
+class Upsample(nn.Module):
+    """Twice the side: nearest neighbour, then a 3x3 convolution."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(channels, channels, 3, padding=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N,C,H,W) -> (N,C,2H,2W)."""
+        return self.conv(F.interpolate(x, scale_factor=2.0, mode='nearest'))
+
+
+class BlockStack(nn.Module):
+    """A flat list of blocks run in order.
+
+    Attributes:
+        taps: for each level's side in pixels, the index of the block whose output belongs to that side.
+        grad_checkpointing: recompute activations in the backward pass to save memory.
+    """
+
+    def __init__(self, blocks: Sequence[nn.Module], taps: Mapping[int, int]) -> None:
+        super().__init__()
+        self.blocks = nn.ModuleList(blocks)
+        self.taps = dict(taps)
+        self.grad_checkpointing = False
+
+    def forward(self, x: Tensor, at: Mapping[int, Callable[[Tensor], Tensor]] | None = None) -> Tensor:
+        """Run the blocks.
+
+        Args:
+            x: (N,C,H,W).
+            at: for a side, a function of the tapped feature at that side; its result goes on in its place.
+        """
+        actions = {self.taps[side]: action for side, action in (at or {}).items()}
+        for index, block in enumerate(self.blocks):
+            if self.grad_checkpointing and torch.is_grad_enabled():
+                x = checkpoint(block, x, use_reentrant=False)
+            else:
+                x = block(x)
+            if index in actions:
+                x = actions[index](x)
+        return x
+
+
+class Encoder(BlockStack):
+    """Image (N,3,S,S) to features (N,emb_dim,s,s), s = S / 2^(levels-1). Arguments as in `VQAutoEncoder`."""
+
+    def __init__(
+        self,
+        nf: int,
+        emb_dim: int,
+        ch_mult: Sequence[int],
+        res_blocks: int,
+        img_size: int,
+        attn_resolutions: Sequence[int],
+    ) -> None:
+        blocks: list[nn.Module] = [nn.Conv2d(3, nf, 3, padding=1)]
+        taps = {}
+        channels, side = nf, img_size
+        for level, mult in enumerate(ch_mult):
+            for _ in range(res_blocks):
+                blocks.append(ResBlock(channels, nf * mult))
+                channels = nf * mult
+                taps[side] = len(blocks) - 1
+                if side in attn_resolutions:
+                    blocks.append(AttnBlock(channels))
+            if level < len(ch_mult) - 1:
+                blocks.append(Downsample(channels))
+                side //= 2
+        blocks += [ResBlock(channels, channels), AttnBlock(channels), ResBlock(channels, channels)]
+        blocks += [normalize(channels), nn.Conv2d(channels, emb_dim, 3, padding=1)]
+        super().__init__(blocks, taps)
+
+
+class Generator(BlockStack):
+    """Features (N,emb_dim,s,s) to image (N,3,S,S). Arguments as in `VQAutoEncoder`."""
+
+    def __init__(
+        self,
+        nf: int,
+        emb_dim: int,
+        ch_mult: Sequence[int],
+        res_blocks: int,
+        img_size: int,
+        attn_resolutions: Sequence[int],
+    ) -> None:
+        channels = nf * ch_mult[-1]
+        side = img_size // 2 ** (len(ch_mult) - 1)
+        blocks: list[nn.Module] = [nn.Conv2d(emb_dim, channels, 3, padding=1)]
+        blocks += [ResBlock(channels, channels), AttnBlock(channels), ResBlock(channels, channels)]
+        taps = {}
+        for level in reversed(range(len(ch_mult))):
+            for _ in range(res_blocks):
+                blocks.append(ResBlock(channels, nf * ch_mult[level]))
+                channels = nf * ch_mult[level]
+                # The first block of a level is tapped, but where attention follows, the last one.
+                if side in attn_resolutions:
+                    taps[side] = len(blocks) - 1
+                    blocks.append(AttnBlock(channels))
+                else:
+                    taps.setdefault(side, len(blocks) - 1)
+            if level > 0:
+                blocks.append(Upsample(channels))
+                side *= 2
+        blocks += [normalize(channels), nn.Conv2d(channels, 3, 3, padding=1)]
+        super().__init__(blocks, taps)
+
+
+@ARCH_REGISTRY.register()
+class VQAutoEncoder(nn.Module):
+    """Encoder, codebook and generator (stage I).
+
+    Args:
+        img_size: side of the (square) pictures in pixels.
+        nf: channels of the first level.
+        ch_mult: channels of each level as a multiple of `nf`; each level after the first halves the side.
+        quantizer: 'nearest' or 'gumbel'.
+        res_blocks: residual blocks a level.
+        attn_resolutions: sides in pixels at which attention follows each residual block.
+        codebook_size: number of codes.
+        emb_dim: length of a code.
+        beta: weight within the codebook loss, see `VectorQuantizer`.
+        beta_on: the term of the codebook loss that `beta` weighs, see `VectorQuantizer`.
+        gumbel_straight_through: hard samples in training ('gumbel').
+        gumbel_kl_weight: weight of the divergence from uniform code use ('gumbel').
+        model_path: a checkpoint to start from.
+
+    Raises:
+        ValueError: sizes that do not fit together.
+    """
+
+    def __init__(
+        self,
+        img_size: int = 512,
+        nf: int = 64,
+        ch_mult: Sequence[int] = (1, 2, 2, 4, 4, 8),
+        quantizer: str = 'nearest',
+        res_blocks: int = 2,
+        attn_resolutions: Sequence[int] = (16,),
+        codebook_size: int = 1024,
+        emb_dim: int = 256,
+        beta: float = 0.25,
+        beta_on: str = 'codebook',
+        gumbel_straight_through: bool = False,
+        gumbel_kl_weight: float = 1e-8,
+        model_path: str | None = None,
+    ) -> None:
+        super().__init__()
+        factor = 2 ** (len(ch_mult) - 1)
+        if img_size % factor:
+            raise ValueError(f'img_size {img_size} is no multiple of {factor}, the reduction of {len(ch_mult)} levels')
+        if any((nf * mult) % 32 for mult in (1, *ch_mult)):
+            raise ValueError(f'nf * ch_mult must be multiples of 32 (group normalisation): nf {nf}, ch_mult {ch_mult}')
+        self.img_size = img_size
+        self.latent_side = img_size // factor
+        self.emb_dim = emb_dim
+        self.codebook_size = codebook_size
+        self.channels_at = {img_size >> level: nf * mult for level, mult in enumerate(ch_mult)}
+        sizes: dict[str, Any] = {
+            'nf': nf,
+            'emb_dim': emb_dim,
+            'ch_mult': tuple(ch_mult),
+            'res_blocks': res_blocks,
+            'img_size': img_size,
+            'attn_resolutions': tuple(attn_resolutions),
+        }
+        self.encoder = Encoder(**sizes)
+        self.quantize = build_quantizer(
+            quantizer, codebook_size, emb_dim, beta, beta_on, gumbel_straight_through, gumbel_kl_weight
+        )
+        self.generator = Generator(**sizes)
+        if model_path is not None:
+            load_state(self, load_state_dict_file(model_path), source=model_path)
+
+    def set_grad_checkpointing(self, enable: bool = True) -> None:
+        """Recompute the activations of encoder and generator in the backward pass: less memory, more time."""
+        self.encoder.grad_checkpointing = self.generator.grad_checkpointing = enable
+
+    def forward(self, x: Tensor, use_codes: bool = True) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
+        """Encode, look up codes, decode.
+
+        Args:
+            x: (N,3,S,S) in [-1, 1].
+            use_codes: False lets the features through as they are (a plain autoencoder, to warm up the codebook).
+
+        Returns:
+            the image (N,3,S,S), the codebook loss, and the quantizer's statistics.
+        """
+        feat = self.encoder(x)  # (N,emb_dim,s,s)
+        if not use_codes:
+            return self.generator(feat), feat.new_zeros(()), {}
+        quant, codebook_loss, stats = self.quantize(feat)
+        return self.generator(quant), codebook_loss, stats

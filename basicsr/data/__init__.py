@@ -1,0 +1,38 @@
+"""Reading and degrading pictures. `build_dataset` finds a dataset by its public name."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from torch.utils.data import Dataset
+
+from basicsr.data.common import LOADER_KEYS, DataError
+from basicsr.data.ffhq_blind_dataset import FFHQBlindDataset
+from basicsr.data.ffhq_blind_joint_dataset import FFHQBlindJointDataset
+from basicsr.data.paired_image_dataset import PairedImageDataset
+from basicsr.data.sampler import ResumableSampler, build_dataloader
+from basicsr.utils.registry import DATASET_REGISTRY
+
+__all__ = [
+    'LOADER_KEYS',
+    'DataError',
+    'FFHQBlindDataset',
+    'FFHQBlindJointDataset',
+    'PairedImageDataset',
+    'ResumableSampler',
+    'build_dataloader',
+    'build_dataset',
+]
+
+
+def build_dataset(opt: Mapping[str, Any]) -> Dataset:
+    """The dataset that `opt['type']` names.
+
+    Raises:
+        DataError: no 'type'.
+        KeyError: an unknown one; the message names the nearest.
+    """
+    if not opt.get('type'):
+        raise DataError(f"a dataset section needs 'type', one of {DATASET_REGISTRY.names()}")
+    return DATASET_REGISTRY.get(opt['type'])(opt)

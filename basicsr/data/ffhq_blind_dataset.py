@@ -1,0 +1,158 @@
+"""Clean faces and a damaged copy of each, made while reading."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from basicsr.data.common import (
+    FILE_KEYS,
+    LOADER_KEYS,
+    DataError,
+    Normalise,
+    check_backend,
+    list_pictures,
+    option,
+    read_picture,
+    resize_square,
+)
+from basicsr.data.components import ENLARGE_RATIOS, ComponentBoxes
+from basicsr.data.degradation import LARGE, ColourRanges, DegradationRanges, change_colour, degrade, quantise
+from basicsr.data.latents import LatentCodes
+from basicsr.utils.registry import DATASET_REGISTRY
+
+logger = logging.getLogger(__name__)
+
+Item = dict[str, Any]
+
+
+@DATASET_REGISTRY.register()
+class FFHQBlindDataset(Dataset):
+    """Aligned faces with one damaged copy each (stages I and II).
+
+    `dataset[v]` takes any v >= 0: picture `v % len(dataset)`, every draw from `default_rng([seed, v])`. So an index
+    says all about an item, whatever the number of workers, and epoch e asks for `e * len + i` to get fresh draws.
+
+    Args:
+        opt: `dataroot_gt`, `gt_size`, `in_size` (default `gt_size`), `mean`, `std`, `use_hflip` (default true),
+            `use_corrupt` (default true; false: the input is the resized picture), the degradation keys of
+            `DegradationRanges` (missing ones as LARGE for `gt_size` pixels) and of `ColourRanges`, `latent_gt_path`,
+            `component_path`, `seed` (default 0), `on_error` ('raise', or 'skip': a picture that cannot be used is
+            listed in `skipped` and the next good one takes its place). The loader's keys and `filename_tmpl` have no
+            effect here.
+
+    Raises:
+        DataError: wrong options, no pictures, or tables that do not fit them.
+    """
+
+    OPTION_KEYS = frozenset(
+        {
+            *LOADER_KEYS,
+            *FILE_KEYS,
+            *(field.name for kind in (DegradationRanges, ColourRanges) for field in fields(kind)),
+            *ENLARGE_RATIOS,
+            *('in_size', 'gt_size', 'use_hflip', 'use_corrupt', 'use_motion_kernel'),
+            *('latent_gt_path', 'component_path', 'on_error'),
+        }
+    )
+    default_ranges = LARGE
+
+    def __init__(self, opt: Mapping[str, Any]) -> None:
+        check_backend(opt)
+        self.root = Path(option(opt, 'dataroot_gt'))
+        self.gt_size = int(option(opt, 'gt_size'))
+        self.in_size = int(opt.get('in_size') or self.gt_size)
+        self.seed = int(opt.get('seed') or 0)
+        self.use_hflip, self.use_corrupt = bool(opt.get('use_hflip', True)), bool(opt.get('use_corrupt', True))
+        self.ranges = DegradationRanges.from_options(opt, self.default_ranges.scaled(self.gt_size))
+        self.colour = ColourRanges.from_options(opt)
+        self.normalise = Normalise(opt)
+        self.on_error = opt.get('on_error', 'raise')
+        if self.on_error not in ('raise', 'skip'):
+            raise DataError(f"on_error: '{self.on_error}' is unknown; use 'raise' or 'skip'")
+        self.paths = list_pictures(self.root, 'dataroot_gt')
+        # In shared memory, so that the main process sees what its workers pass over.
+        self._bad = torch.zeros(len(self.paths), dtype=torch.uint8)
+        if self.on_error == 'skip':
+            self._bad.share_memory_()
+        self.latents, self.components = None, None
+        if opt.get('latent_gt_path'):
+            self.latents = LatentCodes(opt['latent_gt_path'], self.paths, self.root, strict=self.on_error == 'raise')
+        if opt.get('component_path'):
+            self.components = ComponentBoxes(opt, self.paths, self.root, self.gt_size)
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    @property
+    def skipped(self) -> list[tuple[str, str]]:
+        """(path, reason) of every picture passed over so far, by any worker; the reasons are found by reading again."""
+        return [(str(self.paths[index]), self._problem(index)) for index in self._bad.nonzero().flatten().tolist()]
+
+    def _problem(self, index: int) -> str:
+        try:
+            self._load(index, flip=False)
+        except DataError as error:
+            return str(error)
+        return 'could not be used when it was first read; it can now'
+
+    def _load(self, index: int, flip: bool) -> tuple[np.ndarray, Item]:
+        """Picture `index` as float32 (gt_size,gt_size,3) in [0, 1], and the items that need no chance."""
+        image = resize_square(read_picture(self.paths[index], self.gt_size / 4), self.gt_size)
+        if flip:
+            image = image[:, ::-1]
+        extra: Item = {'gt_path': str(self.paths[index])}
+        if self.latents:
+            extra['latent_gt'] = self.latents(index, flip)
+        if self.components:
+            extra.update(self.components(index, flip))
+        return np.ascontiguousarray(image).astype(np.float32) / 255, extra
+
+    def _load_good(self, index: int, flip: bool) -> tuple[np.ndarray, Item]:
+        """Picture `index`, or with `on_error: skip` the first one from there on that can be used."""
+        if self.on_error == 'raise':
+            return self._load(index, flip)
+        for step in range(len(self)):
+            candidate = (index + step) % len(self)
+            if self._bad[candidate]:
+                continue
+            try:
+                return self._load(candidate, flip)
+            except DataError as error:
+                self._bad[candidate] = 1
+                logger.warning('passed over: %s', error)
+        raise DataError(f'{self.root}: not one of its {len(self)} pictures can be used; see the warnings')
+
+    def _damage(self, image: np.ndarray, ranges: DegradationRanges, rng: np.random.Generator) -> Tensor:
+        """The low-quality side of `image`: (3,in_size,in_size)."""
+        if not self.use_corrupt:
+            return self.normalise(quantise(resize_square(image, self.in_size)))
+        damaged = degrade(image, ranges, rng, self.in_size)
+        return self.normalise(quantise(change_colour(damaged, self.colour, rng)))
+
+    def _inputs(self, image: np.ndarray, rng: np.random.Generator) -> dict[str, Tensor]:
+        """The low-quality items of one clean picture."""
+        return {'in': self._damage(image, self.ranges, rng)}
+
+    def __getitem__(self, v: int) -> Item:
+        """One face.
+
+        Returns:
+            'in' (3,in_size,in_size) and 'gt' (3,gt_size,gt_size), normalised; 'gt_path'; with a latent file 'latent_gt'
+            (positions,) int64; with a component file 'loc_left_eye', 'loc_right_eye', 'loc_mouth' (4,).
+
+        Raises:
+            DataError: the picture cannot be used (`on_error: raise`), or none can.
+        """
+        rng = np.random.default_rng([self.seed, v])
+        flip = bool(self.use_hflip and rng.random() < 0.5)
+        image, extra = self._load_good(v % len(self), flip)
+        return {**self._inputs(image, rng), 'gt': self.normalise(image), **extra}

@@ -1,0 +1,59 @@
+"""Detection networks that other packages run: YuNet (OpenCV) and the insightface packs."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import cv2
+import numpy as np
+
+LEAST_SCORE = 0.3
+MOST_FACES = 5000
+
+
+class YuNetFinder:
+    """YuNet through OpenCV: RGB uint8 (H,W,3) to rows of box, score and landmarks (N,15).
+
+    Args:
+        path: the ONNX file.
+
+    Raises:
+        ValueError: OpenCV cannot read it.
+    """
+
+    def __init__(self, path: str | os.PathLike) -> None:
+        try:
+            self.detector = cv2.FaceDetectorYN.create(str(path), '', (320, 320), LEAST_SCORE, 0.4, MOST_FACES)
+        except cv2.error as error:
+            raise ValueError(f'{path}: not a YuNet file that OpenCV can read ({error})') from error
+
+    def __call__(self, image: np.ndarray) -> np.ndarray:
+        self.detector.setInputSize((image.shape[1], image.shape[0]))
+        rows = self.detector.detect(cv2.cvtColor(image, cv2.COLOR_RGB2BGR))[1]
+        if rows is None:
+            return np.empty((0, 15))
+        rows = rows.astype(np.float64)
+        boxes = np.hstack([rows[:, :2], rows[:, :2] + rows[:, 2:4]])
+        return np.hstack([boxes, rows[:, 14:], rows[:, 4:14]])
+
+
+class InsightFaceFinder:
+    """The detector of an insightface pack: RGB uint8 (H,W,3) to rows of box, score and landmarks (N,15).
+
+    Args:
+        folder: of the pack, with its ONNX files. Nothing is ever downloaded.
+    """
+
+    def __init__(self, folder: str | os.PathLike) -> None:
+        from insightface.app import FaceAnalysis
+
+        self.app = FaceAnalysis(
+            name=str(Path(folder).resolve()), allowed_modules=['detection'], providers=['CPUExecutionProvider']
+        )
+        self.app.prepare(ctx_id=-1, det_thresh=LEAST_SCORE, det_size=(640, 640))
+
+    def __call__(self, image: np.ndarray) -> np.ndarray:
+        faces = self.app.get(cv2.cvtColor(image, cv2.COLOR_RGB2BGR))
+        rows = [np.concatenate([face.bbox, [face.det_score], face.kps.ravel()]) for face in faces]
+        return np.stack(rows) if rows else np.empty((0, 15))

@@ -1,0 +1,38 @@
+"""Losses, one a file. `build_loss` makes one from its section of an option file."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from torch import nn
+
+from basicsr.losses.adaptive_weight import adaptive_disc_weight
+from basicsr.losses.basic_loss import CharbonnierLoss, L1Loss, MSELoss
+from basicsr.losses.code_loss import code_cross_entropy, code_feature_loss
+from basicsr.losses.gan_loss import GANLoss
+from basicsr.losses.lpips_loss import LPIPSLoss
+from basicsr.losses.perceptual_loss import PerceptualLoss
+from basicsr.utils.registry import LOSS_REGISTRY
+
+__all__ = [
+    'CharbonnierLoss',
+    'GANLoss',
+    'L1Loss',
+    'LPIPSLoss',
+    'MSELoss',
+    'PerceptualLoss',
+    'adaptive_disc_weight',
+    'build_loss',
+    'code_cross_entropy',
+    'code_feature_loss',
+]
+
+
+def build_loss(opt: Mapping[str, Any]) -> nn.Module:
+    """The loss named by `opt['type']`, constructed with the other items of `opt`, which is left as it is.
+
+    Raises:
+        KeyError: `type` is missing or unknown; the message names the nearest loss.
+    """
+    return LOSS_REGISTRY.build(opt)

@@ -1,0 +1,81 @@
+"""Pixel losses: L1, MSE and Charbonnier."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from basicsr.utils.registry import LOSS_REGISTRY, nearest
+
+REDUCTIONS = {'none': lambda loss: loss, 'mean': torch.mean, 'sum': torch.sum}
+
+
+class PixelLoss(nn.Module):
+    """The weight and the reduction that the pixel losses share.
+
+    Args:
+        loss_weight: factor on the result.
+        reduction: `mean` or `sum` over all elements, or `none`.
+
+    Raises:
+        ValueError: unknown reduction.
+    """
+
+    def __init__(self, loss_weight: float = 1.0, reduction: str = 'mean') -> None:
+        super().__init__()
+        if reduction not in REDUCTIONS:
+            raise ValueError(f"unknown reduction '{reduction}'{nearest(reduction, REDUCTIONS)}")
+        self.loss_weight = loss_weight
+        self.reduction = reduction
+
+    def distance(self, pred: Tensor, target: Tensor) -> Tensor:
+        """The loss of each element, of the shape of the inputs."""
+        raise NotImplementedError
+
+    def forward(self, pred: Tensor, target: Tensor) -> Tensor:
+        """The weighted loss of two tensors of one shape: a scalar, or that shape for reduction `none`.
+
+        Raises:
+            ValueError: the shapes differ.
+        """
+        if pred.shape != target.shape:
+            raise ValueError(f'{type(self).__name__}: shapes {tuple(pred.shape)} and {tuple(target.shape)} differ')
+        return self.loss_weight * REDUCTIONS[self.reduction](self.distance(pred, target))
+
+
+@LOSS_REGISTRY.register()
+class L1Loss(PixelLoss):
+    """|pred - target|; arguments as for `PixelLoss`."""
+
+    def distance(self, pred: Tensor, target: Tensor) -> Tensor:
+        """The absolute difference."""
+        return F.l1_loss(pred, target, reduction='none')
+
+
+@LOSS_REGISTRY.register()
+class MSELoss(PixelLoss):
+    """(pred - target)^2; arguments as for `PixelLoss`."""
+
+    def distance(self, pred: Tensor, target: Tensor) -> Tensor:
+        """The squared difference."""
+        return F.mse_loss(pred, target, reduction='none')
+
+
+@LOSS_REGISTRY.register()
+class CharbonnierLoss(PixelLoss):
+    """sqrt((pred - target)^2 + eps), an L1 loss that is smooth at zero (Lai et al., LapSRN, CVPR 2017).
+
+    Args:
+        loss_weight: factor on the result.
+        reduction: `mean`, `sum` or `none`.
+        eps: added under the root; the loss of equal inputs is its root.
+    """
+
+    def __init__(self, loss_weight: float = 1.0, reduction: str = 'mean', eps: float = 1e-12) -> None:
+        super().__init__(loss_weight, reduction)
+        self.eps = eps
+
+    def distance(self, pred: Tensor, target: Tensor) -> Tensor:
+        """The smoothed absolute difference."""
+        return torch.sqrt((pred - target) ** 2 + self.eps)

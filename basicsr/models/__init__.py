@@ -1,0 +1,32 @@
+"""Stages of training, built by name: `build_model(opt)` with `opt['model_type']`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+
+from basicsr.models.base_model import BaseModel, NonFiniteLossError
+from basicsr.models.codeformer_idx_model import CodeFormerIdxModel
+from basicsr.models.codeformer_joint_model import CodeFormerJointModel
+from basicsr.models.vqgan_model import VQGANModel
+from basicsr.utils.registry import MODEL_REGISTRY
+
+__all__ = [
+    'BaseModel',
+    'CodeFormerIdxModel',
+    'CodeFormerJointModel',
+    'NonFiniteLossError',
+    'VQGANModel',
+    'build_model',
+]
+
+
+def build_model(opt: Mapping[str, Any], device: torch.device | str = 'cpu') -> BaseModel:
+    """The stage named by `opt['model_type']`.
+
+    Raises:
+        KeyError: `model_type` is missing or unknown.
+    """
+    return MODEL_REGISTRY.get(opt['model_type'])(opt, device)

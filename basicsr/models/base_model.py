@@ -1,0 +1,246 @@
+"""What all stages share: networks, optimisers, averages, precision, one optimisation step, saving and resuming.
+
+A stage (a subclass) says which terms its loss sums; everything else is here once.
+"""
+
+from __future__ import annotations
+
+import copy
+import logging
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from basicsr.archs import build_network
+from basicsr.models.schedule import learning_rate
+from basicsr.utils.checkpoint import CheckpointError, load_state, load_state_dict_file, read_checkpoint, save_atomic
+from basicsr.utils.dist import average_gradients, broadcast_module, get_rank
+from basicsr.utils.options import OptionError
+from basicsr.utils.registry import nearest
+
+PRECISIONS = {'fp32': None, 'bf16': torch.bfloat16, 'fp16': torch.float16}
+Batch = Mapping[str, Any]
+Terms = dict[str, Tensor]
+
+logger = logging.getLogger('basicsr')
+
+
+class NonFiniteLossError(RuntimeError):
+    """A loss became infinite or not a number; the message names iteration, terms and files."""
+
+
+class BaseModel(ABC):
+    """One stage of training.
+
+    Args:
+        opt: the checked options of a run; read, never changed.
+        device: where to compute.
+    """
+
+    def __init__(self, opt: Mapping[str, Any], device: torch.device | str = 'cpu') -> None:
+        self.opt = opt
+        self.device = torch.device(device)
+        self.train_opt = opt.get('train') or {}
+        precision = self.train_opt.get('precision', 'fp32')
+        if precision not in PRECISIONS:
+            raise OptionError(f"train:precision: unknown '{precision}'{nearest(precision, PRECISIONS)}")
+        self.amp_dtype = PRECISIONS[precision]
+        self.scaler = torch.amp.GradScaler(self.device.type, enabled=precision == 'fp16')
+        self.seed = int(opt.get('manual_seed') or 0)
+        self.networks: dict[str, nn.Module] = {}
+        self.averages: dict[str, nn.Module] = {}
+        self.optimizers: dict[str, torch.optim.Optimizer] = {}
+        self.log: dict[str, float] = {}
+
+    # What a stage defines.
+
+    @abstractmethod
+    def generator_losses(self, batch: Batch, iteration: int) -> Iterator[Terms]:
+        """Yields the terms of the loss, by name and weighted; each yield is summed and differentiated at once."""
+
+    def discriminator_losses(self, batch: Batch, iteration: int) -> Terms:
+        """The terms of the discriminator's loss, empty when it is not trained in this iteration."""
+        return {}
+
+    @abstractmethod
+    def infer(self, batch: Batch) -> Tensor:
+        """The picture (N,3,H,W) in [-1, 1] that validation judges."""
+
+    def before_iteration(self, iteration: int) -> None:  # noqa: B027  nothing, unless a stage has something to do
+        """Called before an iteration's losses."""
+
+    def extra_state(self) -> dict[str, Any]:
+        """What else a resumed run needs (tensors and plain values)."""
+        return {}
+
+    def load_extra_state(self, state: Mapping[str, Any]) -> None:  # noqa: B027
+        """Takes back what `extra_state` gave."""
+
+    # Building.
+
+    def add_network(self, name: str, opt: Mapping[str, Any], ema_decay: float = 0) -> nn.Module:
+        """Build a trained network, start it from `path:pretrain_<name>`, and keep an average of it if asked."""
+        network = build_network(opt)
+        paths = self.opt.get('path') or {}
+        pretrained = paths.get(f'pretrain_{name}')
+        if pretrained:
+            key = paths.get(f'param_key_{name[-1]}') or 'params'
+            state = load_state_dict_file(pretrained, key)
+            load_state(network, state, strict=paths.get(f'strict_load_{name[-1]}', True), source=pretrained)
+        network = network.to(self.device).train()
+        broadcast_module(network)
+        if self.train_opt.get('grad_checkpointing') and hasattr(network, 'set_grad_checkpointing'):
+            network.set_grad_checkpointing()
+        self.networks[name] = network
+        if ema_decay > 0:
+            self.averages[name] = copy.deepcopy(network).eval().requires_grad_(False)
+        size = sum(p.numel() for p in network.parameters() if p.requires_grad) / 1e6
+        logger.info('%s: %s, %.2f M trained parameters', name, type(network).__name__, size)
+        return network
+
+    def add_optimizer(self, name: str, network: nn.Module) -> None:
+        """Build the optimiser `train:<name>` for the parameters of `network` that are trained."""
+        section = self.train_opt.get(name)
+        if not section:
+            raise OptionError(f'train:{name} is missing; give type and lr')
+        kwargs = {key: value for key, value in section.items() if key != 'type'}
+        kind = getattr(torch.optim, section['type'], None)
+        if kind is None:
+            raise OptionError(f"train:{name}: no optimiser '{section['type']}'{nearest(section['type'], ['Adam'])}")
+        parameters = [p for p in network.parameters() if p.requires_grad]
+        self.optimizers[name] = kind(parameters, **kwargs)
+
+    def autocast(self) -> torch.autocast:
+        """The run's precision, for networks and teachers; losses on their results are computed in float32."""
+        return torch.autocast(self.device.type, self.amp_dtype, enabled=self.amp_dtype is not None)
+
+    def get_bare_model(self, name: str = 'net_g') -> nn.Module:
+        """The network that results are made with: the average if there is one."""
+        return self.averages.get(name, self.networks[name])
+
+    def to_device(self, batch: Batch) -> dict[str, Any]:
+        """The batch with its tensors on the device."""
+        return {
+            key: value.to(self.device, non_blocking=True) if isinstance(value, Tensor) else value
+            for key, value in batch.items()
+        }
+
+    # One iteration.
+
+    def optimize_parameters(self, batches: Sequence[Batch], iteration: int) -> None:
+        """One iteration: gradients of every batch (accumulated), averaged over processes, clipped, applied.
+
+        Its random draws follow from seed, rank and iteration, so a resumed run draws what an uninterrupted one does.
+
+        Raises:
+            NonFiniteLossError: before anything is changed by it.
+        """
+        torch.manual_seed((self.seed + get_rank()) * 2**32 + iteration)
+        self.before_iteration(iteration)
+        for name, optimizer in self.optimizers.items():
+            optimizer.zero_grad(set_to_none=True)
+            for group in optimizer.param_groups:
+                group['lr'] = self.learning_rate(name, iteration)
+        self.log = {}
+        for batch in map(self.to_device, batches):
+            discriminator = self.networks.get('net_d')
+            if discriminator is not None:
+                discriminator.requires_grad_(False)
+            for terms in self.generator_losses(batch, iteration):
+                self._backward(terms, batch, iteration, len(batches))
+            if discriminator is not None:
+                discriminator.requires_grad_(True)
+                self._backward(self.discriminator_losses(batch, iteration), batch, iteration, len(batches))
+        for optimizer in self.optimizers.values():
+            self._step(optimizer)
+        self.scaler.update()
+        self._update_averages()
+
+    def learning_rate(self, name: str, iteration: int) -> float:
+        """The learning rate of an optimiser at an iteration."""
+        opt = self.train_opt
+        return learning_rate(iteration, opt[name]['lr'], opt.get('scheduler'), int(opt.get('warmup_iter') or -1))
+
+    def _backward(self, terms: Terms, batch: Batch, iteration: int, parts: int) -> None:
+        if not terms:
+            return
+        total = torch.stack([term.float() for term in terms.values()]).sum()
+        values = {name: term.item() for name, term in terms.items()}
+        if not torch.isfinite(total):
+            files = ', '.join(map(str, batch.get('gt_path', ['unknown'])))
+            raise NonFiniteLossError(
+                f'the loss is not finite at iteration {iteration}: {values}; files of the batch: {files}. '
+                f'The last checkpoint is kept; a lower learning rate, fp32, or train:grad_clip may help'
+            )
+        self.scaler.scale(total / parts).backward()
+        for name, value in values.items():
+            self.log[name] = self.log.get(name, 0) + value / parts
+
+    def _step(self, optimizer: torch.optim.Optimizer) -> None:
+        parameters = [p for group in optimizer.param_groups for p in group['params']]
+        if all(p.grad is None for p in parameters):
+            return
+        average_gradients(parameters)
+        clip = self.train_opt.get('grad_clip')
+        if clip:
+            self.scaler.unscale_(optimizer)
+            nn.utils.clip_grad_norm_(parameters, clip)
+        self.scaler.step(optimizer)
+
+    @torch.no_grad()
+    def _update_averages(self) -> None:
+        decay = self.train_opt.get('ema_decay') or 0
+        for name, average in self.averages.items():
+            network = self.networks[name]
+            for mean, value in zip(average.parameters(), network.parameters(), strict=True):
+                if value.requires_grad:
+                    mean.lerp_(value, 1 - decay)
+            for mean, value in zip(average.buffers(), network.buffers(), strict=True):
+                mean.copy_(value)
+
+    # Files.
+
+    def save(self, iteration: int, folder: Path, label: str | None = None) -> None:
+        """Write `models/<network>_<label>.pth`; with a state to resume from unless it is a labelled copy.
+
+        The state is written last: where it is, the networks it belongs to are whole.
+        """
+        for name, network in self.networks.items():
+            content: dict[str, Any] = {'params': network.state_dict(), 'network': dict(self.opt[f'network_{name[-1]}'])}
+            if name in self.averages:
+                content['params_ema'] = self.averages[name].state_dict()
+            save_atomic(content, folder / 'models' / f'{name}_{label or iteration}.pth')
+        if label is None:
+            state = {
+                'iter': iteration,
+                'optimizers': {name: optimizer.state_dict() for name, optimizer in self.optimizers.items()},
+                'scaler': self.scaler.state_dict(),
+                'extra': self.extra_state(),
+            }
+            save_atomic(state, folder / 'training_states' / f'{iteration}.state')
+
+    def resume_training(self, path: str | Path) -> int:
+        """Take up a run at a `training_states/<iter>.state`, with the networks beside it; returns its iteration.
+
+        Raises:
+            CheckpointError: a file is missing, damaged or belongs to other options.
+        """
+        path = Path(path)
+        state = read_checkpoint(path)
+        if set(state.get('optimizers', {})) != set(self.optimizers):
+            raise CheckpointError(f'{path}: not a training state of this model (optimisers differ)')
+        iteration = state['iter']
+        for name, network in self.networks.items():
+            file = path.parent.parent / 'models' / f'{name}_{iteration}.pth'
+            load_state(network, load_state_dict_file(file, 'params'), source=file)
+            if name in self.averages:
+                load_state(self.averages[name], load_state_dict_file(file, 'params_ema'), source=file)
+        for name, optimizer in self.optimizers.items():
+            optimizer.load_state_dict(state['optimizers'][name])
+        self.scaler.load_state_dict(state['scaler'])
+        self.load_extra_state(state['extra'])
+        return iteration

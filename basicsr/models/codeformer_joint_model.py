@@ -1,0 +1,66 @@
+"""Stage III: fuse encoder features under a weight w, by a curriculum over w and severity (CodeFormer, eq. 6-7)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import torch
+from torch import nn
+
+from basicsr.models.base_model import Batch, Terms
+from basicsr.models.codeformer_idx_model import CodeFormerIdxModel
+from basicsr.models.gan import AdversarialLosses
+from basicsr.models.image_losses import ImageLosses
+from basicsr.models.schedule import Curriculum
+from basicsr.utils.registry import MODEL_REGISTRY
+
+PUBLISHED_CURRICULUM = (
+    {'until': 40000, 'severity': 'small', 'w': 1.0},
+    {'until': 80000, 'severity': 'small', 'w': 1.3},
+    {'until': 120000, 'severity': 'large'},
+    {'severity': 'mixed', 'w': 1.3, 'small_every': 15},
+)
+"""What published option files, which have no `train:curriculum`, mean."""
+
+
+@MODEL_REGISTRY.register()
+class CodeFormerJointModel(CodeFormerIdxModel):
+    """Loss: stage II's + pixel + perceptual + adversarial, the last three where the curriculum decodes an image."""
+
+    def __init__(self, opt: Mapping[str, Any], device: torch.device | str = 'cpu') -> None:
+        super().__init__(opt, device)
+        train = self.train_opt
+        self.curriculum = Curriculum(train.get('curriculum') or PUBLISHED_CURRICULUM)
+        self.image_losses = ImageLosses(self)
+        self.gan = AdversarialLosses(self, self._last_layer)
+        self.output = None
+
+    def _last_layer(self) -> nn.Parameter:
+        if not self.train_opt.get('fix_generator', True):
+            return self.net_g.generator.blocks[-1].weight
+        return self.net_g.fuse_convs_dict[str(max(self.net_g.connect_list))].shift[-1].weight
+
+    def generator_losses(self, batch: Batch, iteration: int) -> Iterator[Terms]:
+        """The loss sum of stage III."""
+        phase = self.curriculum.at(iteration)
+        codes = self.target_codes(batch)
+        self.output = None
+        if not phase.has_image_losses(iteration):
+            with self.autocast():
+                logits, lq_feat = self.net_g(batch['in_large_de'], code_only=True)
+            yield self.code_losses(logits, lq_feat, codes)
+            return
+        gt = batch['gt']
+        with self.autocast():
+            output, logits, lq_feat = self.net_g(batch['in'], w=phase.w, detach_16=True)
+        self.output = output.float()
+        terms = self.image_losses(self.output, gt)
+        terms |= self.gan.generator_terms(self.output, terms, iteration)
+        yield terms | self.code_losses(logits, lq_feat, codes)
+
+    def discriminator_losses(self, batch: Batch, iteration: int) -> Terms:
+        """Real against restored, where an image was decoded."""
+        if self.output is None:
+            return {}
+        return self.gan.discriminator_terms(batch['gt'], self.output, iteration)

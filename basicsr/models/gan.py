@@ -1,0 +1,65 @@
+"""The adversarial part that stages I and III share: discriminator, adaptive weight, and when each starts."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+
+from basicsr.losses import adaptive_disc_weight, build_loss
+from basicsr.models.base_model import BaseModel, Terms
+
+
+class AdversarialLosses:
+    """Adversarial terms, none when the options name no `network_d` and `gan_opt`.
+
+    Options (`train`): `gan_opt`, `net_d_start_iter` (no terms up to it), `use_adaptive_weight`,
+    `scale_adaptive_gan_weight`, `disc_weight` (the factor where the weight is not adaptive).
+
+    Args:
+        model: the stage, which gets the discriminator and its optimiser.
+        last_layer: the layer at which the adaptive weight compares gradients.
+    """
+
+    def __init__(self, model: BaseModel, last_layer: Callable[[], nn.Parameter]) -> None:
+        train = model.train_opt
+        self.model = model
+        self.last_layer = last_layer
+        self.enabled = bool(model.opt.get('network_d') and train.get('gan_opt'))
+        if not self.enabled:
+            return
+        self.net_d = model.add_network('net_d', model.opt['network_d'])
+        model.add_optimizer('optim_d', self.net_d)
+        self.criterion = build_loss(train['gan_opt'])
+        self.start = int(train.get('net_d_start_iter') or 0)
+        self.adaptive = train.get('use_adaptive_weight', True)
+        self.scale = train.get('scale_adaptive_gan_weight', 1.0) if self.adaptive else train.get('disc_weight', 1.0)
+
+    def generator_terms(self, output: Tensor, reconstruction: Terms, iteration: int) -> Terms:
+        """The generator's term for `output` (N,3,H,W), weighed against the sum of the reconstruction terms."""
+        if not self.enabled or iteration <= self.start:
+            return {}
+        with self.model.autocast():
+            fake = self.net_d(output).float()
+        loss = self.criterion(fake, True, is_disc=False)
+        weight = self.scale
+        if self.adaptive:
+            total = torch.stack(list(reconstruction.values())).sum()
+            scale = self.model.scaler.scale  # so that fp16 gradients do not vanish; the ratio stays the same
+            weight = weight * adaptive_disc_weight(scale(total), scale(loss), self.last_layer())
+            self.model.log['d_weight'] = float(weight)
+        return {'l_g_gan': weight * loss}
+
+    def discriminator_terms(self, real: Tensor, fake: Tensor, iteration: int) -> Terms:
+        """The discriminator's terms for real pictures and the generator's, both (N,3,H,W)."""
+        if not self.enabled or iteration <= self.start:
+            return {}
+        with self.model.autocast():
+            on_real, on_fake = self.net_d(real).float(), self.net_d(fake.detach()).float()
+        self.model.log['out_d_real'] = on_real.mean().item()
+        self.model.log['out_d_fake'] = on_fake.mean().item()
+        return {
+            'l_d_real': self.criterion(on_real, True, is_disc=True),
+            'l_d_fake': self.criterion(on_fake, False, is_disc=True),
+        }

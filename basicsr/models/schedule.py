@@ -1,0 +1,104 @@
+"""What changes with the iteration: learning rates, and the stage III curriculum. Pure functions of the iteration."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Any
+
+from basicsr.utils.options import OptionError, check_values
+from basicsr.utils.registry import nearest
+
+SCHEDULERS: dict[str, dict[str, Any]] = {
+    'MultiStepLR': {'type': str, 'milestones': list, 'gamma': float},
+    'MultiStepRestartLR': {'type': str, 'milestones': list, 'gamma': float},
+    'CosineAnnealingRestartLR': {'type': str, 'periods': list, 'restart_weights': list, 'eta_min': float},
+}
+
+
+def learning_rate(iteration: int, base: float, opt: Mapping[str, Any] | None, warmup: int = 0) -> float:
+    """The learning rate of an iteration.
+
+    Args:
+        iteration: 1 is the first.
+        base: the optimiser's `lr`.
+        opt: `MultiStepLR` (`milestones`, `gamma`): times gamma after each milestone; `CosineAnnealingRestartLR`
+            (`periods`, `restart_weights`, `eta_min`): a half cosine from weight * base to eta_min in each period.
+        warmup: iterations of linear rise from 0.
+
+    Raises:
+        OptionError: unknown type.
+    """
+    done = iteration - 1
+    if done < warmup:
+        return base * iteration / warmup
+    if not opt:
+        return base
+    if opt['type'] in ('MultiStepLR', 'MultiStepRestartLR'):
+        return base * opt.get('gamma', 0.1) ** sum(done >= milestone for milestone in opt['milestones'])
+    if opt['type'] == 'CosineAnnealingRestartLR':
+        eta_min = opt.get('eta_min', 0)
+        start = 0
+        for period, weight in zip(opt['periods'], opt.get('restart_weights') or [1] * len(opt['periods']), strict=True):
+            if done < start + period:
+                return eta_min + weight * 0.5 * (base - eta_min) * (1 + math.cos(math.pi * (done - start) / period))
+            start += period
+        return eta_min
+    raise OptionError(f"train:scheduler: unknown type '{opt['type']}'{nearest(opt['type'], SCHEDULERS)}")
+
+
+@dataclass(frozen=True)
+class Phase:
+    """A stretch of the stage III curriculum.
+
+    Attributes:
+        until: its last iteration; None for the last phase.
+        severity: 'small': image and code losses on the mildly degraded picture; 'large': code losses only, on the
+            heavily degraded one; 'mixed': small every `small_every` iterations, large otherwise.
+        w: fidelity weight where image losses are computed.
+        small_every: see `severity`.
+
+    Raises:
+        OptionError: an unknown severity, or image losses at w = 0, where the fusion blocks have no gradient.
+    """
+
+    until: int | None
+    severity: str
+    w: float = 0.0
+    small_every: int = 1
+
+    def __post_init__(self) -> None:
+        if self.severity not in ('small', 'large', 'mixed'):
+            raise OptionError(f"train:curriculum: severity '{self.severity}'; use small, large or mixed")
+        if self.severity != 'large' and not self.w > 0:
+            raise OptionError('train:curriculum: image losses (severity small or mixed) need w > 0')
+
+    def has_image_losses(self, iteration: int) -> bool:
+        """Whether an iteration decodes the mildly degraded picture."""
+        return self.severity == 'small' or (self.severity == 'mixed' and iteration % self.small_every == 0)
+
+
+class Curriculum:
+    """The phases of stage III in order.
+
+    Args:
+        phases: mappings with the keys of `Phase`.
+
+    Raises:
+        OptionError: an unknown key, no phases, or ends that do not rise.
+    """
+
+    def __init__(self, phases: Sequence[Mapping[str, Any]]) -> None:
+        kinds = {'until': int, 'severity': str, 'w': float, 'small_every': int}
+        for number, phase in enumerate(phases):
+            check_values(f'train:curriculum:{number}', phase, kinds)
+        self.phases = [Phase(**{'until': None, **phase}) for phase in phases]
+        ends = [phase.until for phase in self.phases[:-1]]
+        if not self.phases or None in ends or any(a >= b for a, b in pairwise(ends)):
+            raise OptionError('train:curriculum: every phase but the last needs `until`, and these must rise')
+
+    def at(self, iteration: int) -> Phase:
+        """The phase of an iteration (1 is the first); after the last phase's end, the last phase."""
+        return next((p for p in self.phases[:-1] if iteration <= (p.until or 0)), self.phases[-1])

@@ -1,0 +1,60 @@
+"""Target codes of stages II and III: what the frozen stage I network says about the ground truth."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from basicsr.archs import VQAutoEncoder, build_network
+from basicsr.utils.options import OptionError
+
+logger = logging.getLogger('basicsr')
+
+
+class TargetCodes:
+    """Finds the codes of a batch: from its latent file if the dataset has one, else from a frozen VQGAN.
+
+    Args:
+        opt: the options of a run. `network_vqgan:model_path` names the stage I weights; where it is missing,
+            `network_g:vqgan_path` does, the same checkpoint by its other name.
+        network: the trained network, whose codebook must be that of the VQGAN.
+
+    Raises:
+        OptionError: neither a latent file nor weights are given (codes of a random network mean nothing), or the
+            codebooks differ.
+    """
+
+    def __init__(self, opt: Mapping[str, Any], network: VQAutoEncoder, device: torch.device) -> None:
+        train_set = (opt.get('datasets') or {}).get('train') or {}
+        self.teacher: nn.Module | None = None
+        if train_set.get('latent_gt_path'):
+            logger.info('target codes: %s', train_set['latent_gt_path'])
+            return
+        section = dict(opt.get('network_vqgan') or {})
+        weights = section.get('model_path') or (opt.get('network_g') or {}).get('vqgan_path')
+        if not section or not weights:
+            raise OptionError(
+                'no target codes: give network_vqgan with model_path (a stage I checkpoint), or '
+                'datasets:train:latent_gt_path (made by scripts/generate_latent_gt.py)'
+            )
+        self.teacher = build_network({**section, 'model_path': weights}).to(device).eval().requires_grad_(False)
+        codes, own = self.teacher.quantize.codes, network.quantize.codes
+        if codes.shape != own.shape or not torch.allclose(codes, own, atol=1e-2):
+            raise OptionError(
+                f'network_vqgan: the codebook of {weights} is not that of network_g, so its codes mean other things; '
+                'start both from the same stage I checkpoint'
+            )
+        logger.info('target codes: frozen VQGAN %s', weights)
+
+    @torch.no_grad()
+    def __call__(self, batch: Mapping[str, Any]) -> Tensor:
+        """The codes (N,positions), int64."""
+        if self.teacher is None:
+            return batch['latent_gt']
+        gt = batch['gt']
+        indices = self.teacher.quantize(self.teacher.encoder(gt))[2]['min_encoding_indices']
+        return indices.view(gt.shape[0], -1)

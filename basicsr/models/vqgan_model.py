@@ -1,0 +1,90 @@
+"""Stage I: learn codebook, encoder and generator on good faces (VQGAN, Esser et al., CVPR 2021; CodeFormer, eq. 1)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from basicsr.models.base_model import BaseModel, Batch, Terms
+from basicsr.models.gan import AdversarialLosses
+from basicsr.models.image_losses import ImageLosses
+from basicsr.models.kmeans import kmeans
+from basicsr.utils.dist import broadcast
+from basicsr.utils.registry import MODEL_REGISTRY
+
+
+@MODEL_REGISTRY.register()
+class VQGANModel(BaseModel):
+    """Loss: pixel + perceptual + codebook + adversarial.
+
+    With `train:codebook_warmup` (`iters`, `samples`) the first iterations train a plain autoencoder; then the codebook
+    is set by k-means on `samples` of its features, which spares the time that codes need to come alive.
+    """
+
+    def __init__(self, opt: Mapping[str, Any], device: torch.device | str = 'cpu') -> None:
+        super().__init__(opt, device)
+        train = self.train_opt
+        self.net_g = self.add_network('net_g', opt['network_g'], train.get('ema_decay') or 0)
+        self.add_optimizer('optim_g', self.net_g)
+        self.image_losses = ImageLosses(self)
+        self.codebook_weight = (train.get('codebook_opt') or {}).get('loss_weight', 1.0)
+        self.gan = AdversarialLosses(self, lambda: self.net_g.generator.blocks[-1].weight)
+        warmup = train.get('codebook_warmup') or {}
+        self.warmup_iters = int(warmup.get('iters', 0))
+        self.warmup_samples = int(warmup.get('samples', 32768))
+        self.features = torch.empty(0, self.net_g.emb_dim)
+
+    def before_iteration(self, iteration: int) -> None:
+        """After the warm-up, set the codebook."""
+        if self.warmup_iters and iteration == self.warmup_iters + 1:
+            codes = kmeans(self.features, self.net_g.codebook_size, seed=self.seed).to(self.device)
+            broadcast([codes])
+            for network in (self.net_g, *self.averages.values()):
+                network.quantize.codes.data.copy_(codes)
+            self.features = self.features[:0]
+
+    def generator_losses(self, batch: Batch, iteration: int) -> Iterator[Terms]:
+        """The loss sum of stage I."""
+        gt = batch['gt']
+        warming = iteration <= self.warmup_iters
+        with self.autocast():
+            output, l_codebook, stats = self.net_g(gt, use_codes=not warming)
+        self.output = output.float()
+        terms = self.image_losses(self.output, gt)
+        terms |= self.gan.generator_terms(self.output, terms, iteration)
+        if warming:
+            self._collect(gt, iteration)
+        else:
+            terms['l_codebook'] = self.codebook_weight * l_codebook
+            self.log['perplexity'] = stats['perplexity'].item()
+        yield terms
+
+    def discriminator_losses(self, batch: Batch, iteration: int) -> Terms:
+        """Real against reconstructed."""
+        return self.gan.discriminator_terms(batch['gt'], self.output, iteration)
+
+    @torch.no_grad()
+    def infer(self, batch: Batch) -> Tensor:
+        """The reconstruction of the ground truth."""
+        with self.autocast():
+            return self.get_bare_model()(batch['gt'])[0].float()
+
+    def _collect(self, gt: Tensor, iteration: int) -> None:
+        """Gather features for k-means in the last iterations of the warm-up."""
+        per_iteration = gt.shape[0] * self.net_g.latent_side**2
+        if iteration > self.warmup_iters - -(-self.warmup_samples // per_iteration):
+            with torch.no_grad(), self.autocast():
+                feat = self.net_g.encoder(gt)
+            flat = feat.float().permute(0, 2, 3, 1).reshape(-1, feat.shape[1]).cpu()
+            self.features = torch.cat([self.features, flat])
+
+    def extra_state(self) -> dict[str, Any]:
+        """The features gathered for k-means."""
+        return {'features': self.features}
+
+    def load_extra_state(self, state: Mapping[str, Any]) -> None:
+        """Takes the features back."""
+        self.features = state['features']

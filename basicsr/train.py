@@ -1,0 +1,242 @@
+"""Train any stage: `python basicsr/train.py -opt options/CodeFormer_stage2.yml --launcher pytorch`."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import sys
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch.utils.data import DataLoader
+from torch.utils.tensorboard import SummaryWriter
+from tqdm import tqdm
+
+if __name__ == '__main__':  # started as a file: the package is the folder above this one
+    sys.path[0] = str(Path(__file__).resolve().parents[1])
+
+from basicsr.data import DataError, build_dataloader, build_dataset
+from basicsr.models import BaseModel, NonFiniteLossError, build_model
+from basicsr.models.validation import validate
+from basicsr.schema import check_options
+from basicsr.utils import dist
+from basicsr.utils.checkpoint import CheckpointError
+from basicsr.utils.logger import get_root_logger, write_environment
+from basicsr.utils.options import OptionError, dump_options, load_options, merge
+
+logger = logging.getLogger('basicsr')
+
+
+def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
+    """The command line."""
+    parser = argparse.ArgumentParser(description='Train a stage of CodeFormer from an option file.')
+    parser.add_argument('-opt', required=True, help='option file (YAML)')
+    parser.add_argument(
+        '--launcher',
+        choices=['none', 'pytorch'],
+        default='none',
+        help='pytorch: one process for each GPU; under torchrun it joins those, else it starts its own',
+    )
+    parser.add_argument('--auto_resume', action='store_true', help='take up the run where its last state is')
+    parser.add_argument('--debug', action='store_true', help='validate, save and print after few iterations')
+    parser.add_argument(
+        '--force_yml', nargs='+', default=[], metavar='KEY=VALUE', help='changes: train:ema_decay=0.999 num_gpu=0'
+    )
+    parser.add_argument('--local_rank', '--local-rank', type=int, default=0, help=argparse.SUPPRESS)
+    return parser.parse_args(argv)
+
+
+def run_options(args: argparse.Namespace) -> dict[str, Any]:
+    """The checked options of a run."""
+    opt = load_options(args.opt, args.force_yml)
+    check_options(opt)
+    if args.debug:
+        quick = {
+            'name': f'debug_{opt["name"]}',
+            'val': {'val_freq': 8},
+            'logger': {'print_freq': 1, 'save_checkpoint_freq': 8},
+        }
+        opt = merge(opt, quick)
+    return opt
+
+
+def choose_device(opt: Mapping[str, Any]) -> torch.device:
+    """This process's GPU, or the CPU where there is none or `num_gpu` is 0."""
+    if torch.cuda.is_available() and opt.get('num_gpu') != 0:
+        return torch.device('cuda', torch.cuda.current_device())
+    return torch.device('cpu')
+
+
+def find_resume_state(opt: Mapping[str, Any], folder: Path, auto: bool) -> Path | None:
+    """The state to go on from: the run's last one with `auto`, else `path:resume_state`, else none."""
+    if auto:
+        states = [path for path in (folder / 'training_states').glob('*.state') if path.stem.isdigit()]
+        if states:
+            return max(states, key=lambda path: int(path.stem))
+    stated = (opt.get('path') or {}).get('resume_state')
+    return Path(stated) if stated else None
+
+
+def prepare_folder(opt: Mapping[str, Any], folder: Path, resumed: bool) -> None:
+    """Make the run's folder and write what it was started with; an earlier run of that name is set aside."""
+    if folder.exists() and not resumed:
+        stamp = time.strftime('%Y%m%d_%H%M%S')
+        for old in (folder, Path('tb_logger') / opt['name']):
+            if old.exists():
+                old.rename(old.with_name(f'{old.name}_archived_{stamp}'))
+    for name in ('models', 'training_states', 'visualization'):
+        (folder / name).mkdir(parents=True, exist_ok=True)
+    (folder / 'options.yml').write_text(dump_options(opt), encoding='utf-8')
+    write_environment(folder / 'environment.json')
+
+
+def make_loaders(opt: Mapping[str, Any], done: int) -> tuple[DataLoader, dict[str, DataLoader]]:
+    """The training loader, its first `done` items left out, and the validation loaders by name."""
+    seed = int(opt.get('manual_seed') or 0)
+    sections = opt['datasets']
+    if not sections.get('train'):
+        raise OptionError("datasets: 'train' is missing")
+    section = {**sections['train'], 'seed': seed}
+    train = build_dataloader(
+        build_dataset(section),
+        section,
+        num_replicas=dist.get_world_size(),
+        rank=dist.get_rank(),
+        seed=seed,
+        start=done,
+    )
+    validation = {
+        name: build_dataloader(build_dataset(section), section, train=False)
+        for name, section in sections.items()
+        if name.startswith('val') and section and dist.get_rank() == 0
+    }
+    return train, validation
+
+
+class Reporter:
+    """Progress bar, log lines and TensorBoard of rank 0; does nothing elsewhere."""
+
+    def __init__(self, opt: Mapping[str, Any], start: int, total: int) -> None:
+        section = opt.get('logger') or {}
+        self.print_freq = int(section.get('print_freq') or 100)
+        self.active = dist.get_rank() == 0
+        self.bar = tqdm(total=total, initial=start, unit='it', disable=not self.active, dynamic_ncols=True)
+        on = self.active and section.get('use_tb_logger', True)
+        self.board = SummaryWriter(str(Path('tb_logger') / opt['name'])) if on else None
+
+    def iteration(self, model: BaseModel, iteration: int) -> None:
+        """Report one iteration."""
+        self.bar.update()
+        if not self.active or iteration % self.print_freq:
+            return
+        rates = {f'lr_{name[-1]}': model.learning_rate(name, iteration) for name in model.optimizers}
+        text = ', '.join(f'{name} {value:.4g}' for name, value in (rates | model.log).items())
+        self.bar.set_postfix_str(', '.join(f'{n} {v:.3g}' for n, v in model.log.items())[:80])
+        pace = self.bar.format_dict
+        logger.info('iteration %d (%.2f it/s): %s', iteration, pace['rate'] or 0, text)
+        self.scalars('train', rates | model.log, iteration)
+
+    def scalars(self, group: str, values: Mapping[str, float], iteration: int) -> None:
+        """Numbers to TensorBoard."""
+        if self.board is not None:
+            for name, value in values.items():
+                self.board.add_scalar(f'{group}/{name}', value, iteration)
+
+    def validation(self, name: str, means: Mapping[str, float], grid: Any, iteration: int) -> None:
+        """A validation's numbers and pictures to TensorBoard."""
+        self.scalars(f'val_{name}', means, iteration)
+        if self.board is not None and grid is not None:
+            self.board.add_image(f'val_{name}', grid, iteration, dataformats='HWC')
+
+    def close(self) -> None:
+        """End bar and board."""
+        self.bar.close()
+        if self.board is not None:
+            self.board.close()
+
+
+def train_loop(
+    opt: Mapping[str, Any],
+    model: BaseModel,
+    loaders: tuple[DataLoader, dict[str, DataLoader]],
+    start: int,
+    folder: Path,
+) -> None:
+    """Iterations `start` + 1 to `train:total_iter`."""
+    train_loader, val_loaders = loaders
+    total, accumulate = int(opt['train']['total_iter']), int(opt['train'].get('accumulate') or 1)
+    save_freq = int((opt.get('logger') or {}).get('save_checkpoint_freq') or 5000)
+    val_freq = int((opt.get('val') or {}).get('val_freq') or 0)
+    batches: Iterator[Mapping[str, Any]] = iter(train_loader)
+    reporter = Reporter(opt, start, total)
+    try:
+        for iteration in range(start + 1, total + 1):
+            model.optimize_parameters([next(batches) for _ in range(accumulate)], iteration)
+            reporter.iteration(model, iteration)
+            if dist.get_rank() == 0 and (iteration % save_freq == 0 or iteration == total):
+                model.save(iteration, folder)
+            if val_freq and (iteration % val_freq == 0 or iteration == total):
+                for name, loader in val_loaders.items():
+                    reporter.validation(name, *validate(model, loader, iteration, folder, name), iteration)
+                dist.barrier()
+        if dist.get_rank() == 0:
+            model.save(total, folder, 'latest')
+    finally:
+        reporter.close()
+
+
+def train(opt: Mapping[str, Any], auto_resume: bool = False) -> BaseModel:
+    """One run in this process (one of several, where a launcher joined them).
+
+    Args:
+        opt: checked options.
+        auto_resume: go on from the run's last state, if it has one.
+
+    Returns:
+        The model as it is at the end.
+
+    Raises:
+        OptionError, DataError, CheckpointError, NonFiniteLossError: as their messages say.
+    """
+    folder = Path('experiments') / opt['name']
+    state = find_resume_state(opt, folder, auto_resume)
+    if dist.get_rank() == 0:
+        prepare_folder(opt, folder, resumed=state is not None)
+        get_root_logger(folder / f'train_{opt["name"]}.log')
+    dist.barrier()
+    model = build_model(opt, choose_device(opt))
+    start = model.resume_training(state) if state else 0
+    if state:
+        logger.info('resumed from %s', state)
+    section = opt['datasets'].get('train') or {}
+    per_iteration = int(section.get('batch_size_per_gpu') or 1) * int(opt['train'].get('accumulate') or 1)
+    train_loop(opt, model, make_loaders(opt, start * per_iteration), start, folder)
+    return model
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """The command line; returns the exit code."""
+    args = parse_arguments(argv)
+    get_root_logger()
+    try:
+        opt = run_options(args)
+        if args.launcher == 'pytorch' and not dist.is_launched():
+            processes = torch.cuda.device_count()
+            if processes > 1:
+                return dist.launch(Path(__file__).resolve(), argv if argv is not None else sys.argv[1:], processes)
+        elif args.launcher == 'pytorch':
+            dist.join((opt.get('dist_params') or {}).get('backend'))
+        train(opt, args.auto_resume)
+    except (OptionError, DataError, CheckpointError, NonFiniteLossError, FileNotFoundError) as error:
+        logger.error('%s', error)
+        return 1
+    finally:
+        dist.leave()
+    return 0
+
+
+if __name__ == '__main__':
+    sys.exit(main())

@@ -1,0 +1,1 @@
+"""Tools that every other room may use; they use none of them."""

@@ -1,0 +1,93 @@
+"""Reading and writing pictures, and their conversion to tensors. Pictures are RGB uint8 (H,W,3) arrays everywhere."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import cv2
+import numpy as np
+import torch
+from torch import Tensor
+
+IMAGE_EXTENSIONS = frozenset({'.jpg', '.jpeg', '.png', '.webp', '.bmp', '.tif', '.tiff'})
+
+
+class ImageReadError(ValueError):
+    """A file that is no readable picture; the message names it and says why."""
+
+
+def is_image_file(path: str | os.PathLike) -> bool:
+    """Whether the extension is that of a picture."""
+    return Path(path).suffix.lower() in IMAGE_EXTENSIONS
+
+
+def scan_images(folder: str | os.PathLike) -> list[Path]:
+    """Every picture below `folder`, sub-folders included, in sorted order. Hidden files and folders are passed over.
+
+    Raises:
+        FileNotFoundError: `folder` is no folder.
+    """
+    root = Path(folder)
+    if not root.is_dir():
+        raise FileNotFoundError(f'{root}: no such folder')
+    hidden = (path for path in root.rglob('*') if is_image_file(path) and path.is_file())
+    return sorted(path for path in hidden if not any(part.startswith('.') for part in path.relative_to(root).parts))
+
+
+def imread(path: str | os.PathLike) -> np.ndarray:
+    """A picture as RGB uint8 (H,W,3), its EXIF orientation applied.
+
+    Raises:
+        FileNotFoundError: no such file.
+        ImageReadError: empty, truncated, or no picture.
+    """
+    path = Path(path)
+    raw = np.frombuffer(path.read_bytes(), np.uint8)
+    if raw.size == 0:
+        raise ImageReadError(f'{path}: the file is empty')
+    image = cv2.imdecode(raw, cv2.IMREAD_COLOR)
+    if image is None:
+        raise ImageReadError(f'{path}: not a readable picture (damaged, or not a picture at all)')
+    return cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
+
+
+def imwrite(path: str | os.PathLike, image: np.ndarray, quality: int = 95) -> None:
+    """Write RGB uint8 (H,W,3) in the format of the extension, complete or not at all (temporary name, then rename).
+
+    Args:
+        path: folders are made where missing.
+        image: RGB uint8 (H,W,3).
+        quality: of JPEG and WebP, 1 to 100.
+
+    Raises:
+        ValueError: the extension is not one that can be written.
+    """
+    path = Path(path)
+    suffix = path.suffix.lower()
+    if suffix not in IMAGE_EXTENSIONS:
+        raise ValueError(f'{path}: cannot write a picture as "{suffix}"; use one of {sorted(IMAGE_EXTENSIONS)}')
+    flags = {
+        '.jpg': [cv2.IMWRITE_JPEG_QUALITY, quality],
+        '.jpeg': [cv2.IMWRITE_JPEG_QUALITY, quality],
+        '.webp': [cv2.IMWRITE_WEBP_QUALITY, quality],
+    }.get(suffix, [])
+    done, data = cv2.imencode(suffix, cv2.cvtColor(np.ascontiguousarray(image), cv2.COLOR_RGB2BGR), flags)
+    if not done:
+        raise ValueError(f'{path}: the picture of shape {image.shape} could not be encoded')
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f'.{path.name}.{os.getpid()}.part')
+    partial.write_bytes(data.tobytes())
+    partial.replace(path)
+
+
+def to_tensor(image: np.ndarray) -> Tensor:
+    """RGB uint8 (H,W,3), or float32 in [0, 1], to a float32 tensor (3,H,W) in [-1, 1]."""
+    scale = 127.5 if image.dtype == np.uint8 else 0.5
+    return torch.from_numpy(np.ascontiguousarray(image.transpose(2, 0, 1))).float() / scale - 1
+
+
+def to_image(tensor: Tensor) -> np.ndarray:
+    """A tensor (3,H,W) in [-1, 1] to RGB uint8 (H,W,3), clipped and rounded."""
+    scaled = (tensor.detach().float().clamp(-1, 1) + 1) * 127.5
+    return scaled.round().to(torch.uint8).permute(1, 2, 0).cpu().numpy()

@@ -1,0 +1,75 @@
+"""Where a run says what it does: the console, a log file, TensorBoard, and the record of its environment."""
+
+from __future__ import annotations
+
+import json
+import logging
+import platform
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy
+import torch
+import torchvision
+
+import basicsr
+
+
+def get_root_logger(log_file: Path | None = None, level: int = logging.INFO) -> logging.Logger:
+    """The project's logger, on the console (through tqdm, whose bar stays whole) and, if named, in a file.
+
+    Args:
+        log_file: appended to.
+        level: of both.
+    """
+    logger = logging.getLogger('basicsr')
+    logger.setLevel(level)
+    logger.propagate = False
+    for handler in list(logger.handlers):
+        logger.removeHandler(handler)
+        handler.close()
+    handlers: list[logging.Handler] = [logging.StreamHandler(sys.stderr)]
+    if log_file is not None:
+        log_file.parent.mkdir(parents=True, exist_ok=True)
+        handlers.append(logging.FileHandler(log_file, encoding='utf-8'))
+    for handler in handlers:
+        handler.setFormatter(logging.Formatter('%(asctime)s %(levelname)s: %(message)s', '%Y-%m-%d %H:%M:%S'))
+        logger.addHandler(handler)
+    return logger
+
+
+def git_commit() -> str | None:
+    """The commit of the source tree, with `+changes` when it has uncommitted ones; None outside a repository."""
+    root = Path(basicsr.__file__).parent.parent
+    try:
+        commit = subprocess.run(
+            ['git', '-C', str(root), 'rev-parse', 'HEAD'], capture_output=True, text=True, check=True
+        ).stdout.strip()
+        changed = subprocess.run(
+            ['git', '-C', str(root), 'status', '--porcelain', '-uno'], capture_output=True, text=True, check=True
+        ).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        return None
+    return f'{commit}+changes' if changed else commit
+
+
+def environment() -> dict[str, Any]:
+    """Versions, machine and commit, as plain values."""
+    return {
+        'id-codeformer': basicsr.__version__,
+        'commit': git_commit(),
+        'python': platform.python_version(),
+        'torch': torch.__version__,
+        'torchvision': torchvision.__version__,
+        'numpy': numpy.__version__,
+        'platform': platform.platform(),
+        'devices': [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())] or ['cpu'],
+        'threads': torch.get_num_threads(),
+    }
+
+
+def write_environment(path: Path) -> None:
+    """`environment()` as JSON."""
+    path.write_text(json.dumps(environment(), indent=2) + '\n', encoding='utf-8')

@@ -1,0 +1,49 @@
+"""Fetch pretrained weights: `python scripts/download_pretrained_models.py CodeFormer facelib` or `all`."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+from basicsr.utils.download import DownloadError, sha256_of
+from basicsr.utils.registry import nearest
+from basicsr.utils.weights import WeightsFile, read_manifest
+
+WEIGHTS = Path(__file__).resolve().parents[1] / 'weights'
+
+
+def fetch(entry: WeightsFile, folder: Path) -> bool:
+    """Fetch one file and say what happened to it; whether it is there now."""
+    target = folder / entry.file
+    state = 'already there' if entry.is_present(folder) else 'downloaded'
+    try:
+        entry.fetch(folder)
+    except DownloadError as error:
+        print(f'FAILED  {error}', file=sys.stderr)
+        return False
+    checked = 'verified' if entry.pinned else f'not pinned in the manifest, sha256 {sha256_of(target)}'
+    print(f'{target}: {state}, {checked} (licence: {entry.licence})')
+    return True
+
+
+def main(argv: list[str] | None = None) -> int:
+    """The command line; returns the exit code, 1 if any file is missing at the end."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument('groups', nargs='*', default=['all'], metavar='GROUP', help='groups of the manifest, or all')
+    parser.add_argument('--weights-dir', type=Path, default=WEIGHTS, help='where the files go (default: %(default)s)')
+    parser.add_argument('--manifest', type=Path, default=WEIGHTS / 'manifest.yml', help='default: %(default)s')
+    args = parser.parse_args(argv)
+    manifest = read_manifest(args.manifest)
+    for group in args.groups:
+        if group != 'all' and group not in manifest:
+            parser.error(f"unknown group '{group}'{nearest(group, [*manifest, 'all'])}")
+    chosen = manifest if 'all' in args.groups else dict.fromkeys(args.groups)
+    entries = [entry for group in chosen for entry in manifest[group]]
+    failed = sum(not fetch(entry, args.weights_dir) for entry in entries)
+    print(f'{len(entries) - failed} of {len(entries)} files are in {args.weights_dir}')
+    return 1 if failed else 0
+
+
+if __name__ == '__main__':
+    sys.exit(main())

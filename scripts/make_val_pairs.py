@@ -1,0 +1,78 @@
+"""Make validation pairs from clean faces by the project's own degradation: OUTPUT/lq and OUTPUT/gt, as PNG.
+
+Every picture's draws depend on its name and the seed only, so that a folder made twice is the same.
+
+    python scripts/make_val_pairs.py --input datasets/faces --output datasets/val --severity small --size 128
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import zlib
+from pathlib import Path
+
+import numpy as np
+
+from basicsr.data.common import DataError, list_pictures, read_picture, relative_key, resize_square
+from basicsr.data.degradation import LARGE, SMALL, DegradationRanges, degrade
+from basicsr.utils.image import imwrite
+
+SEVERITIES = {'small': SMALL, 'large': LARGE}
+
+
+def make_pair(path: Path, name: str, ranges: DegradationRanges, size: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """The damaged and the clean picture of one file, RGB uint8 (size,size,3) each; `name` and `seed` fix the draws.
+
+    Raises:
+        DataError: the file cannot be read.
+    """
+    clean = resize_square(read_picture(path, size / 4), size)
+    rng = np.random.default_rng([seed, zlib.crc32(name.encode())])
+    damaged = degrade(clean.astype(np.float32) / 255, ranges, rng)
+    return np.rint(np.clip(damaged, 0, 1) * 255).astype(np.uint8), clean
+
+
+def make_pairs(source: Path, target: Path, severity: str, size: int, seed: int, limit: int | None) -> int:
+    """Write the pairs of every picture below `source` (the first `limit`); how many.
+
+    Raises:
+        DataError: no pictures, one that cannot be read, two of one name, or `target` inside `source`.
+    """
+    if target.resolve().is_relative_to(source.resolve()):
+        raise DataError(f'--output {target} lies inside --input {source}; choose a folder outside')
+    paths = list_pictures(source, '--input')[:limit]
+    names = {relative_key(path, source): path for path in paths}
+    if len(names) < len(paths):
+        twice = next(path for path in paths if names[relative_key(path, source)] != path)
+        raise DataError(f'{twice} and {names[relative_key(twice, source)]} would give the same file; rename one')
+    for name, path in names.items():
+        damaged, clean = make_pair(path, name, SEVERITIES[severity].scaled(size), size, seed)
+        imwrite(target / 'lq' / f'{name}.png', damaged)
+        imwrite(target / 'gt' / f'{name}.png', clean)
+    return len(paths)
+
+
+def main() -> int:
+    """The command line; 0 when every pair was written."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument('--input', type=Path, required=True, help='folder of clean faces, sub-folders included')
+    parser.add_argument('--output', type=Path, required=True, help='folder for lq/ and gt/')
+    parser.add_argument('--severity', choices=sorted(SEVERITIES), required=True)
+    parser.add_argument('--size', type=int, default=512, help='side of the pictures, pixels')
+    parser.add_argument('--seed', type=int, default=0)
+    parser.add_argument('--limit', type=int, help='only the first so many pictures')
+    args = parser.parse_args()
+    if args.size < 16 or args.seed < 0 or (args.limit is not None and args.limit < 1):
+        parser.error('--size must be 16 or more, --seed 0 or more, --limit 1 or more')
+    try:
+        count = make_pairs(args.input, args.output, args.severity, args.size, args.seed, args.limit)
+    except DataError as error:
+        print(f'error: {error}', file=sys.stderr)
+        return 1
+    print(f'{count} pairs in {args.output}')
+    return 0
+
+
+if __name__ == '__main__':
+    sys.exit(main())
