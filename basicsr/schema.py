@@ -45,7 +45,7 @@ TRAIN = {
     'curriculum': list, 'codebook_warmup': {'iters': int, 'samples': int}, 'precision': str, 'grad_clip': float,
     'accumulate': int, 'grad_checkpointing': bool,
 }  # fmt: skip
-VAL = {'val_freq': int, 'save_img': bool, 'metrics': SECTION, 'grid': int, 'fidelity_weight': float}
+VAL = {'val_freq': int, 'save_img': bool, 'metrics': SECTION, 'grid': int}
 LOGGER = {
     'print_freq': int, 'save_checkpoint_freq': int, 'use_tb_logger': bool,
     'wandb': {'project': str, 'resume_id': (str, int)},
@@ -76,6 +76,8 @@ def check_options(opt: Mapping[str, Any]) -> None:
         if opt.get(name):
             _check_entry(name, opt[name], ARCH_REGISTRY)
     for name, section in opt['datasets'].items():
+        if section is None:
+            continue
         _check_dataset(f'datasets:{name}', name, section)
     train = opt['train']
     if not train.get('total_iter'):

@@ -53,6 +53,8 @@ def run_options(args: argparse.Namespace) -> dict[str, Any]:
     """The checked options of a run."""
     opt = load_options(args.opt, args.force_yml)
     check_options(opt)
+    if opt.get('manual_seed') is None:  # some published files have it below train
+        opt = merge(opt, {'manual_seed': opt['train'].get('manual_seed') or 0})
     if args.debug:
         quick = {
             'name': f'debug_{opt["name"]}',
@@ -95,7 +97,7 @@ def prepare_folder(opt: Mapping[str, Any], folder: Path, resumed: bool) -> None:
 
 def make_loaders(opt: Mapping[str, Any], done: int) -> tuple[DataLoader, dict[str, DataLoader]]:
     """The training loader, its first `done` items left out, and the validation loaders by name."""
-    seed = int(opt.get('manual_seed') or 0)
+    seed = opt['manual_seed']
     sections = opt['datasets']
     if not sections.get('train'):
         raise OptionError("datasets: 'train' is missing")
@@ -116,6 +118,24 @@ def make_loaders(opt: Mapping[str, Any], done: int) -> tuple[DataLoader, dict[st
     return train, validation
 
 
+def start_wandb(section: Mapping[str, Any], opt: Mapping[str, Any]) -> None:
+    """Mirror TensorBoard to Weights & Biases where `logger:wandb:project` is given."""
+    if not section.get('project'):
+        return
+    try:
+        import wandb
+    except ImportError as error:
+        raise OptionError('logger:wandb: the package is missing; pip install wandb, or set project to null') from error
+    wandb.init(
+        project=section['project'],
+        name=opt['name'],
+        id=section.get('resume_id'),
+        resume='allow',
+        config=dict(opt),
+        sync_tensorboard=True,
+    )
+
+
 class Reporter:
     """Progress bar, log lines and TensorBoard of rank 0; does nothing elsewhere."""
 
@@ -124,8 +144,10 @@ class Reporter:
         self.print_freq = int(section.get('print_freq') or 100)
         self.active = dist.get_rank() == 0
         self.bar = tqdm(total=total, initial=start, unit='it', disable=not self.active, dynamic_ncols=True)
-        on = self.active and section.get('use_tb_logger', True)
-        self.board = SummaryWriter(str(Path('tb_logger') / opt['name'])) if on else None
+        self.board = None
+        if self.active and section.get('use_tb_logger', True):
+            start_wandb(section.get('wandb') or {}, opt)
+            self.board = SummaryWriter(str(Path('tb_logger') / opt['name']))
 
     def iteration(self, model: BaseModel, iteration: int) -> None:
         """Report one iteration."""

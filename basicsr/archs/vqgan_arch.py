@@ -19,8 +19,12 @@ from basicsr.utils.registry import ARCH_REGISTRY
 
 
 def normalize(channels: int) -> nn.GroupNorm:
-    """The normalisation used everywhere here: 32 groups, eps 1e-6."""
-    return nn.GroupNorm(32, channels, eps=1e-6)
+    """The normalisation used everywhere here: 32 groups, fewer below 64 channels, eps 1e-6.
+
+    A group has two channels at least. With one, the last normalisation, which only a convolution follows, would give
+    every picture the same mean colour.
+    """
+    return nn.GroupNorm(min(32, channels // 2), channels, eps=1e-6)
 
 
 class ResBlock(nn.Module):

@@ -29,6 +29,7 @@ class YuNetFinder:
             raise ValueError(f'{path}: not a YuNet file that OpenCV can read ({error})') from error
 
     def __call__(self, image: np.ndarray) -> np.ndarray:
+        """RGB uint8 (H,W,3) to rows (N,15)."""
         self.detector.setInputSize((image.shape[1], image.shape[0]))
         rows = self.detector.detect(cv2.cvtColor(image, cv2.COLOR_RGB2BGR))[1]
         if rows is None:
@@ -54,6 +55,7 @@ class InsightFaceFinder:
         self.app.prepare(ctx_id=-1, det_thresh=LEAST_SCORE, det_size=(640, 640))
 
     def __call__(self, image: np.ndarray) -> np.ndarray:
+        """RGB uint8 (H,W,3) to rows (N,15)."""
         faces = self.app.get(cv2.cvtColor(image, cv2.COLOR_RGB2BGR))
         rows = [np.concatenate([face.bbox, [face.det_score], face.kps.ravel()]) for face in faces]
         return np.stack(rows) if rows else np.empty((0, 15))

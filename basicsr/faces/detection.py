@@ -59,8 +59,8 @@ class FaceDetector(Protocol):
 class ScaledDetector:
     """A detection network, given pictures in sizes that suit it.
 
-    Networks see faces of some 16 to 500 pixels. So a small picture is enlarged, and a large one is looked at twice, small
-    for its close-ups and larger for its groups; what is found twice is kept once, the better score of the two.
+    Networks see faces of some 16 to 500 pixels. So a small picture is enlarged, and a large one is looked at twice,
+    small for its close-ups and larger for its groups; what is found twice is kept once, the better score of the two.
 
     Args:
         find: RGB uint8 (H,W,3) to rows of box (4), score, landmarks (10), float (N,15).
@@ -130,7 +130,9 @@ def build_detector(
         FileNotFoundError: the weights are not there; the message says how to get them.
     """
     if name.lower().startswith(('yolo', 'dlib')):
-        raise KeyError(f"detector '{name}' is not part of this project; use 'tiny', or 'retinaface_resnet50' for the best")
+        raise KeyError(
+            f"detector '{name}' is not part of this project; use 'tiny', or 'retinaface_resnet50' for the best"
+        )
     if name not in DETECTORS:
         raise KeyError(f"unknown detector '{name}'{nearest(name, DETECTORS)}")
     if name == 'tiny':

@@ -1,8 +1,8 @@
 """The geometry of aligned faces, as pure functions.
 
-Convention: a point (x, y) is in pixels and (0, 0) is the *centre* of the first pixel, as in OpenCV. A picture of width W
-therefore reaches from -0.5 to W - 0.5, and scaling it by s moves x to (x + 0.5) s - 0.5. A matrix is (2,3) float64 and
-maps (x, y, 1).
+Convention: a point (x, y) is in pixels and (0, 0) is the *centre* of the first pixel, as in OpenCV. A picture of width
+W therefore reaches from -0.5 to W - 0.5, and scaling it by s moves x to (x + 0.5) s - 0.5. A matrix is (2,3) float64
+and maps (x, y, 1).
 """
 
 from __future__ import annotations
@@ -12,7 +12,13 @@ import numpy as np
 
 # Left eye, right eye, nose, left and right mouth corner of an aligned face of 512 pixels (the FFHQ alignment's mean).
 FFHQ_512 = np.array(
-    [[192.98138, 239.94708], [318.90277, 240.1936], [256.63416, 314.01935], [201.26117, 371.41043], [313.08905, 371.15118]]
+    [
+        [192.98138, 239.94708],
+        [318.90277, 240.1936],
+        [256.63416, 314.01935],
+        [201.26117, 371.41043],
+        [313.08905, 371.15118],
+    ]
 )
 SHRINKS = 0.8  # a warp that makes things smaller than this is preceded by area averaging
 

@@ -112,6 +112,7 @@ class RetinaFaceFinder:
 
     @torch.inference_mode()
     def __call__(self, image: np.ndarray) -> np.ndarray:
+        """RGB uint8 (H,W,3) to rows (N,15)."""
         outputs = self.network(torch.from_numpy(preprocess(image)).to(self.device))
         return decode(*(output[0].float().cpu().numpy() for output in outputs), image.shape[1], image.shape[0])
 
@@ -126,5 +127,6 @@ class TinyFinder:
         self.session = onnxruntime.InferenceSession(WEIGHTS, providers=['CPUExecutionProvider'])
 
     def __call__(self, image: np.ndarray) -> np.ndarray:
+        """RGB uint8 (H,W,3) to rows (N,15)."""
         boxes, classes, points = self.session.run(['loc', 'conf', 'landmarks'], {'input': preprocess(image)})
         return decode(boxes[0], classes[0], points[0], image.shape[1], image.shape[0])

@@ -51,6 +51,7 @@ class BaseModel(ABC):
         self.amp_dtype = PRECISIONS[precision]
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=precision == 'fp16')
         self.seed = int(opt.get('manual_seed') or 0)
+        torch.manual_seed(self.seed)  # of the networks' first weights
         self.networks: dict[str, nn.Module] = {}
         self.averages: dict[str, nn.Module] = {}
         self.optimizers: dict[str, torch.optim.Optimizer] = {}
@@ -83,14 +84,14 @@ class BaseModel(ABC):
     # Building.
 
     def add_network(self, name: str, opt: Mapping[str, Any], ema_decay: float = 0) -> nn.Module:
-        """Build a trained network, start it from `path:pretrain_<name>`, and keep an average of it if asked."""
+        """Build a trained network, start it from `path:pretrain_network_<g|d>`, and keep an average of it if asked."""
         network = build_network(opt)
         paths = self.opt.get('path') or {}
-        pretrained = paths.get(f'pretrain_{name}')
+        which = name[-1]
+        pretrained = paths.get(f'pretrain_network_{which}')
         if pretrained:
-            key = paths.get(f'param_key_{name[-1]}') or 'params'
-            state = load_state_dict_file(pretrained, key)
-            load_state(network, state, strict=paths.get(f'strict_load_{name[-1]}', True), source=pretrained)
+            state = load_state_dict_file(pretrained, paths.get(f'param_key_{which}'))
+            load_state(network, state, strict=paths.get(f'strict_load_{which}', True), source=pretrained)
         network = network.to(self.device).train()
         broadcast_module(network)
         if self.train_opt.get('grad_checkpointing') and hasattr(network, 'set_grad_checkpointing'):
@@ -155,8 +156,9 @@ class BaseModel(ABC):
             if discriminator is not None:
                 discriminator.requires_grad_(True)
                 self._backward(self.discriminator_losses(batch, iteration), batch, iteration, len(batches))
-        for optimizer in self.optimizers.values():
-            self._step(optimizer)
+        for name, optimizer in self.optimizers.items():
+            if name != 'optim_g' or self._generator_is_due(iteration):
+                self._step(optimizer)
         self.scaler.update()
         self._update_averages()
 
@@ -179,6 +181,11 @@ class BaseModel(ABC):
         self.scaler.scale(total / parts).backward()
         for name, value in values.items():
             self.log[name] = self.log.get(name, 0) + value / parts
+
+    def _generator_is_due(self, iteration: int) -> bool:
+        """After `net_g_start_iter`, every `net_d_iters` iterations."""
+        every = int(self.train_opt.get('net_d_iters') or 1)
+        return iteration > int(self.train_opt.get('net_g_start_iter') or 0) and iteration % every == 0
 
     def _step(self, optimizer: torch.optim.Optimizer) -> None:
         parameters = [p for group in optimizer.param_groups for p in group['params']]

@@ -36,9 +36,11 @@ class VQGANModel(BaseModel):
         self.warmup_iters = int(warmup.get('iters', 0))
         self.warmup_samples = int(warmup.get('samples', 32768))
         self.features = torch.empty(0, self.net_g.emb_dim)
+        self.warming = False
 
     def before_iteration(self, iteration: int) -> None:
         """After the warm-up, set the codebook."""
+        self.warming = iteration <= self.warmup_iters
         if self.warmup_iters and iteration == self.warmup_iters + 1:
             codes = kmeans(self.features, self.net_g.codebook_size, seed=self.seed).to(self.device)
             broadcast([codes])
@@ -49,13 +51,12 @@ class VQGANModel(BaseModel):
     def generator_losses(self, batch: Batch, iteration: int) -> Iterator[Terms]:
         """The loss sum of stage I."""
         gt = batch['gt']
-        warming = iteration <= self.warmup_iters
         with self.autocast():
-            output, l_codebook, stats = self.net_g(gt, use_codes=not warming)
+            output, l_codebook, stats = self.net_g(gt, use_codes=not self.warming)
         self.output = output.float()
         terms = self.image_losses(self.output, gt)
         terms |= self.gan.generator_terms(self.output, terms, iteration)
-        if warming:
+        if self.warming:
             self._collect(gt, iteration)
         else:
             terms['l_codebook'] = self.codebook_weight * l_codebook
@@ -70,7 +71,7 @@ class VQGANModel(BaseModel):
     def infer(self, batch: Batch) -> Tensor:
         """The reconstruction of the ground truth."""
         with self.autocast():
-            return self.get_bare_model()(batch['gt'])[0].float()
+            return self.get_bare_model()(batch['gt'], use_codes=not self.warming)[0].float()
 
     def _collect(self, gt: Tensor, iteration: int) -> None:
         """Gather features for k-means in the last iterations of the warm-up."""

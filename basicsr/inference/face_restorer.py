@@ -1,0 +1,160 @@
+"""Aligned faces in, restored faces out: the network with its sizes, batches, device and precision."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+import cv2
+import numpy as np
+import torch
+
+from basicsr.archs import CodeFormer
+from basicsr.archs.loader import load_network
+from basicsr.utils.checkpoint import CheckpointError
+from basicsr.utils.image import to_image, to_tensor
+
+WEIGHTS_DIR = Path(__file__).resolve().parents[2] / 'weights'
+OFFICIAL = Path('CodeFormer') / 'codeformer.pth'
+SMALL = Path('small') / 'codeformer_128.safetensors'
+PRECISIONS = {'fp32': torch.float32, 'bf16': torch.bfloat16, 'fp16': torch.float16}
+
+
+def choose_device(name: str) -> str:
+    """`auto` is the first GPU where there is one, else the CPU.
+
+    Raises:
+        ValueError: no such device here.
+    """
+    if name == 'auto':
+        return 'cuda' if torch.cuda.is_available() else 'cpu'
+    if name.startswith('cuda') and not torch.cuda.is_available():
+        raise ValueError(f"device '{name}': this machine has no usable CUDA device; use --device cpu")
+    try:
+        torch.device(name)
+    except RuntimeError as error:
+        raise ValueError(f"unknown device '{name}'; use auto, cpu, cuda or cuda:N") from error
+    return name
+
+
+def find_model(model: str | os.PathLike, weights_dir: str | os.PathLike) -> tuple[Path, str]:
+    """The weights file that `auto`, `official`, `small` or a path stands for, and a line that says which it is.
+
+    Raises:
+        FileNotFoundError: it is not there; the message says how to get it.
+    """
+    folder = Path(weights_dir)
+    official, small = folder / OFFICIAL, folder / SMALL
+    if model == 'official' or (model == 'auto' and official.is_file()):
+        if not official.is_file():
+            raise FileNotFoundError(
+                f'{official} is not there; get it with: python scripts/download_pretrained_models.py CodeFormer'
+            )
+        return official, f'official CodeFormer weights ({official})'
+    if model in ('auto', 'small'):
+        if not small.is_file():
+            raise FileNotFoundError(
+                f'{small}, which comes with the repository, is not there; give the weights folder (--weights_dir) or a '
+                'file (--model)'
+            )
+        return small, f'embedded small model ({small})'
+    path = Path(model)
+    if not path.is_file():
+        raise FileNotFoundError(f'{path}: no such model file; --model takes auto, official, small or a file')
+    return path, str(path)
+
+
+class FaceRestorer:
+    """Restores aligned faces in batches.
+
+    Args:
+        model: `auto` (the official weights if they are in the weights folder, else the embedded small model),
+            `official`, `small`, or the path of a checkpoint.
+        device: `auto`, `cpu`, `cuda`, `cuda:N`.
+        precision: `fp32`, `bf16`, or `fp16` (CUDA only).
+        batch_size: most faces given to the network at a time.
+        weights_dir: the weights folder, the repository's by default.
+
+    Attributes:
+        size: side at which the network works; results have it.
+        description: which weights these are.
+
+    Raises:
+        FileNotFoundError: the weights are not there.
+        CheckpointError: the file is not CodeFormer's.
+        ValueError: an unknown device or precision, or a batch size below 1.
+    """
+
+    def __init__(
+        self,
+        model: str | os.PathLike = 'auto',
+        device: str = 'auto',
+        precision: str = 'fp32',
+        batch_size: int = 8,
+        weights_dir: str | os.PathLike | None = None,
+    ) -> None:
+        if precision not in PRECISIONS:
+            raise ValueError(f"unknown precision '{precision}'; use {', '.join(PRECISIONS)}")
+        if batch_size < 1:
+            raise ValueError(f'batch size {batch_size}: must be 1 or more')
+        self.device = choose_device(device)
+        if precision == 'fp16' and not self.device.startswith('cuda'):
+            raise ValueError('precision fp16 needs a CUDA device; use bf16 or fp32 on the CPU')
+        path, name = find_model(model, WEIGHTS_DIR if weights_dir is None else weights_dir)
+        network = load_network(path, map_location=self.device)
+        if not isinstance(network, CodeFormer):
+            raise CheckpointError(
+                f'{path}: holds a {type(network).__name__}, not a CodeFormer; it cannot restore faces'
+            )
+        self.network = network
+        self.precision = precision
+        self.batch_size = batch_size
+        self.size: int = network.img_size
+        self.description = f'{name}, {self.size}x{self.size} pixels, {precision} on {self.device}'
+
+    def restore(self, faces: Sequence[np.ndarray] | np.ndarray, w: float = 0.8, adain: bool = True) -> list[np.ndarray]:
+        """Restore aligned faces.
+
+        Args:
+            faces: RGB uint8 pictures (h,w,3) of any square size, aligned as FFHQ; or one such picture.
+            w: 0 for quality (codes only) to 1 for fidelity to the input.
+            adain: give the code features the statistics of the input's features, as the published inference does.
+
+        Returns:
+            RGB uint8 (size,size,3), one for each face.
+
+        Raises:
+            ValueError: `w` is outside 0 to 1, or a face is no RGB uint8 picture.
+            RuntimeError: the network failed, or returned values that are not finite.
+        """
+        check_fidelity(w)
+        if isinstance(faces, np.ndarray) and faces.ndim == 3:
+            faces = [faces]
+        inputs = [to_tensor(self._fit(face)) for face in faces]
+        restored: list[np.ndarray] = []
+        for start in range(0, len(inputs), self.batch_size):
+            restored += self._run(torch.stack(inputs[start : start + self.batch_size]), w, adain)
+        return restored
+
+    def _fit(self, face: np.ndarray) -> np.ndarray:
+        if face.dtype != np.uint8 or face.ndim != 3 or face.shape[2] != 3 or face.size == 0:
+            raise ValueError(f'a face must be RGB uint8 (h,w,3), not {face.dtype} {face.shape}')
+        shrinks = max(face.shape[:2]) > self.size
+        return cv2.resize(face, (self.size, self.size), interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_CUBIC)
+
+    @torch.inference_mode()
+    def _run(self, batch: torch.Tensor, w: float, adain: bool) -> list[np.ndarray]:
+        """(N,3,S,S) in [-1, 1] to N pictures."""
+        kind, reduced = torch.device(self.device).type, self.precision != 'fp32'
+        with torch.autocast(kind, PRECISIONS[self.precision] if reduced else None, enabled=reduced):
+            output = self.network(batch.to(self.device), w=w, adain=adain)[0]
+        if not torch.isfinite(output).all():
+            raise RuntimeError(f'the network returned values that are not finite (precision {self.precision})')
+        return [to_image(face) for face in output]
+
+
+def check_fidelity(w: float) -> None:
+    """Raise ValueError unless `w` is within 0 to 1."""
+    if not 0 <= w <= 1:
+        raise ValueError(f'fidelity weight w = {w}: must be from 0 (quality) to 1 (fidelity)')

@@ -1,0 +1,203 @@
+"""Whole pictures: find the faces, restore those that gain by it, enlarge the rest, and paste back."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import cv2
+import numpy as np
+
+from basicsr.faces.detection import Face, FaceDetector
+from basicsr.faces.geometry import (
+    affine_scale,
+    align_face,
+    apply_affine,
+    compose,
+    ffhq_template,
+    frame_corners,
+    invert_affine,
+    scaling,
+)
+from basicsr.faces.paste import ParsingMask, face_mask, paste_face
+from basicsr.faces.sharpness import LARGEST_LOOK, is_sharper_than
+from basicsr.inference.face_restorer import FaceRestorer, check_fidelity
+from basicsr.inference.upsampler import Upsampler
+
+RESTORED, ALREADY_SHARP, NO_FACE, FAILED = 'restored', 'already_sharp', 'no_face', 'failed'
+ALIGNED_TOLERANCE = 0.045  # of the side: a square picture whose landmarks are this near the template's is itself a crop
+GREY_TOLERANCE = 4  # largest mean difference of channels (of 255) in a picture without colour
+BOX_COLOUR = (0, 255, 0)
+
+
+@dataclass(frozen=True, eq=False)
+class FaceResult:
+    """What became of a face.
+
+    Attributes:
+        crop: the aligned face, RGB uint8 (size,size,3).
+        restored: the restored face, or None where it was left alone.
+        face: where it was found; None for a picture that was given aligned.
+        status: `restored` or `already_sharp`.
+        matrix: from the original picture to `crop`, (2,3).
+        whole: the picture is this one aligned face and nothing else.
+    """
+
+    crop: np.ndarray
+    restored: np.ndarray | None
+    face: Face | None
+    status: str
+    matrix: np.ndarray = field(default_factory=lambda: scaling(1))
+    whole: bool = False
+
+
+@dataclass(frozen=True, eq=False)
+class ImageResult:
+    """What became of a picture.
+
+    Attributes:
+        image: RGB uint8, enlarged, with the restored faces.
+        faces: one for each face, the largest first.
+    """
+
+    image: np.ndarray
+    faces: list[FaceResult]
+
+    @property
+    def status(self) -> str:
+        """`restored` if a face was, else `already_sharp`, or `no_face`."""
+        if not self.faces:
+            return NO_FACE
+        return RESTORED if any(face.status == RESTORED for face in self.faces) else ALREADY_SHARP
+
+
+def is_grey(image: np.ndarray) -> bool:
+    """Whether an RGB picture has no colour."""
+    channels = image.reshape(-1, 3).astype(np.int16)
+    return float(np.abs(channels - np.roll(channels, 1, axis=1)).mean()) < GREY_TOLERANCE
+
+
+@dataclass
+class ImageRestorer:
+    """Restores whole pictures, or pictures that are aligned faces.
+
+    Args:
+        restorer: for the faces.
+        detector: finds them; not needed for aligned faces.
+        w: 0 for quality to 1 for fidelity.
+        adain: see `FaceRestorer.restore`.
+        upscale: of the result, above 0.
+        bg_upsampler: enlarges the picture; bicubic without one.
+        face_upsampler: enlarges the restored faces before they are pasted.
+        only_center_face: restore the face nearest to the middle only.
+        draw_box: mark the crops in the result.
+        parsing: narrows what is pasted to the face itself.
+        force: restore faces that are already sharper than the network's size can hold, too.
+
+    Raises:
+        ValueError: `w` or `upscale` is out of range.
+    """
+
+    restorer: FaceRestorer
+    detector: FaceDetector | None = None
+    w: float = 0.8
+    adain: bool = True
+    upscale: float = 2
+    bg_upsampler: Upsampler | None = None
+    face_upsampler: Upsampler | None = None
+    only_center_face: bool = False
+    draw_box: bool = False
+    parsing: ParsingMask | None = None
+    force: bool = False
+
+    def __post_init__(self) -> None:
+        check_fidelity(self.w)
+        if not self.upscale > 0:
+            raise ValueError(f'upscale {self.upscale}: must be above 0')
+
+    def restore(self, image: np.ndarray) -> ImageResult:
+        """Restore every face in an RGB uint8 (H,W,3) picture.
+
+        Raises:
+            ValueError: there is no detector.
+            RuntimeError: the network failed.
+        """
+        if self.detector is None:
+            raise ValueError('whole pictures need a face detector')
+        found = self.detector.detect(image)
+        if self.only_center_face and found:
+            middle = (np.array(image.shape[1::-1]) - 1) / 2
+            found = [min(found, key=lambda face: np.linalg.norm(face.landmarks.mean(0) - middle))]
+        faces = self._restore_crops([self._crop(image, face) for face in found])
+        canvas = self._enlarge(image)
+        for face in faces:
+            if face.restored is not None:
+                self._paste(canvas, face)
+        if self.draw_box:
+            self._draw_boxes(canvas, faces)
+        return ImageResult(canvas, faces)
+
+    def restore_aligned(self, faces: Sequence[np.ndarray]) -> list[FaceResult]:
+        """Restore pictures (RGB uint8, square) that are aligned faces themselves, in batches.
+
+        Raises:
+            RuntimeError: the network failed.
+        """
+        return self._restore_crops(
+            [FaceResult(crop, None, None, self._judge(crop, min(crop.shape[:2])), whole=True) for crop in faces]
+        )
+
+    def _judge(self, crop: np.ndarray, own_size: float) -> str:
+        """The status for a crop shown at the size it has in its picture, `own_size`."""
+        sharp = not self.force and own_size > self.restorer.size and is_sharper_than(crop, self.restorer.size)
+        return ALREADY_SHARP if sharp else RESTORED
+
+    def _crop(self, image: np.ndarray, face: Face) -> FaceResult:
+        """The aligned crop of a face, and whether it is to be restored."""
+        size = self.restorer.size
+        side = image.shape[0]
+        offsets = np.linalg.norm(face.landmarks - ffhq_template(side), axis=1)
+        if image.shape[1] == side and offsets.mean() < ALIGNED_TOLERANCE * side:
+            return FaceResult(image, None, face, self._judge(image, side), scaling(size / side), whole=True)
+        crop, matrix = align_face(image, face.landmarks, size)
+        own_size = size / affine_scale(matrix)
+        look = align_face(image, face.landmarks, min(round(own_size), LARGEST_LOOK * size))[0]
+        return FaceResult(crop, None, face, self._judge(look, own_size), matrix)
+
+    def _restore_crops(self, faces: list[FaceResult]) -> list[FaceResult]:
+        """The same faces, those with status `restored` now restored."""
+        crops = [face.crop for face in faces if face.status == RESTORED]
+        results = iter(self.restorer.restore(crops, self.w, self.adain))
+        done = []
+        for face in faces:
+            restored = next(results) if face.status == RESTORED else None
+            if restored is not None and is_grey(face.crop):
+                restored = cv2.cvtColor(cv2.cvtColor(restored, cv2.COLOR_RGB2GRAY), cv2.COLOR_GRAY2RGB)
+            done.append(FaceResult(face.crop, restored, face.face, face.status, face.matrix, face.whole))
+        return done
+
+    def _enlarge(self, image: np.ndarray) -> np.ndarray:
+        if self.bg_upsampler is not None:
+            return self.bg_upsampler.upscale(image, self.upscale)
+        size = [max(1, round(side * self.upscale)) for side in (image.shape[1], image.shape[0])]
+        return cv2.resize(image, size, interpolation=cv2.INTER_CUBIC if self.upscale >= 1 else cv2.INTER_AREA)
+
+    def _paste(self, canvas: np.ndarray, result: FaceResult) -> None:
+        face = result.restored
+        mask = np.ones(face.shape[:2], np.float32) if result.whole else face_mask(face.shape[0])
+        if self.parsing is not None:
+            mask = mask * self.parsing(face)
+        matrix = compose(result.matrix, scaling(1 / self.upscale))
+        if self.face_upsampler is not None:
+            factor = self.face_upsampler.model.scale
+            face = self.face_upsampler.upscale(face, factor)
+            mask = cv2.resize(mask, face.shape[1::-1], interpolation=cv2.INTER_LINEAR)
+            matrix = compose(scaling(factor), matrix)
+        paste_face(canvas, face, matrix, mask)
+
+    def _draw_boxes(self, canvas: np.ndarray, faces: list[FaceResult]) -> None:
+        thickness = max(1, round(max(canvas.shape) / 400))
+        for face in faces:
+            corners = frame_corners(self.restorer.size, self.restorer.size)
+            outline = apply_affine(corners, compose(scaling(self.upscale), invert_affine(face.matrix)))
+            cv2.polylines(canvas, [np.rint(outline).astype(np.int32)], True, BOX_COLOUR, thickness, cv2.LINE_AA)

@@ -1,0 +1,68 @@
+"""What became of each file: a record, a summary as JSON, a table for the screen, an exit code."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from basicsr.inference.image_restorer import ALREADY_SHARP, RESTORED
+
+DONE = frozenset({RESTORED, ALREADY_SHARP})
+
+
+@dataclass(frozen=True)
+class FileRecord:
+    """One file.
+
+    Attributes:
+        input: its path.
+        status: `restored`, `already_sharp`, `no_face` or `failed`.
+        faces: how many were found.
+        restored: how many of them were restored; the others were already sharp.
+        outputs: what was written, relative to the output folder.
+        message: why it failed, or what else there is to say.
+    """
+
+    input: str
+    status: str
+    faces: int = 0
+    restored: int = 0
+    outputs: list[str] = field(default_factory=list)
+    message: str = ''
+
+
+def write_summary(path: str | os.PathLike, records: Sequence[FileRecord], about: Mapping[str, Any]) -> None:
+    """All records as JSON, after what `about` says of the run; complete or not at all."""
+    counts = dict(Counter(record.status for record in records))
+    content = {**about, 'counts': counts, 'files': [asdict(record) for record in records]}
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f'.{path.name}.{os.getpid()}.part')
+    partial.write_text(json.dumps(content, indent=2, ensure_ascii=False) + '\n', encoding='utf-8')
+    partial.replace(path)
+
+
+def format_table(records: Sequence[FileRecord], root: str | os.PathLike) -> str:
+    """A line for each file, its path relative to `root` where it lies below it, and a last line with the counts."""
+    rows = [('file', 'status', 'faces', 'restored', 'message')]
+    for record in records:
+        path = Path(record.input)
+        name = path.relative_to(root) if path.is_relative_to(root) and path != Path(root) else path
+        rows.append((str(name), record.status, str(record.faces), str(record.restored), record.message))
+    widths = [max(len(row[i]) for row in rows) for i in range(4)]
+    lines = [
+        '  '.join([*(cell.ljust(width) for cell, width in zip(row, widths, strict=False)), row[4]]) for row in rows
+    ]
+    counts = Counter(record.status for record in records)
+    total = ', '.join(f'{number} {status}' for status, number in sorted(counts.items()))
+    return '\n'.join([*(line.rstrip() for line in lines), f'{len(records)} file(s): {total}'])
+
+
+def exit_code(records: Sequence[FileRecord]) -> int:
+    """0 if there are files and every one was done, else 1."""
+    return 0 if records and all(record.status in DONE for record in records) else 1

@@ -1,0 +1,82 @@
+"""What the tests of faces and inference share: a tiny network, stand-ins, pictures with and without faces."""
+
+from __future__ import annotations
+
+from importlib.util import find_spec
+from pathlib import Path
+
+import cv2
+import numpy as np
+import torch
+from skimage.data import astronaut
+
+from basicsr.archs import build_network
+from basicsr.faces.geometry import align_face
+from basicsr.utils.checkpoint import save_atomic
+
+TINY = {
+    'type': 'CodeFormer',
+    'img_size': 64,
+    'nf': 32,
+    'ch_mult': [1, 2, 2],
+    'res_blocks': 1,
+    'attn_resolutions': [16],
+    'codebook_size': 64,
+    'emb_dim': 64,
+    'dim_embd': 64,
+    'n_head': 4,
+    'n_layers': 1,
+    'connect_list': ['32'],
+}
+# On the original portrait, in pixels.
+ASTRONAUT_LANDMARKS = np.array([[204.6, 99.5], [247.8, 103.7], [222.4, 130.5], [199.0, 136.5], [244.3, 140.1]])
+GROUP_PHOTO = Path(find_spec('insightface').submodule_search_locations[0]) / 'data' / 'images' / 't1.jpg'
+
+
+def save_tiny_model(path: Path, **sizes) -> Path:
+    """A CodeFormer of 64 pixels with random weights."""
+    torch.manual_seed(1)
+    save_atomic({'params_ema': build_network({**TINY, **sizes}).state_dict()}, path)
+    return path
+
+
+class Unchanged:
+    """A stand-in for FaceRestorer: it only resizes, so that what else happens to a picture can be seen."""
+
+    batch_size = 4
+
+    def __init__(self, size: int = 128) -> None:
+        self.size = size
+
+    def restore(self, faces, w=0.8, adain=True):
+        return [cv2.resize(face, (self.size, self.size), interpolation=cv2.INTER_AREA) for face in faces]
+
+
+class Found:
+    """A stand-in for a detector that always finds these faces."""
+
+    def __init__(self, *faces) -> None:
+        self.faces = list(faces)
+
+    def detect(self, image):
+        return self.faces
+
+
+def portrait() -> np.ndarray:
+    """A sharp portrait, RGB uint8 (512,512,3), whose face is some 170 pixels large."""
+    return astronaut()
+
+
+def blurred_portrait() -> np.ndarray:
+    """The same portrait without fine detail."""
+    return cv2.GaussianBlur(astronaut(), (0, 0), 3)
+
+
+def aligned_face(size: int) -> np.ndarray:
+    """The portrait's face, blurred and aligned."""
+    return align_face(blurred_portrait(), ASTRONAUT_LANDMARKS, size)[0]
+
+
+def psnr(a: np.ndarray, b: np.ndarray) -> float:
+    """In decibels, of 8-bit pictures."""
+    return 10 * float(np.log10(255**2 / max(np.mean((a.astype(np.float64) - b) ** 2), 1e-9)))

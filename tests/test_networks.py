@@ -1,0 +1,212 @@
+"""Networks at small sizes, where golden figures do not reach."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from drawing import fill, image
+from small import CODEFORMER, DISCRIMINATOR, SIZES, VQGAN
+
+from basicsr.archs import build_network
+from basicsr.archs.codeformer_arch import adaptive_instance_normalization
+from basicsr.archs.loader import load_network
+from basicsr.archs.quantizer import GumbelQuantizer, VectorQuantizer, perplexity
+from basicsr.utils.checkpoint import CheckpointError, save_atomic
+
+
+@pytest.mark.parametrize('size', [64, 128])
+def test_sizes_follow_from_the_arguments(size):
+    network = fill(build_network({**CODEFORMER, 'img_size': size, 'attn_resolutions': [size // 4]})).eval()
+    out, logits, feat = network(image(1, 2, size), w=0.5)
+    assert out.shape == (2, 3, size, size)
+    assert logits.shape == (2, (size // 4) ** 2, 32)
+    assert feat.shape == (2, 32, size // 4, size // 4)
+
+
+def test_code_only_is_the_first_half():
+    network = fill(build_network(CODEFORMER)).eval()
+    _, logits, feat = network(image(1, 1, 64), w=1)
+    only = network(image(1, 1, 64), code_only=True)
+    assert len(only) == 2
+    assert torch.equal(only[0], logits)
+    assert torch.equal(only[1], feat)
+
+
+def test_no_fusion_is_computed_at_w_zero():
+    network = fill(build_network(CODEFORMER))
+    calls = []
+    network.fuse_convs_dict['32'].register_forward_hook(lambda *_: calls.append(1))
+    network(image(1, 1, 64), w=0)
+    assert not calls
+    network(image(1, 1, 64), w=0.1)
+    assert calls
+
+
+def test_w_scales_the_fusion_of_one_block():
+    block = fill(build_network(CODEFORMER)).fuse_convs_dict['32']
+    enc, dec = torch.randn(2, 1, 32, 8, 8)
+    at = {w: block(enc, dec, w) for w in (0.0, 0.5, 1.0)}
+    assert torch.equal(at[0.0], dec)
+    torch.testing.assert_close(at[0.5] - dec, 0.5 * (at[1.0] - dec))
+
+
+def test_detach_decides_where_image_gradients_go():
+    network = fill(build_network(CODEFORMER))
+    network(image(1, 1, 64), w=1)[0].sum().backward()
+    reached = {name.split('.')[0] for name, p in network.named_parameters() if p.grad is not None}
+    assert reached == {'fuse_convs_dict'}
+
+
+def test_adain_takes_over_the_moments():
+    content, style = torch.randn(2, 4, 8, 8), 3 * torch.randn(2, 4, 8, 8) + 1
+    out = adaptive_instance_normalization(content, style)
+    torch.testing.assert_close(out.mean((2, 3)), style.mean((2, 3)))
+    torch.testing.assert_close(out.std((2, 3)), style.std((2, 3)), rtol=1e-3, atol=1e-3)
+
+
+def test_grad_checkpointing_changes_no_gradient():
+    grads = []
+    for enable in (False, True):
+        network = fill(build_network(CODEFORMER))
+        network.set_grad_checkpointing(enable)
+        network(image(1, 1, 64), code_only=True)[0].square().mean().backward()
+        grads.append(network.encoder.blocks[0].weight.grad)
+    torch.testing.assert_close(*grads)
+
+
+def test_quantizer_finds_nearest_codes_and_passes_gradients():
+    quantizer = VectorQuantizer(4, 2)
+    quantizer.embedding.weight.data = torch.tensor([[0.0, 0], [1, 0], [0, 1], [5, 5]])
+    z = torch.tensor([[0.9, 0.1], [0.1, 0.2]]).t().reshape(1, 2, 1, 2).requires_grad_()
+    z_q, loss, stats = quantizer(z)
+    assert stats['min_encoding_indices'].flatten().tolist() == [1, 0]
+    error = ((0.1**2 + 0.1**2) + (0.1**2 + 0.2**2)) / 4
+    assert loss.item() == pytest.approx(1.25 * error)
+    (gradient,) = torch.autograd.grad(z_q.sum(), z)
+    assert torch.equal(gradient, torch.ones_like(z))
+
+
+def test_beta_weighs_the_term_that_is_named():
+    """LESSONS 7: the published training has beta on the codebook term, the paper on the commitment term."""
+    gradients = {}
+    for term in ('codebook', 'commitment'):
+        quantizer = VectorQuantizer(1, 1, beta=0.25, beta_on=term)
+        quantizer.embedding.weight.data = torch.zeros(1, 1)
+        z = torch.ones(1, 1, 1, 1, requires_grad=True)
+        quantizer(z)[1].backward()
+        gradients[term] = (z.grad.item(), quantizer.embedding.weight.grad.item())
+    assert gradients == {'codebook': (2.0, -0.5), 'commitment': (0.5, -2.0)}
+
+
+def test_perplexity_counts_equally_used_codes():
+    assert perplexity(torch.arange(8), 32).item() == pytest.approx(8, rel=1e-4)
+    assert perplexity(torch.zeros(8, dtype=torch.long), 32).item() == pytest.approx(1, rel=1e-4)
+
+
+def test_gumbel_quantizer_trains_softly_and_evaluates_by_index():
+    quantizer = GumbelQuantizer(8, 4)
+    z = torch.randn(2, 4, 3, 3, requires_grad=True)
+    quantizer.train()(z)[0].sum().backward()
+    assert z.grad.abs().sum() > 0
+    z_q, _, stats = quantizer.eval()(z)
+    indices = quantizer.proj(z).argmax(1)
+    assert torch.equal(stats['min_encoding_indices'].view(2, 3, 3), indices)
+    assert torch.equal(z_q, quantizer.embed.weight[indices].permute(0, 3, 1, 2))
+
+
+@pytest.mark.parametrize(
+    ('changes', 'words'),
+    [
+        ({'latent_size': 64}, 'latent_size'),
+        ({'connect_list': ['48']}, '48'),
+        ({'fix_modules': ['generater']}, "'generator'"),
+        ({'img_size': 66}, 'img_size'),
+        ({'nf': 20}, 'nf'),
+        ({'quantizer': 'x'}, 'quantizer'),
+    ],
+)
+def test_sizes_that_do_not_fit_are_named(changes, words):
+    with pytest.raises(ValueError, match=words):
+        build_network({**CODEFORMER, **changes})
+
+
+def test_unknown_network_names_the_nearest():
+    with pytest.raises(KeyError, match="did you mean 'CodeFormer'"):
+        build_network({'type': 'CodeFormr'})
+
+
+@pytest.mark.parametrize(
+    'options',
+    [
+        VQGAN,
+        CODEFORMER,
+        DISCRIMINATOR,
+        {'type': 'VQAutoEncoder', **SIZES, 'quantizer': 'gumbel'},
+        {**CODEFORMER, 'img_size': 128, 'ch_mult': [1, 2, 2, 4], 'res_blocks': 2, 'n_layers': 2, 'connect_list': [64]},
+    ],
+)
+@pytest.mark.parametrize('suffix', ['.pth', '.safetensors'])
+def test_loader_tells_network_and_sizes_from_the_file(options, suffix, tmp_path):
+    import safetensors.torch
+
+    network = fill(build_network(options))
+    path = tmp_path / f'net{suffix}'
+    if suffix == '.pth':
+        state = {f'module.{key}': value for key, value in network.state_dict().items()}
+        save_atomic({'params': {}, 'params_ema': state}, path)
+    else:
+        safetensors.torch.save_file(network.state_dict(), path)
+    loaded = load_network(path)
+    assert type(loaded) is type(network)
+    assert not loaded.training
+    assert all(torch.equal(value, network.state_dict()[key]) for key, value in loaded.state_dict().items())
+    if options['type'] == 'CodeFormer':
+        assert (loaded.img_size, loaded.connect_list) == (network.img_size, network.connect_list)
+        assert loaded.encoder.taps == network.encoder.taps
+
+
+def test_loader_takes_the_heads_that_a_checkpoint_states(tmp_path):
+    network = fill(build_network(CODEFORMER))
+    save_atomic({'params': network.state_dict(), 'network': CODEFORMER}, tmp_path / 'net.pth')
+    loaded = load_network(tmp_path / 'net.pth')
+    assert loaded.ft_layers[0].self_attn.num_heads == CODEFORMER['n_head']
+
+
+class Hostile:
+    """Runs code when unpickled by an unsafe loader."""
+
+    def __reduce__(self):
+        return print, ('this must not run',)
+
+
+@pytest.mark.parametrize('kind', ['missing', 'empty', 'text', 'truncated', 'foreign', 'hostile', 'list'])
+def test_bad_checkpoints_give_one_clear_error(kind, tmp_path, capsys):
+    path = tmp_path / 'net.pth'
+    if kind == 'truncated':
+        save_atomic(build_network(VQGAN).state_dict(), path)
+        path.write_bytes(path.read_bytes()[:5000])
+    elif kind == 'foreign':
+        save_atomic({'state_dict': {'layer.weight': torch.zeros(3)}}, path)
+    elif kind == 'hostile':
+        torch.save({'params': Hostile()}, path)
+    elif kind == 'list':
+        save_atomic([1, 2], path)
+    elif kind != 'missing':
+        path.write_bytes(b'' if kind == 'empty' else b'not a checkpoint')
+    with pytest.raises(CheckpointError, match=r'net\.pth'):
+        load_network(path)
+    assert 'must not run' not in capsys.readouterr().out
+
+
+def test_strict_loading_reports_keys(tmp_path):
+    from basicsr.utils.checkpoint import load_state
+
+    network = build_network(VQGAN)
+    state = {key: value for key, value in network.state_dict().items() if key != 'encoder.blocks.0.bias'}
+    state |= {'extra': torch.zeros(1), 'encoder.blocks.0.weight': torch.zeros(1)}
+    with pytest.raises(CheckpointError, match=r'1 missing .*1 unexpected .*1 mismatched'):
+        load_state(network, state)
+    report = load_state(network, state, strict=False)
+    assert (report.missing, report.unexpected) == (['encoder.blocks.0.bias'], ['extra'])
+    assert len(report.mismatched) == 1
+    assert len(report.used) == len(network.state_dict()) - 2

@@ -1,0 +1,246 @@
+"""The three stages: their loss sums, schedules, and what they refuse."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from drawing import image
+from small import stage_options
+
+from basicsr.data import build_dataset
+from basicsr.models import NonFiniteLossError, build_model
+from basicsr.models.codeformer_joint_model import PUBLISHED_CURRICULUM
+from basicsr.models.kmeans import kmeans
+from basicsr.models.schedule import Curriculum, learning_rate
+from basicsr.utils.options import OptionError
+
+
+def batch_of(opt, count=2):
+    dataset = build_dataset(opt['datasets']['train'])
+    return torch.utils.data.default_collate([dataset[i] for i in range(count)])
+
+
+def total(model, batch, iteration=1):
+    model.optimize_parameters([batch], iteration)
+    return sum(value for name, value in model.log.items() if name.startswith(('l_', 'cross')) and '_d_' not in name)
+
+
+@pytest.mark.parametrize('stage', [1, 2, 3])
+def test_real_steps_lower_the_loss_of_a_batch(stage, tmp_path):
+    opt = stage_options(stage, tmp_path, net_d_start_iter=100)
+    model = build_model(opt)
+    batch = batch_of(opt)
+    first = total(model, batch)
+    for _ in range(20):
+        last = total(model, batch)
+    assert last < 0.8 * first
+
+
+def test_stage1_loss_is_the_sum_of_its_terms(tmp_path):
+    opt = stage_options(1, tmp_path, use_adaptive_weight=False, disc_weight=0.3, codebook_opt={'loss_weight': 2.0})
+    model = build_model(opt)
+    batch = batch_of(opt)
+    (terms,) = model.generator_losses(batch, 1)
+    output, codebook, _ = model.net_g(batch['gt'])
+    assert set(terms) == {'l_g_pix', 'l_codebook', 'l_g_gan'}
+    assert terms['l_g_pix'].item() == pytest.approx((output - batch['gt']).abs().mean().item(), rel=1e-5)
+    assert terms['l_codebook'].item() == pytest.approx(2 * codebook.item(), rel=1e-5)
+    assert terms['l_g_gan'].item() == pytest.approx(-0.3 * model.gan.net_d(output).mean().item(), rel=1e-4)
+
+
+def test_adaptive_weight_balances_gradients_at_the_last_layer(tmp_path):
+    opt = stage_options(1, tmp_path, use_adaptive_weight=True, scale_adaptive_gan_weight=0.5)
+    model = build_model(opt)
+    batch = batch_of(opt)
+    (terms,) = model.generator_losses(batch, 1)
+    last = model.net_g.generator.blocks[-1].weight
+    pix, gan = (torch.autograd.grad(terms[name], last, retain_graph=True)[0].norm() for name in ('l_g_pix', 'l_g_gan'))
+    expected = 0.5 * min(1.0, (pix / (gan / model.log['d_weight'] + 1e-4)).item())
+    assert model.log['d_weight'] == pytest.approx(expected, rel=1e-3)
+
+
+def test_discriminator_starts_after_its_iteration(tmp_path):
+    opt = stage_options(1, tmp_path, net_d_start_iter=1)
+    model = build_model(opt)
+    before = model.networks['net_d'].main[0].weight.clone()
+    model.optimize_parameters([batch_of(opt)], 1)
+    assert 'l_g_gan' not in model.log
+    assert torch.equal(model.networks['net_d'].main[0].weight, before)
+    model.optimize_parameters([batch_of(opt)], 2)
+    assert {'l_g_gan', 'l_d_real', 'l_d_fake'} <= set(model.log)
+    assert not torch.equal(model.networks['net_d'].main[0].weight, before)
+
+
+def test_generator_waits_for_its_turn(tmp_path):
+    opt = stage_options(1, tmp_path, net_d_iters=2)
+    model = build_model(opt)
+    before = model.net_g.encoder.blocks[0].weight.clone()
+    model.optimize_parameters([batch_of(opt)], 1)
+    assert torch.equal(model.net_g.encoder.blocks[0].weight, before)
+    model.optimize_parameters([batch_of(opt)], 2)
+    assert not torch.equal(model.net_g.encoder.blocks[0].weight, before)
+
+
+def test_codebook_warmup_ends_in_centres_of_the_features(tmp_path):
+    opt = stage_options(1, tmp_path, codebook_warmup={'iters': 2, 'samples': 512}, net_d_start_iter=9)
+    model = build_model(opt)
+    batch = batch_of(opt)
+    model.optimize_parameters([batch], 1)
+    assert 'l_codebook' not in model.log
+    model.optimize_parameters([batch], 2)
+    assert len(model.features) == 512
+    random = model.net_g.quantize.distances(model.net_g.encoder(batch['gt'])).amin(1).mean()
+    model.before_iteration(3)
+    after = model.net_g.quantize.distances(model.net_g.encoder(batch['gt'])).amin(1).mean()
+    assert after < 0.5 * random
+    assert torch.equal(model.averages['net_g'].quantize.codes, model.net_g.quantize.codes)
+
+
+def test_kmeans_finds_separate_clusters():
+    centres = torch.tensor([[0.0, 0], [10, 0], [0, 10]])
+    points = (centres.repeat(50, 1) + 0.01 * torch.randn(150, 2))[torch.randperm(150)]
+    best = min(torch.cdist(centres, kmeans(points, 3, seed=seed)).amin(1).max().item() for seed in range(5))
+    assert best < 0.01
+    with pytest.raises(ValueError, match='2 points for 3 centres'):
+        kmeans(points[:2], 3)
+
+
+def test_stage2_trains_encoder_and_transformer_only(tmp_path):
+    opt = stage_options(2, tmp_path)
+    model = build_model(opt)
+    before = {name: p.clone() for name, p in model.net_g.named_parameters()}
+    model.optimize_parameters([batch_of(opt)], 1)
+    changed = {name.split('.')[0] for name, p in model.net_g.named_parameters() if not torch.equal(p, before[name])}
+    assert changed == {'encoder', 'feat_emb', 'ft_layers', 'idx_pred_layer', 'position_emb'}
+    average = dict(model.averages['net_g'].named_parameters())
+    name = 'feat_emb.weight'
+    torch.testing.assert_close(average[name], 0.9 * before[name] + 0.1 * model.net_g.feat_emb.weight.detach())
+
+
+def test_target_codes_need_weights(tmp_path):
+    """LESSONS 2: codes of a randomly initialised VQGAN mean nothing."""
+    opt = stage_options(2, tmp_path)
+    for broken in (
+        {**opt, 'network_vqgan': None},
+        {**opt, 'network_vqgan': {**opt['network_vqgan'], 'model_path': None}, 'network_g': opt['network_g'] | {'vqgan_path': None}},
+    ):
+        with pytest.raises(OptionError, match='no target codes'):
+            build_model(broken)
+
+
+def test_target_codes_need_the_same_codebook(tmp_path):
+    opt = stage_options(2, tmp_path)
+    with pytest.raises(OptionError, match='codebook'):
+        build_model({**opt, 'network_g': {**opt['network_g'], 'vqgan_path': None}})
+
+
+def test_latent_file_gives_the_codes_of_the_teacher(tmp_path):
+    """LESSONS 5: the latent-code script works, and its codes are those computed on the way."""
+    from scripts import generate_latent_gt
+
+    opt = stage_options(2, tmp_path)
+    target = tmp_path / 'codes.pth'
+    faces = opt['datasets']['train']['dataroot_gt']
+    assert generate_latent_gt.main(['-i', faces, '-o', str(target), '--vqgan', str(tmp_path / 'vqgan.pth')]) == 0
+    computed = build_model(opt).target_codes(batch_of(opt, 6))
+    opt['datasets'] = {'train': {**opt['datasets']['train'], 'latent_gt_path': str(target)}}
+    model = build_model({**opt, 'network_vqgan': None})
+    batch = batch_of(opt, 6)
+    assert torch.equal(model.target_codes(batch), computed)
+    model.optimize_parameters([batch], 1)
+    assert model.log['cross_entropy_loss'] > 0
+
+
+def test_curriculum_crosses_every_published_boundary(tmp_path):
+    """LESSONS 3: the published stage III asks for an image loss at w = 0 at iteration 120,000."""
+    opt = stage_options(3, tmp_path, curriculum=None)
+    model = build_model(opt)
+    batch = batch_of(opt)
+    seen = {}
+    for iteration in (1, 40000, 40001, 80000, 80001, 120000, 120001, 120015, 120016):
+        model.optimize_parameters([batch], iteration)
+        seen[iteration] = 'l_g_pix' in model.log
+        assert 'cross_entropy_loss' in model.log
+    assert [iteration for iteration, image_losses in seen.items() if image_losses] == [1, 40000, 40001, 80000, 120015]
+    assert [model.curriculum.at(i).w for i in (40000, 40001, 80001, 10**6)] == [1.0, 1.3, 0.0, 1.3]
+
+
+def test_stage3_uses_the_large_degradation_for_code_losses_only(tmp_path):
+    opt = stage_options(3, tmp_path, curriculum=[{'severity': 'mixed', 'w': 1.0, 'small_every': 2}])
+    model = build_model(opt)
+    batch = batch_of(opt)
+    inputs = []
+    model.net_g.register_forward_pre_hook(lambda _, args: inputs.append(args[0]))
+    model.optimize_parameters([batch], 1)
+    model.optimize_parameters([batch], 2)
+    assert torch.equal(inputs[0], batch['in_large_de'])
+    assert torch.equal(inputs[1], batch['in'])
+
+
+@pytest.mark.parametrize(
+    ('phases', 'words'),
+    [
+        ([{'severity': 'small'}], 'w > 0'),
+        ([{'severity': 'smal', 'w': 1}], 'severity'),
+        ([{'severity': 'large'}, {'severity': 'large'}], 'until'),
+        ([{'severity': 'large', 'until': 5}, {'severity': 'large', 'until': 5}, {'severity': 'large'}], 'rise'),
+        ([{'severity': 'large', 'untill': 5}], "did you mean 'until'"),
+    ],
+)
+def test_curriculum_mistakes_are_named(phases, words):
+    with pytest.raises(OptionError, match=words):
+        Curriculum(phases)
+    Curriculum(PUBLISHED_CURRICULUM)
+
+
+def test_learning_rates_in_closed_form():
+    steps = {'type': 'MultiStepLR', 'milestones': [10, 20], 'gamma': 0.5}
+    assert [learning_rate(i, 1.0, steps) for i in (1, 10, 11, 20, 21)] == [1, 1, 0.5, 0.5, 0.25]
+    cosine = {'type': 'CosineAnnealingRestartLR', 'periods': [10, 10], 'restart_weights': [1, 0.5], 'eta_min': 0.2}
+    assert learning_rate(1, 1.0, cosine) == pytest.approx(1.0)
+    assert learning_rate(6, 1.0, cosine) == pytest.approx(0.6)
+    assert learning_rate(11, 1.0, cosine) == pytest.approx(0.2 + 0.5 * 0.8)
+    assert learning_rate(21, 1.0, cosine) == pytest.approx(0.2)
+    assert [learning_rate(i, 1.0, None, warmup=4) for i in (1, 2, 4, 5)] == [0.25, 0.5, 1, 1]
+
+
+def test_accumulated_gradients_equal_the_whole_batch(tmp_path):
+    opt = stage_options(2, tmp_path)
+    whole, parts = build_model(opt), build_model(opt)
+    parts.net_g.load_state_dict(whole.net_g.state_dict())
+    batch = batch_of(opt, 4)
+    whole.optimize_parameters([batch], 1)
+    halves = [{key: value[i : i + 2] for key, value in batch.items()} for i in (0, 2)]
+    parts.optimize_parameters(halves, 1)
+    for (name, a), b in zip(whole.net_g.named_parameters(), parts.net_g.parameters(), strict=True):
+        if a.grad is not None:
+            torch.testing.assert_close(a.grad, b.grad, rtol=1e-4, atol=1e-6, msg=name)
+
+
+def test_clipping_bounds_the_gradient(tmp_path):
+    opt = stage_options(2, tmp_path, grad_clip=1e-3)
+    model = build_model(opt)
+    model.optimize_parameters([batch_of(opt)], 1)
+    norms = torch.stack([p.grad.norm() for p in model.net_g.parameters() if p.grad is not None])
+    assert norms.norm().item() == pytest.approx(1e-3, rel=1e-2)
+
+
+def test_bf16_runs_and_keeps_weights_in_float32(tmp_path):
+    opt = stage_options(3, tmp_path, precision='bf16', grad_checkpointing=True)
+    model = build_model(opt)
+    model.optimize_parameters([batch_of(opt)], 1)
+    assert all(p.dtype == torch.float32 for p in model.net_g.parameters())
+    assert model.output.dtype == torch.float32
+    with pytest.raises(OptionError, match="did you mean 'bf16'"):
+        build_model(stage_options(2, tmp_path, precision='bf'))
+
+
+def test_a_loss_that_is_not_finite_stops_and_changes_nothing(tmp_path):
+    opt = stage_options(2, tmp_path)
+    model = build_model(opt)
+    batch = batch_of(opt)
+    batch['in'] = torch.full_like(image(1, 2, 64), float('nan'))
+    before = model.net_g.feat_emb.weight.clone()
+    with pytest.raises(NonFiniteLossError, match=r'iteration 7.*cross_entropy_loss.*000\.png'):
+        model.optimize_parameters([batch], 7)
+    assert torch.equal(model.net_g.feat_emb.weight, before)

@@ -1,0 +1,145 @@
+"""Whole runs: files, validation, resuming, launching, several processes."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+from small import stage_options
+
+from basicsr import test as test_command
+from basicsr import train
+from basicsr.utils.checkpoint import load_state_dict_file
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+def write(opt, path: Path) -> str:
+    path.write_text(yaml.safe_dump(opt))
+    return str(path)
+
+
+@pytest.fixture
+def workplace(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def parameters(folder: Path, label) -> dict[str, torch.Tensor]:
+    file = folder / 'models' / f'net_g_{label}.pth'
+    return {f'{key}/{name}': t for key in ('params', 'params_ema') for name, t in load_state_dict_file(file, key).items()}
+
+
+@pytest.mark.parametrize('stage', [1, 2, 3])
+def test_a_run_leaves_what_users_look_for(stage, workplace):
+    """LESSONS 1 and 4: validation runs in every stage, and one CPU process is enough."""
+    opt = stage_options(stage, workplace)
+    assert train.main(['-opt', write(opt, workplace / 'opt.yml')]) == 0
+    folder = workplace / 'experiments' / f'stage{stage}'
+    for name in ('models/net_g_2.pth', 'models/net_g_4.pth', 'models/net_g_latest.pth', 'training_states/4.state'):
+        assert (folder / name).is_file()
+    assert list((workplace / 'tb_logger' / f'stage{stage}').glob('events.*'))
+    with (folder / 'validation_val.csv').open() as file:
+        rows = list(csv.DictReader(file))
+    assert [row['iter'] for row in rows] == ['2', '4']
+    assert all(0 < float(row['psnr']) < 100 and -1 <= float(row['ssim']) <= 1 for row in rows)
+    assert (folder / 'visualization' / 'grid_val_4.png').is_file()
+    saved = yaml.safe_load((folder / 'options.yml').read_text())
+    assert saved['train'] == opt['train']
+    assert {'commit', 'torch', 'python'} <= set(json.loads((folder / 'environment.json').read_text()))
+    assert set(torch.load(folder / 'models/net_g_latest.pth', weights_only=True)) >= {'params', 'params_ema'}
+    assert not list(folder.rglob('*.part'))
+
+
+@pytest.mark.parametrize('stage', [1, 2, 3])
+@pytest.mark.parametrize('workers', [0, 2])
+def test_a_resumed_run_equals_a_straight_one_bit_for_bit(stage, workers, workplace):
+    if workers and stage != 3:
+        pytest.skip('one stage is enough with workers')
+    warmup = {'codebook_warmup': {'iters': 3, 'samples': 1024}} if stage == 1 else {}
+    opt = stage_options(stage, workplace, total_iter=6, **warmup)
+    opt['datasets']['train']['num_worker_per_gpu'] = workers
+    opt['val'] = None
+    train.train({**opt, 'name': 'straight'})
+    train.train({**opt, 'name': 'resumed', 'train': {**opt['train'], 'total_iter': 2}})
+    train.train({**opt, 'name': 'resumed'}, auto_resume=True)
+    straight, resumed = (parameters(Path('experiments') / name, 'latest') for name in ('straight', 'resumed'))
+    assert straight.keys() == resumed.keys()
+    different = [name for name in straight if not torch.equal(straight[name], resumed[name])]
+    assert different == []
+    start = parameters(Path('experiments/straight'), 2)
+    assert any(not torch.equal(start[name], straight[name]) for name in straight)
+
+
+def test_a_second_run_of_a_name_sets_the_first_aside(workplace):
+    opt = write(stage_options(2, workplace, total_iter=1), workplace / 'opt.yml')
+    assert train.main(['-opt', opt]) == 0
+    assert train.main(['-opt', opt]) == 0
+    assert len(list((workplace / 'experiments').glob('stage2_archived_*'))) == 1
+
+
+@pytest.mark.parametrize(
+    ('change', 'words'),
+    [
+        ('train:total_iters=3', 'total_iter'),
+        ('datasets:train:dataroot_gt=nowhere', 'nowhere'),
+        ('network_vqgan:model_path=nowhere.pth', 'nowhere.pth'),
+        ('path:resume_state=nowhere.state', 'nowhere.state'),
+    ],
+)
+def test_mistakes_end_in_one_line_and_exit_code_1(change, words, workplace, capfd):
+    opt = stage_options(2, workplace)
+    assert train.main(['-opt', write(opt, workplace / 'opt.yml'), '--force_yml', change]) == 1
+    said = capfd.readouterr().err
+    assert words in said
+    assert 'Traceback' not in said
+
+
+def test_debug_saves_often_under_another_name(workplace):
+    opt = stage_options(2, workplace, total_iter=8)
+    assert train.main(['-opt', write(opt, workplace / 'opt.yml'), '--debug']) == 0
+    assert (workplace / 'experiments' / 'debug_stage2' / 'training_states' / '8.state').is_file()
+
+
+def test_launcher_pytorch_works_without_a_launcher(workplace):
+    """LESSONS 12, by the command users type."""
+    opt = write(stage_options(2, workplace, total_iter=1), workplace / 'opt.yml')
+    command = [sys.executable, str(ROOT / 'basicsr' / 'train.py'), '-opt', opt, '--launcher', 'pytorch']
+    done = subprocess.run(command, cwd=workplace, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert (workplace / 'experiments/stage2/models/net_g_latest.pth').is_file()
+
+
+def test_two_processes_equal_one_with_the_double_batch(workplace):
+    """Weights after steps of plain gradient descent, which are sums of gradients."""
+    opt = stage_options(2, workplace, total_iter=2, optim_g={'type': 'SGD', 'lr': 0.1})
+    opt['val'] = None
+    double = {**opt, 'name': 'one', 'datasets': {'train': {**opt['datasets']['train'], 'batch_size_per_gpu': 4}}}
+    assert train.main(['-opt', write(double, workplace / 'one.yml')]) == 0
+    launch = [sys.executable, '-m', 'torch.distributed.run', '--standalone', '--nproc_per_node=2']
+    script = [str(ROOT / 'basicsr' / 'train.py'), '-opt', write({**opt, 'name': 'two'}, workplace / 'two.yml')]
+    environment = {**os.environ, 'OMP_NUM_THREADS': '1'}
+    done = subprocess.run(
+        [*launch, *script, '--launcher', 'pytorch'], cwd=workplace, env=environment, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    one, two = (parameters(workplace / 'experiments' / name, 'latest') for name in ('one', 'two'))
+    for name in one:
+        torch.testing.assert_close(one[name], two[name], rtol=1e-5, atol=1e-6, msg=name)
+
+
+def test_the_test_command_judges_saved_weights(workplace):
+    opt = stage_options(2, workplace, total_iter=1)
+    path = write(opt, workplace / 'opt.yml')
+    assert test_command.main(['-opt', path]) == 1
+    assert train.main(['-opt', path]) == 0
+    assert test_command.main(['-opt', path, '--weights', 'experiments/stage2/models/net_g_latest.pth']) == 0
+    with (workplace / 'results/stage2/validation_val.csv').open() as file:
+        assert float(next(csv.DictReader(file))['psnr']) > 0
