@@ -79,6 +79,8 @@ def check_options(opt: Mapping[str, Any]) -> None:
         if section is None:
             continue
         _check_dataset(f'datasets:{name}', name, section)
+    if ((opt.get('logger') or {}).get('wandb') or {}).get('project'):
+        raise OptionError('logger:wandb:project: runs are logged to TensorBoard only; set it to null')
     train = opt['train']
     if not train.get('total_iter'):
         raise OptionError("train: 'total_iter' is missing")

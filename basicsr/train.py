@@ -118,24 +118,6 @@ def make_loaders(opt: Mapping[str, Any], done: int) -> tuple[DataLoader, dict[st
     return train, validation
 
 
-def start_wandb(section: Mapping[str, Any], opt: Mapping[str, Any]) -> None:
-    """Mirror TensorBoard to Weights & Biases where `logger:wandb:project` is given."""
-    if not section.get('project'):
-        return
-    try:
-        import wandb
-    except ImportError as error:
-        raise OptionError('logger:wandb: the package is missing; pip install wandb, or set project to null') from error
-    wandb.init(
-        project=section['project'],
-        name=opt['name'],
-        id=section.get('resume_id'),
-        resume='allow',
-        config=dict(opt),
-        sync_tensorboard=True,
-    )
-
-
 class Reporter:
     """Progress bar, log lines and TensorBoard of rank 0; does nothing elsewhere."""
 
@@ -146,7 +128,6 @@ class Reporter:
         self.bar = tqdm(total=total, initial=start, unit='it', disable=not self.active, dynamic_ncols=True)
         self.board = None
         if self.active and section.get('use_tb_logger', True):
-            start_wandb(section.get('wandb') or {}, opt)
             self.board = SummaryWriter(str(Path('tb_logger') / opt['name']))
 
     def iteration(self, model: BaseModel, iteration: int) -> None:

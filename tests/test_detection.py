@@ -57,7 +57,7 @@ def test_a_face_found_in_a_larger_copy_is_in_the_same_place(tiny):
     for factor in (0.5, 3):
         image = cv2.resize(portrait(), None, fx=factor, fy=factor, interpolation=cv2.INTER_AREA)
         found = tiny.detect(image)[0].landmarks
-        assert np.abs((found + 0.5) / factor - 0.5 - ASTRONAUT_LANDMARKS).max() < 3
+        assert np.abs((found + 0.5) / factor - 0.5 - ASTRONAUT_LANDMARKS).max() < 4
 
 
 def row_at(width: int, height: int, score: float) -> np.ndarray:
@@ -100,7 +100,7 @@ def test_the_tiny_detector_agrees_with_its_package():
     assert len(theirs) >= 2
     for face in theirs:
         points = np.array([(point.x, point.y) for point in face.landmarks])
-        best = rows[np.argmin(np.abs(rows[:, 4] - face.score))]
+        best = rows[np.argmin(np.abs(rows[:, 5:].reshape(-1, 5, 2) - points).sum((1, 2)))]
         # They cut decimals off, and the package's mean of red differs by 4 of 255.
         assert np.abs(best[5:].reshape(5, 2) + 0.5 - points).max() < 2
 
@@ -191,3 +191,18 @@ def test_real_retinaface_weights_load_and_give_what_facexlib_gives(shared):
         best = rows[np.argmin(np.abs(rows[:, :4] + 0.5 - face[:4]).sum(1))]
         assert np.allclose(best[:4] + 0.5, face[:4], atol=0.1)
         assert np.allclose(best[5:] + 0.5, face[5:], atol=0.1)
+
+
+def test_a_face_within_a_larger_face_is_dropped_and_one_beside_it_kept():
+    image = np.zeros((100, 100, 3), np.uint8)
+
+    def find(seen):
+        side = seen.shape[0]
+        whole = row_at(side, side, 0.8)
+        inner, beside = whole.copy(), whole.copy()
+        for row, start in ((inner, 0.4), (beside, 0.65)):
+            row[:4], row[4] = np.array([start, start, start + 0.2, start + 0.2]) * side, 0.99
+        return np.stack([whole, inner, beside])
+
+    scores = sorted(face.score for face in ScaledDetector(find).detect(image))
+    assert scores == pytest.approx([0.8, 0.99])

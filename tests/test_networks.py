@@ -210,3 +210,11 @@ def test_strict_loading_reports_keys(tmp_path):
     assert (report.missing, report.unexpected) == (['encoder.blocks.0.bias'], ['extra'])
     assert len(report.mismatched) == 1
     assert len(report.used) == len(network.state_dict()) - 2
+
+
+def test_small_networks_keep_the_mean_colour():
+    """With one channel a group the last normalisation would give every picture the same mean colour."""
+    network = fill(build_network(VQGAN)).eval()
+    feat = torch.randn(4, 32, 16, 16) + torch.randn(4, 32, 1, 1)
+    means = network.generator(feat).mean((2, 3))
+    assert means.std(0).min() > 0.05

@@ -122,7 +122,11 @@ def test_target_codes_need_weights(tmp_path):
     opt = stage_options(2, tmp_path)
     for broken in (
         {**opt, 'network_vqgan': None},
-        {**opt, 'network_vqgan': {**opt['network_vqgan'], 'model_path': None}, 'network_g': opt['network_g'] | {'vqgan_path': None}},
+        {
+            **opt,
+            'network_vqgan': {**opt['network_vqgan'], 'model_path': None},
+            'network_g': opt['network_g'] | {'vqgan_path': None},
+        },
     ):
         with pytest.raises(OptionError, match='no target codes'):
             build_model(broken)

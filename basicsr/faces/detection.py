@@ -25,6 +25,7 @@ DETECTORS = {
     'insightface': ('insightface/models/buffalo_l', ''),
 }
 LONG_SIDES = (480, 1600)  # a picture is looked at with its long side brought to these: close-ups, then groups
+MOSTLY = 0.7  # a face with more than this part of its box inside a larger face is none
 OVERLAP = 0.4  # two boxes that share more than this (intersection over union) are the same face
 
 
@@ -61,6 +62,7 @@ class ScaledDetector:
 
     Networks see faces of some 16 to 500 pixels. So a small picture is enlarged, and a large one is looked at twice,
     small for its close-ups and larger for its groups; what is found twice is kept once, the better score of the two.
+    A face within a larger face is a mouth or an eye taken for one, and is dropped.
 
     Args:
         find: RGB uint8 (H,W,3) to rows of box (4), score, landmarks (10), float (N,15).
@@ -85,6 +87,7 @@ class ScaledDetector:
         kept = cv2.dnn.NMSBoxes(boxes, rows[:, 4].tolist(), self.min_score, OVERLAP) if boxes else []
         faces = [Face(rows[i, :4], float(rows[i, 4]), rows[i, 5:].reshape(5, 2)) for i in kept]
         faces = [face for face in faces if face.eye_distance >= self.min_eye_distance]
+        faces = [face for face in faces if not any(_lies_within(face, other) for other in faces)]
         return sorted(faces, key=lambda face: -face.eye_distance)
 
     def _find_at(self, image: np.ndarray, factor: float) -> np.ndarray:
@@ -96,6 +99,13 @@ class ScaledDetector:
         rows[:, :4] = (rows[:, :4] + 0.5) * np.tile(ratio, 2) - 0.5
         rows[:, 5:] = (rows[:, 5:] + 0.5) * np.tile(ratio, 5) - 0.5
         return rows
+
+
+def _lies_within(face: Face, other: Face) -> bool:
+    """Whether most of a face's box lies in the box of a larger face."""
+    area, other_area = (np.prod(found.box[2:] - found.box[:2]) for found in (face, other))
+    low, high = np.maximum(face.box[:2], other.box[:2]), np.minimum(face.box[2:], other.box[2:])
+    return bool(area < other_area and np.prod(np.clip(high - low, 0, None)) > MOSTLY * area)
 
 
 def _find_file(name: str, candidates: list[Path], remedy: str) -> Path:
