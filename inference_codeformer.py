@@ -14,8 +14,7 @@ from basicsr.faces.paste import PARSING_FILE, ParsingMask
 from basicsr.inference.face_restorer import PRECISIONS, WEIGHTS_DIR, FaceRestorer
 from basicsr.inference.image_restorer import ImageRestorer
 from basicsr.inference.report import FileRecord, exit_code, format_table, write_summary
-from basicsr.inference.runner import Runner, plan_jobs, skipped_files
-from basicsr.inference.upsampler import Upsampler, find_upsampler
+from basicsr.inference.runner import SUMMARY, Runner, plan_jobs, skipped_files
 
 
 def fidelity(text: str) -> float:
@@ -62,6 +61,8 @@ def build_restorer(args: argparse.Namespace) -> ImageRestorer:
     background = None if args.bg_upsampler in ('None', 'none', '') else args.bg_upsampler
     upsampler = None
     if background or args.face_upsample:
+        from basicsr.inference.upsampler import Upsampler, find_upsampler  # imports spandrel, which takes seconds
+
         upsampler = Upsampler(find_upsampler(background or 'realesrgan', args.weights_dir), args.bg_tile, faces.device)
     parsing = Path(args.weights_dir) / PARSING_FILE
     whole = not args.has_aligned
@@ -93,17 +94,17 @@ def main(argv: Sequence[str] | None = None) -> int:
     print(f'Model: {restorer.restorer.description}')
     runner = Runner(restorer, output, args.suffix, args.has_aligned)
     records: list[FileRecord] = []
-    skipped = skipped_files(args.input_path)
+    skipped = skipped_files(args.input_path, output)
     about = {**vars(args), 'model': restorer.restorer.description, 'skipped': skipped}
     try:
         for record in tqdm(runner.run(jobs), total=len(jobs), unit='file', disable=len(jobs) == 1):
             records.append(record)
     finally:
-        write_summary(output / 'summary.json', records, about)
+        write_summary(output / SUMMARY, records, about)
     print(format_table(records, args.input_path))
     if skipped:
         print(f'Passed over, as the names are not those of pictures: {", ".join(skipped)}')
-    print(f'Results and summary.json are in {output}')
+    print(f'Results and {SUMMARY} are in {output}')
     return exit_code(records)
 
 

@@ -39,7 +39,7 @@ def crop_faces(job: Job, detector: FaceDetector, output: Path, size: int, least:
 
 def main() -> int:
     """0 when every file gave a face, 1 when one did not, 2 when nothing could be started."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description='Cut the faces out of photographs at their FFHQ places.')
     parser.add_argument('-i', '--input', type=Path, required=True, help='folder of photographs, sub-folders included')
     parser.add_argument('-o', '--output', type=Path, required=True, help='folder for the crops')
     parser.add_argument('--size', type=int, default=512, help='side of the crops (default: 512)')

@@ -35,7 +35,7 @@ def degraded(image: np.ndarray, ranges: DegradationRanges, seed: int) -> np.ndar
 
 def main() -> int:
     """The command line."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description='Make the pictures in inputs/.')
     parser.add_argument('-o', '--output', type=Path, default=Path(__file__).resolve().parents[1] / 'inputs')
     output = parser.parse_args().output
     portrait = astronaut()

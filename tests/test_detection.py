@@ -11,10 +11,12 @@ from facexlib.detection.retinaface import RetinaFace
 from facexlib.detection.retinaface_utils import PriorBox, decode, decode_landm
 from small_faces import ASTRONAUT_LANDMARKS, GROUP_PHOTO, aligned_face, portrait
 
+from basicsr.faces.anchors import decode as decode_rows
+from basicsr.faces.anchors import preprocess
+from basicsr.faces.backends import TinyFinder
 from basicsr.faces.detection import LONG_SIDES, ScaledDetector, build_detector
 from basicsr.faces.geometry import ffhq_template
-from basicsr.faces.retinaface import RetinaFaceNetwork, TinyFinder, preprocess
-from basicsr.faces.retinaface import decode as decode_rows
+from basicsr.faces.retinaface import RetinaFaceNetwork
 from basicsr.utils.checkpoint import CheckpointError
 from basicsr.utils.image import imread
 
@@ -206,3 +208,30 @@ def test_a_face_within_a_larger_face_is_dropped_and_one_beside_it_kept():
 
     scores = sorted(face.score for face in ScaledDetector(find).detect(image))
     assert scores == pytest.approx([0.8, 0.99])
+
+
+def test_an_insightface_pack_is_taken_from_its_folder_and_never_downloaded(tmp_path, monkeypatch):
+    import insightface.app
+    from insightface.app.common import Face as TheirFace
+
+    asked = []
+
+    class Analysis:
+        def __init__(self, name, **kwargs):
+            asked.append(name)
+
+        def prepare(self, **kwargs):
+            pass
+
+        def get(self, bgr):
+            assert bgr[0, 0].tolist() == [0, 0, 255]
+            side = bgr.shape[0]
+            points = row_at(side, side, 1)[5:].reshape(5, 2)
+            return [TheirFace(bbox=np.array([0.0, 0, side, side]), det_score=0.9, kps=points)]
+
+    monkeypatch.setattr(insightface.app, 'FaceAnalysis', Analysis)
+    red = np.zeros((480, 480, 3), np.uint8)
+    red[:, :, 0] = 255
+    (face,) = build_detector('insightface', path=tmp_path).detect(red)
+    assert asked == [str(tmp_path.resolve())]
+    assert face.score == pytest.approx(0.9) and np.allclose(face.landmarks, row_at(480, 480, 1)[5:].reshape(5, 2))

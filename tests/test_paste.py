@@ -83,7 +83,7 @@ def test_a_dot_stays_where_it_is_when_the_picture_is_enlarged():
     """The matrix for an enlarged picture keeps pixel centres: no shift of a fraction of a pixel."""
     y, x = np.mgrid[:200, :200]
     image = np.repeat((255 * np.exp(-((x - 101) ** 2 + (y - 97) ** 2) / 50)).astype(np.uint8)[..., None], 3, axis=2)
-    landmarks = apply_affine(ASTRONAUT_LANDMARKS - ASTRONAUT_LANDMARKS.mean(0), scaling(1)) + (101, 97)
+    landmarks = apply_affine(ASTRONAUT_LANDMARKS - ASTRONAUT_LANDMARKS.mean(0), scaling(1)) + np.array([101, 97])
     crop, matrix = align_face(image, landmarks, 128)
     canvas = np.zeros((600, 600, 3), np.uint8)
     paste_face(canvas, crop, compose(matrix, scaling(1 / 3)), face_mask(128))
@@ -116,11 +116,10 @@ def test_the_parsing_mask_is_soft_and_of_the_crops_size(tmp_path, monkeypatch):
     torch.save(ParseNet(in_size=64, out_size=64, parsing_ch=19).state_dict(), path)
     mask = ParsingMask(path)(crop_of(portrait())[0])
     assert mask.shape == (128, 128) and mask.dtype == np.float32
-    assert 0 <= mask.min() and mask.max() <= 1
+    assert mask.min() >= 0 and mask.max() <= 1
     torch.save({'weight': torch.zeros(3)}, path)
     with pytest.raises(CheckpointError, match='does not fit'):
         ParsingMask(path)
-
 
 
 def test_a_sharp_face_is_told_from_a_blurred_or_noisy_one():

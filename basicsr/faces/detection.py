@@ -11,8 +11,7 @@ from typing import Protocol
 import cv2
 import numpy as np
 
-from basicsr.faces.backends import InsightFaceFinder, YuNetFinder
-from basicsr.faces.retinaface import RetinaFaceFinder, TinyFinder
+from basicsr.faces.backends import InsightFaceFinder, TinyFinder, YuNetFinder
 from basicsr.utils.registry import nearest
 
 DEFAULT_DETECTOR = 'tiny'
@@ -156,4 +155,6 @@ def build_detector(
     found = _find_file(name, candidates, f'get it with: python scripts/download_pretrained_models.py {group}')
     if name == 'yunet':
         return ScaledDetector(YuNetFinder(found))
+    from basicsr.faces.retinaface import RetinaFaceFinder  # imports torchvision, which takes seconds
+
     return ScaledDetector(RetinaFaceFinder(name.removeprefix('retinaface_'), found, device))

@@ -7,7 +7,6 @@ import os
 import cv2
 import numpy as np
 import torch
-from facexlib.parsing.parsenet import ParseNet
 
 from basicsr.faces.geometry import apply_affine, compose, covering_rectangle, frame_corners, invert_affine, warp
 from basicsr.utils.checkpoint import load_state, load_state_dict_file
@@ -49,6 +48,8 @@ class ParsingMask:
     """
 
     def __init__(self, path: str | os.PathLike, device: str = 'cpu') -> None:
+        from facexlib.parsing.parsenet import ParseNet  # imports torchvision, which takes seconds
+
         self.network = ParseNet(in_size=PARSING_SIDE, out_size=PARSING_SIDE, parsing_ch=19)
         load_state(self.network, load_state_dict_file(path), source=path)
         self.network.eval().to(device)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 import cv2
 import numpy as np
@@ -22,7 +23,9 @@ from basicsr.faces.geometry import (
 from basicsr.faces.paste import ParsingMask, face_mask, paste_face
 from basicsr.faces.sharpness import LARGEST_LOOK, is_sharper_than
 from basicsr.inference.face_restorer import FaceRestorer, check_fidelity
-from basicsr.inference.upsampler import Upsampler
+
+if TYPE_CHECKING:  # spandrel imports torchvision, which takes seconds
+    from basicsr.inference.upsampler import Upsampler
 
 RESTORED, ALREADY_SHARP, NO_FACE, FAILED = 'restored', 'already_sharp', 'no_face', 'failed'
 ALIGNED_TOLERANCE = 0.045  # of the side: a square picture whose landmarks are this near the template's is itself a crop
@@ -132,7 +135,7 @@ class ImageRestorer:
         canvas = self._enlarge(image)
         for face in faces:
             if face.restored is not None:
-                self._paste(canvas, face)
+                self._paste(canvas, face.restored, face)
         if self.draw_box:
             self._draw_boxes(canvas, faces)
         return ImageResult(canvas, faces)
@@ -182,8 +185,8 @@ class ImageRestorer:
         size = [max(1, round(side * self.upscale)) for side in (image.shape[1], image.shape[0])]
         return cv2.resize(image, size, interpolation=cv2.INTER_CUBIC if self.upscale >= 1 else cv2.INTER_AREA)
 
-    def _paste(self, canvas: np.ndarray, result: FaceResult) -> None:
-        face = result.restored
+    def _paste(self, canvas: np.ndarray, face: np.ndarray, result: FaceResult) -> None:
+        """Blend a restored `face` into the enlarged picture, where `result` says that it came from."""
         mask = np.ones(face.shape[:2], np.float32) if result.whole else face_mask(face.shape[0])
         if self.parsing is not None:
             mask = mask * self.parsing(face)

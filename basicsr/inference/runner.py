@@ -16,6 +16,7 @@ from basicsr.inference.report import FileRecord
 from basicsr.utils.image import imread, imwrite, is_image_file, scan_images
 
 FINAL, CROPPED, RESTORED_FACES = 'final_results', 'cropped_faces', 'restored_faces'
+SUMMARY = 'summary.json'
 RESULT_FOLDERS = (FINAL, CROPPED, RESTORED_FACES)
 # What a single file may raise without stopping the others: unreadable pictures, full disks, failures of networks.
 FILE_ERRORS = (OSError, ValueError, RuntimeError, MemoryError, cv2.error)
@@ -58,10 +59,12 @@ def plan_jobs(source: str | os.PathLike, output: str | os.PathLike) -> list[Job]
     ]
 
 
-def skipped_files(source: str | os.PathLike) -> list[str]:
+def skipped_files(source: str | os.PathLike, output: str | os.PathLike) -> list[str]:
     """The files of a folder, hidden ones aside, whose names are not those of pictures; relative to it, sorted."""
     root = Path(source)
-    others = (path.relative_to(root) for path in root.rglob('*') if path.is_file() and not is_image_file(path))
+    summary = Path(output) / SUMMARY
+    found = (path for path in root.rglob('*') if path.is_file() and not is_image_file(path))
+    others = (path.relative_to(root) for path in found if path.resolve() != summary.resolve())
     return sorted(path.as_posix() for path in others if not any(part.startswith('.') for part in path.parts))
 
 
@@ -136,13 +139,12 @@ class Runner:
         return [records[job] for job in jobs]
 
     def _write_aligned(self, job: Job, face: FaceResult) -> FileRecord:
-        restored = face.restored is not None
+        image, message = (face.crop, 'left as it was') if face.restored is None else (face.restored, '')
         try:
-            written = [self._write(RESTORED_FACES, job.name, face.restored if restored else face.crop)]
+            written = [self._write(RESTORED_FACES, job.name, image)]
         except FILE_ERRORS as error:
             return _failed(job, error, [])
-        message = '' if restored else 'left as it was'
-        return FileRecord(str(job.path), face.status, 1, int(restored), written, message)
+        return FileRecord(str(job.path), face.status, 1, int(face.restored is not None), written, message)
 
     def _write(self, folder: str, name: str, image: np.ndarray) -> str:
         """Write a result as PNG; its path relative to the output folder."""

@@ -1,0 +1,76 @@
+"""Pictures of what a model does, made from the astronaut portrait that scikit-image ships (NASA, public domain).
+
+    python scripts/contact_sheet.py
+
+Writes `docs/before_after.png` (faces of `inputs/`, degraded beside restored) and `docs/contact_sheet.png` (rows: draws
+of the small and the large degradation; columns: degraded, restored at several w, truth).
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+import cv2
+import numpy as np
+from skimage.data import astronaut
+
+from basicsr.data.degradation import LARGE, SMALL, degrade
+from basicsr.faces.detection import build_detector
+from basicsr.faces.geometry import align_face
+from basicsr.inference import FaceRestorer
+from basicsr.utils.image import imread, imwrite, scan_images
+
+ROOT = Path(__file__).resolve().parents[1]
+WEIGHTS = (0.0, 0.5, 0.8, 1.0)
+ROWS = (('small', SMALL, 1), ('small', SMALL, 2), ('small', SMALL, 4), ('large', LARGE, 1), ('large', LARGE, 2))
+TILE, MARGIN, TITLE = 192, 6, 26
+
+
+def enlarged(image: np.ndarray) -> np.ndarray:
+    """A tile of the sheet, with a white margin."""
+    tile = cv2.resize(image, (TILE, TILE), interpolation=cv2.INTER_CUBIC)
+    return cv2.copyMakeBorder(tile, MARGIN, MARGIN, MARGIN, MARGIN, cv2.BORDER_CONSTANT, value=(255, 255, 255))
+
+
+def sheet(rows: list[list[np.ndarray]], titles: list[str]) -> np.ndarray:
+    """Rows of pictures under a row of titles, RGB uint8."""
+    body = np.vstack([np.hstack([enlarged(image) for image in row]) for row in rows])
+    head = np.full((TITLE, body.shape[1], 3), 255, np.uint8)
+    for column, title in enumerate(titles):
+        place = (column * (TILE + 2 * MARGIN) + MARGIN, TITLE - 8)
+        cv2.putText(head, title, place, cv2.FONT_HERSHEY_SIMPLEX, 0.55, (40, 40, 40), 1, cv2.LINE_AA)
+    return np.vstack([head, body])
+
+
+def contact_rows(restorer: FaceRestorer, adain: bool) -> list[list[np.ndarray]]:
+    """For each draw of `ROWS`: degraded, restored at each of `WEIGHTS`, truth."""
+    portrait = astronaut()
+    face, _ = align_face(portrait, build_detector().detect(portrait)[0].landmarks, restorer.size)
+    rows = []
+    for _, ranges, seed in ROWS:
+        damaged = degrade(face.astype(np.float32) / 255, ranges.scaled(restorer.size), np.random.default_rng(seed))
+        degraded = np.rint(np.clip(damaged, 0, 1) * 255).astype(np.uint8)
+        rows.append([degraded, *(restorer.restore(degraded, w, adain)[0] for w in WEIGHTS), face])
+    return rows
+
+
+def main() -> None:
+    """The command line."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument('--model', default='small')
+    parser.add_argument('--adain', action=argparse.BooleanOptionalAction, default=True)
+    parser.add_argument('-o', '--output', type=Path, default=ROOT / 'docs')
+    args = parser.parse_args()
+    restorer = FaceRestorer(args.model)
+    pairs = []
+    for path in scan_images(ROOT / 'inputs' / 'cropped_faces'):
+        face = imread(path)
+        pairs += [face, restorer.restore(face, 0.8, args.adain)[0]]
+    imwrite(args.output / 'before_after.png', sheet([pairs], ['degraded', 'restored'] * (len(pairs) // 2)))
+    titles = ['degraded', *(f'w = {w:g}' for w in WEIGHTS), 'truth']
+    imwrite(args.output / 'contact_sheet.png', sheet(contact_rows(restorer, args.adain), titles))
+
+
+if __name__ == '__main__':
+    main()
