@@ -101,10 +101,10 @@ def check_options(opt: Mapping[str, Any]) -> None:
 
 
 def _check_entry(where: str, section: Mapping[str, Any], registry: Registry, given: tuple[str, ...] = ()) -> None:
-    if section.get('type') not in registry:
-        kind = section.get('type')
-        raise OptionError(f"{where}: unknown type '{kind}'{nearest(str(kind), registry.names())}")
-    parameters = inspect.signature(registry.get(section['type'])).parameters
+    kind = str(section.get('type'))
+    if kind not in registry:
+        raise OptionError(f"{where}: unknown type '{kind}'{nearest(kind, registry.names())}")
+    parameters = inspect.signature(registry.get(kind)).parameters
     check_keys(where, section, ['type', *(name for name in parameters if name not in given)])
     for name, parameter in parameters.items():
         if parameter.default is parameter.empty and name not in section and name not in given:
@@ -114,10 +114,10 @@ def _check_entry(where: str, section: Mapping[str, Any], registry: Registry, giv
 def _check_dataset(where: str, name: str, section: Mapping[str, Any]) -> None:
     if name.split('_')[0] not in ('train', 'val', 'test'):
         raise OptionError(f"datasets: '{name}'; the sections are train, val and test")
-    if section.get('type') not in DATASET_REGISTRY:
-        kind = section.get('type')
-        raise OptionError(f"{where}: unknown type '{kind}'{nearest(str(kind), DATASET_REGISTRY.names())}")
-    check_keys(where, section, DATASET_REGISTRY.get(section['type']).OPTION_KEYS)
+    kind = str(section.get('type'))
+    if kind not in DATASET_REGISTRY:
+        raise OptionError(f"{where}: unknown type '{kind}'{nearest(kind, DATASET_REGISTRY.names())}")
+    check_keys(where, section, vars(DATASET_REGISTRY.get(kind))['OPTION_KEYS'])
 
 
 def _check_optimizer(where: str, section: Mapping[str, Any]) -> None:

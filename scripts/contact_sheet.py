@@ -57,7 +57,7 @@ def contact_rows(restorer: FaceRestorer, adain: bool) -> list[list[np.ndarray]]:
 
 def main() -> None:
     """The command line."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description='Write the pictures of docs/ with a model.')
     parser.add_argument('--model', default='small')
     parser.add_argument('--adain', action=argparse.BooleanOptionalAction, default=True)
     parser.add_argument('-o', '--output', type=Path, default=ROOT / 'docs')

@@ -248,3 +248,17 @@ def test_a_loss_that_is_not_finite_stops_and_changes_nothing(tmp_path):
     with pytest.raises(NonFiniteLossError, match=r'iteration 7.*cross_entropy_loss.*000\.png'):
         model.optimize_parameters([batch], 7)
     assert torch.equal(model.net_g.feat_emb.weight, before)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason='needs a CUDA device')
+@pytest.mark.parametrize('stage', [1, 2, 3])
+@pytest.mark.parametrize('precision', ['fp32', 'bf16', 'fp16'])
+def test_stages_learn_on_cuda(stage, precision, tmp_path):
+    opt = stage_options(stage, tmp_path, precision=precision, net_d_start_iter=100)
+    model = build_model(opt, 'cuda')
+    batch = batch_of(opt)
+    first = total(model, batch)
+    for _ in range(30):
+        last = total(model, batch)
+    assert last < 0.8 * first

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from functools import partial
 from math import isqrt
+from typing import cast
 
 import torch
 import torch.nn.functional as F
@@ -68,6 +69,11 @@ class FuseBlock(nn.Module):
             nn.LeakyReLU(0.2),
             nn.Conv2d(channels, channels, 3, padding=1),
         )
+
+    @property
+    def last_layer(self) -> Tensor:
+        """The weight of the shift branch's last convolution, where adaptive loss weights compare gradients."""
+        return cast(nn.Conv2d, self.shift[-1]).weight
 
     def forward(self, enc_feat: Tensor, dec_feat: Tensor, w: float) -> Tensor:
         """Encoder and decoder features (N,C,H,W), w >= 0 -> the fused decoder feature (N,C,H,W)."""

@@ -6,7 +6,7 @@ Images are (N,3,H,W) in [-1, 1]. Parameter names are those of the published netw
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
@@ -183,8 +183,13 @@ class Generator(BlockStack):
             if level > 0:
                 blocks.append(Upsample(channels))
                 side *= 2
-        blocks += [normalize(channels), nn.Conv2d(channels, 3, 3, padding=1)]
-        super().__init__(blocks, taps)
+        last = nn.Conv2d(channels, 3, 3, padding=1)
+        super().__init__([*blocks, normalize(channels), last], taps)
+
+    @property
+    def last_layer(self) -> Tensor:
+        """The weight of the last convolution, where adaptive loss weights compare gradients."""
+        return cast(nn.Conv2d, self.blocks[-1]).weight
 
 
 @ARCH_REGISTRY.register()

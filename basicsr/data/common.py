@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import codecs
+import struct
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -26,6 +27,12 @@ LOADER_KEYS = frozenset(
 
 FILE_KEYS = frozenset({'dataroot_gt', 'filename_tmpl', 'io_backend', 'mean', 'std'})
 """Keys about files and value ranges that every dataset understands."""
+
+
+DAMAGED = (
+    UnpicklingError, RuntimeError, ValueError, LookupError, EOFError, OSError, AssertionError, TypeError, struct.error,
+)  # fmt: skip
+"""What torch.load raises on damaged files and on files of another kind."""
 
 
 class DataError(ValueError):
@@ -148,7 +155,7 @@ def load_table(path: str | Path) -> dict[str, Any]:
             table = torch.load(path, map_location='cpu', weights_only=True)
     except FileNotFoundError as error:
         raise DataError(f'{path}: no such file') from error
-    except (UnpicklingError, RuntimeError, EOFError, OSError, KeyError, ValueError) as error:
+    except DAMAGED as error:
         raise DataError(f'{path}: not a readable .pth of tensors or arrays ({error})') from error
     if not isinstance(table, dict):
         raise DataError(f'{path}: holds a {type(table).__name__}, not a dict')

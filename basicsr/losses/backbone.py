@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from http.client import HTTPException
 from pathlib import Path
+from typing import cast
 
 import torch
 import torchvision
@@ -34,7 +35,7 @@ def load_backbone(arch: str, depth: int, weights: str | Path | None) -> nn.Seque
         )
     state = _download(arch) if str(weights) == TORCHVISION else _read(Path(weights))
     with torch.device('meta'):
-        layers = torchvision.models.get_model(arch, weights=None).features[:depth]
+        layers = cast(nn.Sequential, torchvision.models.get_model(arch, weights=None).features)[:depth]
     wanted = layers.state_dict()
     wrong = [key for key in wanted if getattr(state.get(f'features.{key}'), 'shape', None) != wanted[key].shape]
     if wrong:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import cast
 
 import torch
 import torch.nn.functional as F
@@ -34,7 +35,7 @@ def vgg_layer_names(vgg_type: str) -> list[str]:
     if vgg_type not in VGG_TYPES:
         raise ValueError(f"unknown vgg_type '{vgg_type}'{nearest(vgg_type, VGG_TYPES)}")
     with torch.device('meta'):
-        features = torchvision.models.get_model(vgg_type, weights=None).features
+        features = cast(nn.Sequential, torchvision.models.get_model(vgg_type, weights=None).features)
     names, block, number = [], 1, 0
     for layer in features:
         if isinstance(layer, nn.MaxPool2d):

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from basicsr.archs import build_network
+from basicsr.archs import VQAutoEncoder, build_network
 from basicsr.models.schedule import learning_rate
 from basicsr.utils.checkpoint import CheckpointError, load_state, load_state_dict_file, read_checkpoint, save_atomic
 from basicsr.utils.dist import average_gradients, broadcast_module, get_rank
@@ -94,7 +94,7 @@ class BaseModel(ABC):
             load_state(network, state, strict=paths.get(f'strict_load_{which}', True), source=pretrained)
         network = network.to(self.device).train()
         broadcast_module(network)
-        if self.train_opt.get('grad_checkpointing') and hasattr(network, 'set_grad_checkpointing'):
+        if self.train_opt.get('grad_checkpointing') and isinstance(network, VQAutoEncoder):
             network.set_grad_checkpointing()
         self.networks[name] = network
         if ema_decay > 0:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
 
+from basicsr.archs import CodeFormer
 from basicsr.losses import code_cross_entropy, code_feature_loss
 from basicsr.models.base_model import BaseModel, Batch, Terms
 from basicsr.models.target_codes import TargetCodes
@@ -26,7 +27,7 @@ class CodeFormerIdxModel(BaseModel):
     def __init__(self, opt: Mapping[str, Any], device: torch.device | str = 'cpu') -> None:
         super().__init__(opt, device)
         train = self.train_opt
-        self.net_g = self.add_network('net_g', opt['network_g'], train.get('ema_decay') or 0)
+        self.net_g = cast(CodeFormer, self.add_network('net_g', opt['network_g'], train.get('ema_decay') or 0))
         self.add_optimizer('optim_g', self.net_g)
         self.target_codes = TargetCodes(opt, self.net_g, self.device)
         self.feat_loss_weight = train.get('feat_loss_weight', 1.0) if train.get('use_hq_feat_loss', True) else 0

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import Any, cast
 
 import torch
-from torch import nn
+from torch import Tensor
 
+from basicsr.archs.codeformer_arch import FuseBlock
 from basicsr.models.base_model import Batch, Terms
 from basicsr.models.codeformer_idx_model import CodeFormerIdxModel
 from basicsr.models.gan import AdversarialLosses
@@ -34,12 +35,12 @@ class CodeFormerJointModel(CodeFormerIdxModel):
         self.curriculum = Curriculum(train.get('curriculum') or PUBLISHED_CURRICULUM)
         self.image_losses = ImageLosses(self)
         self.gan = AdversarialLosses(self, self._last_layer)
-        self.output = None
+        self.output: Tensor | None = None
 
-    def _last_layer(self) -> nn.Parameter:
+    def _last_layer(self) -> Tensor:
         if not self.train_opt.get('fix_generator', True):
-            return self.net_g.generator.blocks[-1].weight
-        return self.net_g.fuse_convs_dict[str(max(self.net_g.connect_list))].shift[-1].weight
+            return self.net_g.generator.last_layer
+        return cast(FuseBlock, self.net_g.fuse_convs_dict[str(max(self.net_g.connect_list))]).last_layer
 
     def generator_losses(self, batch: Batch, iteration: int) -> Iterator[Terms]:
         """The loss sum of stage III."""
@@ -54,9 +55,9 @@ class CodeFormerJointModel(CodeFormerIdxModel):
         gt = batch['gt']
         with self.autocast():
             output, logits, lq_feat = self.net_g(batch['in'], w=phase.w, detach_16=True)
-        self.output = output.float()
-        terms = self.image_losses(self.output, gt)
-        terms |= self.gan.generator_terms(self.output, terms, iteration)
+        self.output = output = output.float()
+        terms = self.image_losses(output, gt)
+        terms |= self.gan.generator_terms(output, terms, iteration)
         yield terms | self.code_losses(logits, lq_feat, codes)
 
     def discriminator_losses(self, batch: Batch, iteration: int) -> Terms:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from basicsr.losses import adaptive_disc_weight, build_loss
 from basicsr.models.base_model import BaseModel, Terms
@@ -22,7 +22,7 @@ class AdversarialLosses:
         last_layer: the layer at which the adaptive weight compares gradients.
     """
 
-    def __init__(self, model: BaseModel, last_layer: Callable[[], nn.Parameter]) -> None:
+    def __init__(self, model: BaseModel, last_layer: Callable[[], Tensor]) -> None:
         train = model.train_opt
         self.model = model
         self.last_layer = last_layer

@@ -95,8 +95,8 @@ class Curriculum:
         for number, phase in enumerate(phases):
             check_values(f'train:curriculum:{number}', phase, kinds)
         self.phases = [Phase(**{'until': None, **phase}) for phase in phases]
-        ends = [phase.until for phase in self.phases[:-1]]
-        if not self.phases or None in ends or any(a >= b for a, b in pairwise(ends)):
+        ends = [phase.until or 0 for phase in self.phases[:-1]]
+        if not self.phases or 0 in ends or any(a >= b for a, b in pairwise(ends)):
             raise OptionError('train:curriculum: every phase but the last needs `until`, and these must rise')
 
     def at(self, iteration: int) -> Phase:

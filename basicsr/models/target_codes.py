@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, cast
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from basicsr.archs import VQAutoEncoder, build_network
 from basicsr.utils.options import OptionError
@@ -30,7 +30,7 @@ class TargetCodes:
 
     def __init__(self, opt: Mapping[str, Any], network: VQAutoEncoder, device: torch.device) -> None:
         train_set = (opt.get('datasets') or {}).get('train') or {}
-        self.teacher: nn.Module | None = None
+        self.teacher: VQAutoEncoder | None = None
         if train_set.get('latent_gt_path'):
             logger.info('target codes: %s', train_set['latent_gt_path'])
             return
@@ -41,7 +41,8 @@ class TargetCodes:
                 'no target codes: give network_vqgan with model_path (a stage I checkpoint), or '
                 'datasets:train:latent_gt_path (made by scripts/generate_latent_gt.py)'
             )
-        self.teacher = build_network({**section, 'model_path': weights}).to(device).eval().requires_grad_(False)
+        teacher = build_network({**section, 'model_path': weights}).to(device).eval().requires_grad_(False)
+        self.teacher = cast(VQAutoEncoder, teacher)
         codes, own = self.teacher.quantize.codes, network.quantize.codes
         if codes.shape != own.shape or not torch.allclose(codes, own, atol=1e-2):
             raise OptionError(

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
 
+from basicsr.archs import VQAutoEncoder
 from basicsr.models.base_model import BaseModel, Batch, Terms
 from basicsr.models.gan import AdversarialLosses
 from basicsr.models.image_losses import ImageLosses
@@ -27,11 +28,11 @@ class VQGANModel(BaseModel):
     def __init__(self, opt: Mapping[str, Any], device: torch.device | str = 'cpu') -> None:
         super().__init__(opt, device)
         train = self.train_opt
-        self.net_g = self.add_network('net_g', opt['network_g'], train.get('ema_decay') or 0)
+        self.net_g = cast(VQAutoEncoder, self.add_network('net_g', opt['network_g'], train.get('ema_decay') or 0))
         self.add_optimizer('optim_g', self.net_g)
         self.image_losses = ImageLosses(self)
         self.codebook_weight = (train.get('codebook_opt') or {}).get('loss_weight', 1.0)
-        self.gan = AdversarialLosses(self, lambda: self.net_g.generator.blocks[-1].weight)
+        self.gan = AdversarialLosses(self, lambda: self.net_g.generator.last_layer)
         warmup = train.get('codebook_warmup') or {}
         self.warmup_iters = int(warmup.get('iters', 0))
         self.warmup_samples = int(warmup.get('samples', 32768))
@@ -45,7 +46,7 @@ class VQGANModel(BaseModel):
             codes = kmeans(self.features, self.net_g.codebook_size, seed=self.seed).to(self.device)
             broadcast([codes])
             for network in (self.net_g, *self.averages.values()):
-                network.quantize.codes.data.copy_(codes)
+                cast(VQAutoEncoder, network).quantize.codes.data.copy_(codes)
             self.features = self.features[:0]
 
     def generator_losses(self, batch: Batch, iteration: int) -> Iterator[Terms]:

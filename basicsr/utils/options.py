@@ -39,8 +39,7 @@ def merge(base: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]
     merged = dict(copy.deepcopy(base))
     for key, value in changes.items():
         old = merged.get(key)
-        both = isinstance(old, Mapping) and isinstance(value, Mapping)
-        if both and value.get('type', old.get('type')) == old.get('type'):
+        if isinstance(old, Mapping) and isinstance(value, Mapping) and value.get('type') in (None, old.get('type')):
             merged[key] = merge(old, value)
         else:
             merged[key] = copy.deepcopy(value)

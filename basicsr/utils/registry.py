@@ -9,11 +9,11 @@ from typing import Any, TypeVar
 T = TypeVar('T', bound=Callable)
 
 
-def nearest(name: str, known: Iterable[str]) -> str:
+def nearest(name: str, known: Iterable[object]) -> str:
     """A hint for a mistyped name: `` (did you mean 'x'?)``, or the list of known names when none is near."""
-    known = sorted(map(str, known))
-    close = difflib.get_close_matches(str(name), known, n=1, cutoff=0.6)
-    return f" (did you mean '{close[0]}'?)" if close else f' (known: {", ".join(known)})'
+    names = sorted(map(str, known))
+    close = difflib.get_close_matches(str(name), names, n=1, cutoff=0.6)
+    return f" (did you mean '{close[0]}'?)" if close else f' (known: {", ".join(names)})'
 
 
 class Registry:

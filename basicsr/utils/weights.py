@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass, fields
 from pathlib import Path
+from typing import Any
 
 import yaml
 
@@ -64,7 +65,7 @@ def read_manifest(path: str | os.PathLike) -> dict[str, list[WeightsFile]]:
     return {group: [_entry(item, f'{path}: {group}') for item in items] for group, items in content.items()}
 
 
-def _entry(item: dict, place: str) -> WeightsFile:
+def _entry(item: dict[str, Any], place: str) -> WeightsFile:
     known = [field.name for field in fields(WeightsFile)]
     for key in item:
         if key not in known:
@@ -72,4 +73,4 @@ def _entry(item: dict, place: str) -> WeightsFile:
     missing = [key for key in ('file', 'url', 'licence', 'used_by') if not item.get(key)]
     if missing:
         raise ValueError(f'{place}: an entry without {", ".join(missing)}: {item}')
-    return WeightsFile(**(item | {'mirrors': tuple(item.get('mirrors', ()))}))
+    return WeightsFile(**{**item, 'mirrors': tuple(item.get('mirrors', ()))})

@@ -1,0 +1,50 @@
+"""What the README and the guides tell people to type exists and is understood; CI runs the two main commands."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+
+import inference_codeformer
+from basicsr import train
+from basicsr.schema import check_options
+from basicsr.utils.options import load_options
+from basicsr.utils.weights import read_manifest
+
+ROOT = Path(__file__).resolve().parents[1]
+PAGES = ['README.md', 'docs/TRAINING.md', 'weights/README.md', 'CONTRIBUTING.md']
+FENCE = re.compile(r'^```\w*\n(.*?)^```$', re.MULTILINE | re.DOTALL)
+LINES = [
+    line.strip()
+    for page in PAGES
+    for fence in FENCE.findall((ROOT / page).read_text(encoding='utf-8'))
+    for line in fence.split('&&' if '&&' in fence else '\n')
+    if line.strip().startswith('python ') and ' -m ' not in line
+]
+
+
+def test_there_are_commands():
+    assert len(LINES) > 8
+
+
+@pytest.mark.parametrize('line', LINES)
+def test_command_is_understood(line):
+    script, *arguments = shlex.split(line)[1:]
+    assert (ROOT / script).is_file()
+    if script == 'inference_codeformer.py':
+        inference_codeformer.build_parser().parse_args(arguments)
+    elif script == 'basicsr/train.py':
+        check_options(load_options(ROOT / train.parse_arguments(arguments).opt))
+    elif script == 'scripts/download_pretrained_models.py':
+        groups = {*read_manifest(ROOT / 'weights' / 'manifest.yml'), 'all'}
+        assert set('|'.join(arguments).split('|')) <= groups
+
+
+@pytest.mark.parametrize('page', PAGES)
+def test_links_lead_somewhere(page):
+    text = (ROOT / page).read_text(encoding='utf-8')
+    for target in re.findall(r'\]\(([^)#:]+)\)', text):
+        assert (ROOT / page).parent.joinpath(target).exists(), target
