@@ -12,13 +12,13 @@ from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
-import cv2
 import torch
 from torch import Tensor
 from tqdm import tqdm
 
 from basicsr.archs import VQAutoEncoder
 from basicsr.archs.loader import load_network
+from basicsr.data.common import resize_square
 from basicsr.utils.checkpoint import CheckpointError, save_atomic
 from basicsr.utils.image import ImageReadError, imread, scan_images, to_tensor
 
@@ -59,13 +59,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         names, faces = [], []
         for path in paths[start : start + args.batch_size]:
             try:
-                face = imread(path)
+                face = resize_square(imread(path), size)
             except ImageReadError as error:
                 failed.append(str(error))
                 continue
-            if face.shape[:2] != (size, size):
-                shrinks = max(face.shape[:2]) > size
-                face = cv2.resize(face, (size, size), interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR)
             # Published files use the stem; where that is not unique, the path below the folder without its suffix.
             unique = stems[path.stem] == 1
             names.append(path.stem if unique else path.relative_to(args.input).with_suffix('').as_posix())

@@ -55,7 +55,7 @@ def make_pairs(source: Path, target: Path, severity: str, size: int, seed: int, 
 
 def main() -> int:
     """The command line; 0 when every pair was written."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description='Make validation pairs from clean faces.')
     parser.add_argument('--input', type=Path, required=True, help='folder of clean faces, sub-folders included')
     parser.add_argument('--output', type=Path, required=True, help='folder for lq/ and gt/')
     parser.add_argument('--severity', choices=sorted(SEVERITIES), required=True)

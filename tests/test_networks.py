@@ -179,7 +179,7 @@ class Hostile:
         return print, ('this must not run',)
 
 
-@pytest.mark.parametrize('kind', ['missing', 'empty', 'text', 'truncated', 'foreign', 'hostile', 'list'])
+@pytest.mark.parametrize('kind', ['missing', 'empty', 'text', 'byte', 'truncated', 'foreign', 'hostile', 'list'])
 def test_bad_checkpoints_give_one_clear_error(kind, tmp_path, capsys):
     path = tmp_path / 'net.pth'
     if kind == 'truncated':
@@ -192,7 +192,7 @@ def test_bad_checkpoints_give_one_clear_error(kind, tmp_path, capsys):
     elif kind == 'list':
         save_atomic([1, 2], path)
     elif kind != 'missing':
-        path.write_bytes(b'' if kind == 'empty' else b'not a checkpoint')
+        path.write_bytes({'empty': b'', 'text': b'hello world', 'byte': b'j'}[kind])
     with pytest.raises(CheckpointError, match=r'net\.pth'):
         load_network(path)
     assert 'must not run' not in capsys.readouterr().out

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import codecs
-import struct
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from pickle import UnpicklingError
 from typing import Any
 
 import cv2
@@ -15,6 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from basicsr.utils.checkpoint import CheckpointError, read_checkpoint
 from basicsr.utils.image import ImageReadError, imread, scan_images
 
 LOADER_KEYS = frozenset(
@@ -27,12 +26,6 @@ LOADER_KEYS = frozenset(
 
 FILE_KEYS = frozenset({'dataroot_gt', 'filename_tmpl', 'io_backend', 'mean', 'std'})
 """Keys about files and value ranges that every dataset understands."""
-
-
-DAMAGED = (
-    UnpicklingError, RuntimeError, ValueError, LookupError, EOFError, OSError, AssertionError, TypeError, struct.error,
-)  # fmt: skip
-"""What torch.load raises on damaged files and on files of another kind."""
 
 
 class DataError(ValueError):
@@ -152,11 +145,6 @@ def load_table(path: str | Path) -> dict[str, Any]:
     allowed += [(rebuild, 'numpy._core.multiarray._reconstruct'), (rebuild, 'numpy.core.multiarray._reconstruct')]
     try:
         with torch.serialization.safe_globals(allowed):
-            table = torch.load(path, map_location='cpu', weights_only=True)
-    except FileNotFoundError as error:
-        raise DataError(f'{path}: no such file') from error
-    except DAMAGED as error:
-        raise DataError(f'{path}: not a readable .pth of tensors or arrays ({error})') from error
-    if not isinstance(table, dict):
-        raise DataError(f'{path}: holds a {type(table).__name__}, not a dict')
-    return table
+            return read_checkpoint(path)
+    except CheckpointError as error:
+        raise DataError(str(error)) from error

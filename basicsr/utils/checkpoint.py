@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import pickle
+import struct
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +17,13 @@ import torch
 from torch import Tensor, nn
 
 PARAM_KEYS = ('params_ema', 'params', 'params_d', 'state_dict')
+
+
+# What torch.load and safetensors raise on damaged files and on files of another kind.
+DAMAGED = (
+    RuntimeError, ValueError, LookupError, EOFError, OSError, AssertionError, TypeError, struct.error,
+    safetensors.SafetensorError,
+)  # fmt: skip
 
 
 class CheckpointError(ValueError):
@@ -58,7 +66,7 @@ def read_checkpoint(path: str | os.PathLike, map_location: str = 'cpu') -> dict[
             f'{path}: not a checkpoint of tensors and plain values. It is damaged, or holds Python objects, which '
             f'are not loaded because they could run code ({str(error).splitlines()[0]})'
         ) from error
-    except (RuntimeError, EOFError, OSError, ValueError, safetensors.SafetensorError) as error:
+    except DAMAGED as error:
         raise CheckpointError(f'{path}: damaged or not a checkpoint; fetch it again ({error})') from error
     if not isinstance(content, dict):
         raise CheckpointError(f'{path}: holds a {type(content).__name__}, not a checkpoint')
