@@ -92,3 +92,61 @@ def test_resolved_options_can_be_read_again(tmp_path):
     opt = load_options(FILES[0])
     (tmp_path / 'again.yml').write_text(dump_options(opt))
     assert load_options(tmp_path / 'again.yml') == opt
+
+
+PUBLISHED_STAGE_3 = """
+name: CodeFormer_stage3
+model_type: CodeFormerJointModel
+num_gpu: 8
+manual_seed: 0
+datasets:
+  train: {name: FFHQ, type: FFHQBlindJointDataset, dataroot_gt: ffhq, filename_tmpl: '{}', io_backend: {type: disk},
+    in_size: 512, gt_size: 512, mean: [0.5, 0.5, 0.5], std: [0.5, 0.5, 0.5], use_hflip: true, use_corrupt: true,
+    blur_kernel_size: 41, use_motion_kernel: false, motion_kernel_prob: 0.001, kernel_list: ['iso', 'aniso'],
+    kernel_prob: [0.5, 0.5], blur_sigma: [0.1, 10], downsample_range: [1, 12], noise_range: [0, 15],
+    jpeg_range: [60, 100], blur_sigma_large: [1, 15], downsample_range_large: [4, 30], noise_range_large: [0, 20],
+    jpeg_range_large: [30, 80], latent_gt_path: ~, component_path: ~, eye_enlarge_ratio: 1.4,
+    color_jitter_prob: 0.3, color_jitter_shift: 20, color_jitter_pt_prob: 0.3, gray_prob: 0.01,
+    brightness: [0.5, 1.5], num_worker_per_gpu: 1, batch_size_per_gpu: 3, dataset_enlarge_ratio: 100,
+    prefetch_mode: ~, num_prefetch_queue: 4, pin_memory: true}
+network_g: {type: CodeFormer, dim_embd: 512, n_head: 8, n_layers: 9, codebook_size: 1024,
+  connect_list: ['32', '64', '128', '256'], fix_modules: ['quantize', 'generator']}
+network_vqgan: {type: VQAutoEncoder, img_size: 512, nf: 64, ch_mult: [1, 2, 2, 4, 4, 8], quantizer: 'nearest',
+  codebook_size: 1024}
+network_d: {type: VQGANDiscriminator, nc: 3, ndf: 64, n_layers: 4, model_path: d.pth}
+path: {pretrain_network_g: g.pth, param_key_g: params_ema, strict_load_g: false, pretrain_network_d: ~,
+  strict_load_d: true, resume_state: ~}
+train:
+  use_hq_feat_loss: true
+  feat_loss_weight: 1.0
+  cross_entropy_loss: true
+  entropy_loss_weight: 0.5
+  scale_adaptive_gan_weight: 0.1
+  optim_g: {type: Adam, lr: !!float 5e-5, weight_decay: 0, betas: [0.9, 0.99]}
+  optim_d: {type: Adam, lr: !!float 5e-5, weight_decay: 0, betas: [0.9, 0.99]}
+  scheduler: {type: CosineAnnealingRestartLR, periods: [150000], restart_weights: [1], eta_min: !!float 2e-5}
+  total_iter: 150000
+  warmup_iter: -1
+  ema_decay: 0.997
+  pixel_opt: {type: L1Loss, loss_weight: 1.0, reduction: mean}
+  perceptual_opt: {type: LPIPSLoss, loss_weight: 1.0, use_input_norm: true, range_norm: true}
+  gan_opt: {type: GANLoss, gan_type: hinge, loss_weight: !!float 1.0}
+  use_adaptive_weight: true
+  net_g_start_iter: 0
+  net_d_iters: 1
+  net_d_start_iter: 5001
+  manual_seed: 0
+val: {val_freq: !!float 5e10, save_img: true,
+  metrics: {psnr: {type: calculate_psnr, crop_border: 4, test_y_channel: false}}}
+logger: {print_freq: 100, save_checkpoint_freq: !!float 5e3, use_tb_logger: true, wandb: {project: ~, resume_id: ~}}
+dist_params: {backend: nccl, port: 29413}
+find_unused_parameters: true
+"""
+
+
+def test_a_published_option_file_is_accepted(tmp_path):
+    (tmp_path / 'published.yml').write_text(PUBLISHED_STAGE_3)
+    opt = load_options(tmp_path / 'published.yml')
+    check_options(opt)
+    assert opt['val']['val_freq'] == 5e10
+    assert opt['train']['optim_g']['lr'] == 5e-5

@@ -63,7 +63,11 @@ class ComponentBoxes:
         absent = [part for part in REQUIRED_PARTS if part not in table[key]]
         if absent:
             raise DataError(f"{file} (component_path): the entry '{key}' lacks {absent}")
-        return {part: tuple(map(float, table[key][part])) for part in PARTS if part in table[key]}
+        boxes: Boxes = {}
+        for part in (part for part in PARTS if part in table[key]):
+            x, y, half = map(float, table[key][part])
+            boxes[part] = (x, y, half)
+        return boxes
 
     def __call__(self, index: int, flip: bool) -> dict[str, Tensor]:
         """`loc_<part>` to (x1, y1, x2, y2), float32 (4,), pixels of the wanted size; of the mirror image if `flip`."""

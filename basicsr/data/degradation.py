@@ -173,13 +173,14 @@ def motion_kernel(taps: int, rng: np.random.Generator) -> np.ndarray:
 
 
 def random_kernel(ranges: DegradationRanges, rng: np.random.Generator) -> np.ndarray:
-    """A Gaussian kernel drawn from `ranges` (`blur_sigma` must be set); (taps,taps), sum 1."""
+    """A Gaussian kernel drawn from `ranges`; (taps,taps), sum 1."""
+    low, high = ranges.blur_sigma or (0.0, 0.0)
     weights = np.asarray(ranges.kernel_prob, float)
     kind = ranges.kernel_list[rng.choice(len(weights), p=weights / weights.sum())]
-    sigma_x = rng.uniform(*ranges.blur_sigma)
+    sigma_x = rng.uniform(low, high)
     if kind == 'iso':
         return gaussian_kernel(ranges.blur_kernel_size, sigma_x, sigma_x)
-    sigma_y, angle = rng.uniform(*ranges.blur_sigma), rng.uniform(-np.pi, np.pi)
+    sigma_y, angle = rng.uniform(low, high), rng.uniform(-np.pi, np.pi)
     return gaussian_kernel(ranges.blur_kernel_size, sigma_x, sigma_y, angle)
 
 
@@ -193,9 +194,10 @@ def jpeg(image: np.ndarray, quality: int) -> np.ndarray:
     done, data = cv2.imencode(
         '.jpg', cv2.cvtColor(_to_bytes(image), cv2.COLOR_RGB2BGR), [cv2.IMWRITE_JPEG_QUALITY, quality]
     )
-    if not done:
+    decoded = cv2.imdecode(data, cv2.IMREAD_COLOR) if done else None
+    if decoded is None:
         raise ValueError(f'a picture of shape {image.shape} could not be written as JPEG')
-    return cv2.cvtColor(cv2.imdecode(data, cv2.IMREAD_COLOR), cv2.COLOR_BGR2RGB).astype(np.float32) / 255
+    return cv2.cvtColor(decoded, cv2.COLOR_BGR2RGB).astype(np.float32) / 255
 
 
 def _to_bytes(image: np.ndarray) -> np.ndarray:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import cast
+
 import numpy as np
 from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 
@@ -28,8 +30,9 @@ def _prepare(
     if crop_border < 0 or 2 * crop_border >= min(height, width):
         raise ValueError(f'crop_border {crop_border} leaves nothing of {width}x{height} pixels')
     inner = np.s_[crop_border : height - crop_border, crop_border : width - crop_border]
-    convert = to_y if test_y_channel else np.float64
-    return convert(img[inner]), convert(img2[inner])
+    if test_y_channel:
+        return to_y(img[inner]), to_y(img2[inner])
+    return img[inner].astype(np.float64), img2[inner].astype(np.float64)
 
 
 @METRIC_REGISTRY.register()
@@ -73,7 +76,8 @@ def calculate_ssim(img: np.ndarray, img2: np.ndarray, crop_border: int = 0, test
     first, second = _prepare(img, img2, crop_border, test_y_channel)
     if min(first.shape[:2]) < SMALLEST_SIDE:
         raise ValueError(f'SSIM needs {SMALLEST_SIDE} pixels a side after cropping, not {first.shape[:2]}')
-    return float(
+    similarity = cast(
+        float,
         structural_similarity(
             first,
             second,
@@ -82,5 +86,6 @@ def calculate_ssim(img: np.ndarray, img2: np.ndarray, crop_border: int = 0, test
             use_sample_covariance=False,
             data_range=255,
             channel_axis=None if test_y_channel else -1,
-        )
+        ),
     )
+    return float(similarity)
