@@ -45,7 +45,21 @@ TRAIN = {
     'curriculum': list, 'codebook_warmup': {'iters': int, 'samples': int}, 'precision': str, 'grad_clip': float,
     'accumulate': int, 'grad_checkpointing': bool,
 }  # fmt: skip
-VAL = {'val_freq': int, 'save_img': bool, 'metrics': SECTION, 'grid': int}
+VAL = {'val_freq': int, 'save_img': bool, 'metrics': SECTION, 'grid': int, 'adain': bool}
+DATASET = {
+    'dataroot_gt': str, 'dataroot_lq': str, 'latent_gt_path': str, 'component_path': str, 'in_size': int,
+    'gt_size': int, 'use_hflip': bool, 'use_corrupt': bool, 'use_motion_kernel': bool, 'blur_kernel_size': int,
+    'on_error': str, 'num_worker_per_gpu': int, 'batch_size_per_gpu': int, 'num_prefetch_queue': int,
+    'pin_memory': bool, 'seed': int, 'io_backend': SECTION, 'scale': int, 'motion_kernel_prob': float, 'color_jitter_prob': float,
+    'color_jitter_pt_prob': float, 'gray_prob': float, 'color_jitter_shift': float,
+    **dict.fromkeys(('mean', 'std', 'kernel_list', 'kernel_prob', 'brightness', 'contrast', 'saturation', 'hue'), list),
+    **{
+        key + suffix: list
+        for key in ('blur_sigma', 'downsample_range', 'noise_range', 'jpeg_range')
+        for suffix in ('', '_large')
+    },
+}  # fmt: skip
+"""Types of dataset keys; which keys a dataset has, it says itself."""
 LOGGER = {
     'print_freq': int, 'save_checkpoint_freq': int, 'use_tb_logger': bool,
     'wandb': {'project': str, 'resume_id': (str, int)},
@@ -96,6 +110,7 @@ def check_options(opt: Mapping[str, Any]) -> None:
         if kind not in SCHEDULERS:
             raise OptionError(f"train:scheduler: unknown type '{kind}'{nearest(kind, SCHEDULERS)}")
         check_values('train:scheduler', scheduler, SCHEDULERS[kind])
+        _check_scheduler(scheduler)
     for name, section in ((opt.get('val') or {}).get('metrics') or {}).items():
         _check_entry(f'val:metrics:{name}', section, METRIC_REGISTRY, given=('img', 'img2'))
 
@@ -109,6 +124,9 @@ def _check_entry(where: str, section: Mapping[str, Any], registry: Registry, giv
     for name, parameter in parameters.items():
         if parameter.default is parameter.empty and name not in section and name not in given:
             raise OptionError(f"{where}: '{name}' is missing")
+    defaults = {name: parameter.default for name, parameter in parameters.items() if name in section}
+    kinds = {name: type(value) for name, value in defaults.items() if isinstance(value, (bool, int, float, str))}
+    check_values(where, {name: section[name] for name in kinds}, kinds)
 
 
 def _check_dataset(where: str, name: str, section: Mapping[str, Any]) -> None:
@@ -117,7 +135,19 @@ def _check_dataset(where: str, name: str, section: Mapping[str, Any]) -> None:
     kind = str(section.get('type'))
     if kind not in DATASET_REGISTRY:
         raise OptionError(f"{where}: unknown type '{kind}'{nearest(kind, DATASET_REGISTRY.names())}")
+    if name.startswith(('val', 'test')) and kind != 'PairedImageDataset':
+        raise OptionError(f'{where}: validation compares pairs; use PairedImageDataset (scripts/make_val_pairs.py)')
     check_keys(where, section, vars(DATASET_REGISTRY.get(kind))['OPTION_KEYS'])
+    check_values(where, {key: value for key, value in section.items() if key in DATASET}, DATASET)
+
+
+def _check_scheduler(section: Mapping[str, Any]) -> None:
+    needed = 'periods' if section['type'] == 'CosineAnnealingRestartLR' else 'milestones'
+    if not section.get(needed):
+        raise OptionError(f"train:scheduler: '{needed}' is missing")
+    weights = section.get('restart_weights')
+    if weights and len(weights) != len(section['periods']):
+        raise OptionError('train:scheduler: restart_weights and periods must be of one length')
 
 
 def _check_optimizer(where: str, section: Mapping[str, Any]) -> None:

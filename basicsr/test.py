@@ -16,11 +16,10 @@ if __name__ == '__main__':  # started as a file: the package is the folder above
 from basicsr.data import DataError, build_dataloader, build_dataset
 from basicsr.models import build_model
 from basicsr.models.validation import validate
-from basicsr.schema import check_options
-from basicsr.train import choose_device
+from basicsr.train import run_options, uses_cuda
 from basicsr.utils.checkpoint import CheckpointError
-from basicsr.utils.logger import get_root_logger
-from basicsr.utils.options import OptionError, load_options, merge
+from basicsr.utils.logger import get_root_logger, git_commit
+from basicsr.utils.options import OptionError, merge
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -32,19 +31,19 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = parser.parse_args(argv)
     logger = get_root_logger()
     try:
-        opt = load_options(args.opt, args.force_yml)
-        check_options(opt)
-        if args.weights:
-            opt = merge(opt, {'path': {'pretrain_network_g': args.weights}})
-        if not (opt.get('path') or {}).get('pretrain_network_g'):
+        opt = run_options(args.opt, args.force_yml)
+        weights = args.weights or opt.get('path', {}).get('pretrain_network_g')
+        if not weights:
             raise OptionError('path:pretrain_network_g is missing: which weights are to be judged? (or --weights)')
-        sections = {name: section for name, section in opt['datasets'].items() if section and name != 'train'}
+        sections = {name: section for name, section in opt['datasets'].items() if name != 'train'}
         if not sections:
             raise OptionError("datasets: no 'val' or 'test' section to judge on")
-        model = build_model(opt, choose_device(opt))
+        opt = merge(opt, {'path': {'pretrain_network_g': weights, 'strict_load_g': True}})
+        model = build_model(opt, 'cuda' if uses_cuda(opt) else 'cpu', is_train=False)
+        about = {'iter': Path(weights).stem, 'weights': weights, 'commit': git_commit()}
         for name, section in sections.items():
             loader = build_dataloader(build_dataset(section), section, train=False)
-            validate(model, loader, 0, Path('results') / opt['name'], name)
+            validate(model, loader, Path('results') / opt['name'], name, about)
     except (OptionError, DataError, CheckpointError, FileNotFoundError) as error:
         logger.error('%s', error)
         return 1

@@ -24,8 +24,9 @@ from basicsr.models.validation import validate
 from basicsr.schema import check_options
 from basicsr.utils import dist
 from basicsr.utils.checkpoint import CheckpointError
+from basicsr.utils.files import write_text
 from basicsr.utils.logger import get_root_logger, write_environment
-from basicsr.utils.options import OptionError, dump_options, load_options, merge
+from basicsr.utils.options import OptionError, drop_nulls, dump_options, load_options, merge
 
 logger = logging.getLogger('basicsr')
 
@@ -49,13 +50,14 @@ def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
     return parser.parse_args(argv)
 
 
-def run_options(args: argparse.Namespace) -> dict[str, Any]:
-    """The checked options of a run."""
-    opt = load_options(args.opt, args.force_yml)
+def run_options(path: str | Path, changes: Sequence[str] = (), debug: bool = False) -> dict[str, Any]:
+    """The checked options of a run. Null means the default, but in the datasets, where it means "not at all"."""
+    opt = load_options(path, changes)
     check_options(opt)
-    if opt.get('manual_seed') is None:  # some published files have it below train
-        opt = merge(opt, {'manual_seed': opt['train'].get('manual_seed') or 0})
-    if args.debug:
+    opt = {**drop_nulls(opt), 'datasets': {name: section for name, section in opt['datasets'].items() if section}}
+    # Some published files have the seed below train.
+    opt['manual_seed'] = int(opt.get('manual_seed', opt['train'].get('manual_seed', 0)))
+    if debug:
         quick = {
             'name': f'debug_{opt["name"]}',
             'val': {'val_freq': 8},
@@ -65,11 +67,9 @@ def run_options(args: argparse.Namespace) -> dict[str, Any]:
     return opt
 
 
-def choose_device(opt: Mapping[str, Any]) -> torch.device:
-    """This process's GPU, or the CPU where there is none or `num_gpu` is 0."""
-    if torch.cuda.is_available() and opt.get('num_gpu') != 0:
-        return torch.device('cuda', torch.cuda.current_device())
-    return torch.device('cpu')
+def uses_cuda(opt: Mapping[str, Any]) -> bool:
+    """Whether a run computes on GPUs: where there are any, unless `num_gpu` is 0."""
+    return torch.cuda.is_available() and opt.get('num_gpu') != 0
 
 
 def find_resume_state(opt: Mapping[str, Any], folder: Path, auto: bool) -> Path | None:
@@ -82,38 +82,41 @@ def find_resume_state(opt: Mapping[str, Any], folder: Path, auto: bool) -> Path 
     return Path(stated) if stated else None
 
 
-def prepare_folder(opt: Mapping[str, Any], folder: Path, resumed: bool) -> None:
-    """Make the run's folder and write what it was started with; an earlier run of that name is set aside."""
-    if folder.exists() and not resumed:
+def prepare_folder(opt: Mapping[str, Any], folder: Path, start: int) -> None:
+    """Make the run's folder and write what it was started with; an earlier run of that name is set aside.
+
+    A run resumed at iteration `start` leaves the first records alone and adds `options_<start>.yml` and so on.
+    """
+    if folder.exists() and not start:
         stamp = time.strftime('%Y%m%d_%H%M%S')
         for old in (folder, Path('tb_logger') / opt['name']):
             if old.exists():
                 old.rename(old.with_name(f'{old.name}_archived_{stamp}'))
     for name in ('models', 'training_states', 'visualization'):
         (folder / name).mkdir(parents=True, exist_ok=True)
-    (folder / 'options.yml').write_text(dump_options(opt), encoding='utf-8')
-    write_environment(folder / 'environment.json')
+    mark = f'_{start}' if start else ''
+    write_text(folder / f'options{mark}.yml', dump_options(opt))
+    write_environment(folder / f'environment{mark}.json')
 
 
 def make_loaders(opt: Mapping[str, Any], done: int) -> tuple[DataLoader, dict[str, DataLoader]]:
     """The training loader, its first `done` items left out, and the validation loaders by name."""
-    seed = opt['manual_seed']
     sections = opt['datasets']
-    if not sections.get('train'):
+    if 'train' not in sections:
         raise OptionError("datasets: 'train' is missing")
-    section = {**sections['train'], 'seed': seed}
+    section = {'seed': opt['manual_seed'], **sections['train']}
     train = build_dataloader(
         build_dataset(section),
         section,
         num_replicas=dist.get_world_size(),
         rank=dist.get_rank(),
-        seed=seed,
+        seed=section['seed'],
         start=done,
     )
     validation = {
         name: build_dataloader(build_dataset(section), section, train=False)
         for name, section in sections.items()
-        if name.startswith('val') and section and dist.get_rank() == 0
+        if name.startswith('val') and dist.get_rank() == 0
     }
     return train, validation
 
@@ -183,7 +186,8 @@ def train_loop(
                 model.save(iteration, folder)
             if val_freq and (iteration % val_freq == 0 or iteration == total):
                 for name, loader in val_loaders.items():
-                    reporter.validation(name, *validate(model, loader, iteration, folder, name), iteration)
+                    judged = validate(model, loader, folder, name, {'iter': iteration})
+                    reporter.validation(name, *judged, iteration)
                 dist.barrier()
         if dist.get_rank() == 0:
             model.save(total, folder, 'latest')
@@ -205,18 +209,22 @@ def train(opt: Mapping[str, Any], auto_resume: bool = False) -> BaseModel:
         OptionError, DataError, CheckpointError, NonFiniteLossError: as their messages say.
     """
     folder = Path('experiments') / opt['name']
-    state = find_resume_state(opt, folder, auto_resume)
-    if dist.get_rank() == 0:
-        prepare_folder(opt, folder, resumed=state is not None)
-        get_root_logger(folder / f'train_{opt["name"]}.log')
-    dist.barrier()
-    model = build_model(opt, choose_device(opt))
-    start = model.resume_training(state) if state else 0
-    if state:
-        logger.info('resumed from %s', state)
+    state = dist.from_rank_0(find_resume_state(opt, folder, auto_resume))
     section = opt['datasets'].get('train') or {}
     per_iteration = int(section.get('batch_size_per_gpu') or 1) * int(opt['train'].get('accumulate') or 1)
-    train_loop(opt, model, make_loaders(opt, start * per_iteration), start, folder)
+    try:
+        model = build_model(opt, 'cuda' if uses_cuda(opt) else 'cpu')
+        start = model.resume_training(state) if state else 0
+        loaders = make_loaders(opt, start * per_iteration)
+    except (ValueError, KeyError) as error:  # what constructors say of their arguments
+        raise OptionError(error.args[0] if isinstance(error, KeyError) else str(error)) from error
+    if dist.get_rank() == 0:
+        prepare_folder(opt, folder, start)
+        get_root_logger(folder / f'train_{opt["name"]}.log')
+    if state:
+        logger.info('resumed from %s', state)
+    dist.barrier()
+    train_loop(opt, model, loaders, start, folder)
     return model
 
 
@@ -225,13 +233,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = parse_arguments(argv)
     get_root_logger()
     try:
-        opt = run_options(args)
+        opt = run_options(args.opt, args.force_yml, args.debug)
         if args.launcher == 'pytorch' and not dist.is_launched():
-            processes = torch.cuda.device_count()
+            processes = torch.cuda.device_count() if uses_cuda(opt) else 1
             if processes > 1:
                 return dist.launch(Path(__file__).resolve(), argv if argv is not None else sys.argv[1:], processes)
         elif args.launcher == 'pytorch':
-            dist.join((opt.get('dist_params') or {}).get('backend'))
+            dist.join(uses_cuda(opt), (opt.get('dist_params') or {}).get('backend'))
+        get_root_logger(level=logging.INFO if dist.get_rank() == 0 else logging.WARNING)
         train(opt, args.auto_resume)
     except (OptionError, DataError, CheckpointError, NonFiniteLossError, FileNotFoundError) as error:
         logger.error('%s', error)

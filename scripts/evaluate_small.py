@@ -3,7 +3,7 @@
     python scripts/make_val_pairs.py --input FACES --output datasets/faces_val_128 --severity small --size 128
     python scripts/evaluate_small.py --pairs datasets/faces_val_128 --csv docs/results/small_model.csv
 
-Rows are appended to the CSV file, and the Markdown table beside it is made from the whole of it.
+Rows are appended to the CSV file, and the Markdown table beside it shows those of its last model.
 """
 
 from __future__ import annotations
@@ -25,11 +25,12 @@ from basicsr.data import DataError, PairedImageDataset
 from basicsr.metrics import calculate_psnr, calculate_ssim
 from basicsr.utils.checkpoint import CheckpointError
 from basicsr.utils.download import sha256_of
+from basicsr.utils.files import write_text
 from basicsr.utils.image import to_image
 from basicsr.utils.logger import environment
 
 DIGITS = {'psnr': 2, 'ssim': 4, 'gradient_energy': 2}
-COLUMNS = ('model', 'sha256', 'pairs', 'faces', 'output', 'psnr', 'ssim', 'gradient_energy', 'commit', 'torch')
+COLUMNS = ('model', 'sha256', 'pairs', 'faces', 'output', *DIGITS, 'commit', 'torch', 'platform')
 
 
 def gradient_energy(image: np.ndarray) -> float:
@@ -51,16 +52,17 @@ def judge(pairs: PairedImageDataset, make: Callable[[Tensor, Tensor], Tensor]) -
 
 
 def write_table(path: Path) -> None:
-    """The Markdown table of a CSV file, beside it."""
+    """The Markdown table of the last model in a CSV file, beside it."""
     with path.open(newline='', encoding='utf-8') as file:
         rows = list(csv.DictReader(file))
+    rows = [row for row in rows if row['sha256'] == rows[-1]['sha256']]
     lines = ['| pairs | faces | picture | PSNR (dB) | SSIM | gradient energy |', '|---|---|---|---|---|---|']
     for row in rows:
         figures = (
             f'{float(row[name]):.{digits}f}' for name, digits in (('psnr', 2), ('ssim', 4), ('gradient_energy', 2))
         )
         lines.append(f'| {row["pairs"]} | {row["faces"]} | {row["output"]} | {" | ".join(figures)} |')
-    path.with_suffix('.md').write_text('\n'.join(lines) + '\n', encoding='utf-8')
+    write_text(path.with_suffix('.md'), '\n'.join(lines) + '\n')
 
 
 @torch.inference_mode()
@@ -70,6 +72,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument('--pairs', type=Path, required=True, help='folder with lq/ and gt/')
     parser.add_argument('--model', type=Path, default=Path('weights/small/codeformer_128.safetensors'))
     parser.add_argument('--w', type=float, nargs='+', default=[0, 0.5, 0.8, 1])
+    parser.add_argument('--adain', action=argparse.BooleanOptionalAction, default=True, help='as inference does')
     parser.add_argument('--csv', type=Path, help='file to append the rows to')
     args = parser.parse_args(argv)
     try:
@@ -82,9 +85,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 1
     makers: dict[str, Callable[[Tensor, Tensor], Tensor]] = {'degraded input': lambda lq, gt: lq}
     for w in args.w:
-        for adain in (False, True):
-            name = f'restored, w = {w:g}{", AdaIN" if adain else ""}'
-            makers[name] = lambda lq, gt, w=w, adain=adain: network(lq, w=w, adain=adain)[0]
+        name = f'restored, w = {w:g}{"" if args.adain else ", no AdaIN"}'
+        makers[name] = lambda lq, gt, w=w: network(lq, w=w, adain=args.adain)[0]
     makers['ground truth'] = lambda lq, gt: gt
     known = environment()
     fixed = {
@@ -94,6 +96,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         'faces': len(pairs),
         'commit': (known['commit'] or 'unknown')[:12],
         'torch': known['torch'],
+        'platform': known['platform'],
     }
     rows = []
     for name, make in makers.items():

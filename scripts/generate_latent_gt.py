@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from basicsr.archs import VQAutoEncoder
+from basicsr.archs import CodeFormer, VQAutoEncoder
 from basicsr.archs.loader import load_network
 from basicsr.data.common import resize_square
 from basicsr.utils.checkpoint import CheckpointError, save_atomic
@@ -43,8 +43,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = parser.parse_args(argv)
     try:
         network = load_network(args.vqgan, args.device)
-        if not isinstance(network, VQAutoEncoder):
-            raise CheckpointError(f'{args.vqgan}: a {type(network).__name__}, not an autoencoder with a codebook')
+        if not isinstance(network, VQAutoEncoder) or isinstance(network, CodeFormer):
+            raise CheckpointError(f'{args.vqgan}: a {type(network).__name__}; give a stage I VQAutoEncoder')
         paths = scan_images(args.input)
         if not paths:
             raise FileNotFoundError(f'{args.input}: no pictures in it')

@@ -15,6 +15,7 @@ from pathlib import Path
 import safetensors.torch
 
 from basicsr.utils.checkpoint import CheckpointError, read_checkpoint, unwrap
+from basicsr.utils.files import replacing
 
 
 def release(source: Path, target: Path) -> None:
@@ -23,10 +24,8 @@ def release(source: Path, target: Path) -> None:
     state = {name: value.half().contiguous() for name, value in unwrap(checkpoint, 'params_ema', str(source)).items()}
     paths = ('vqgan_path', 'model_path')  # of the machine it was trained on
     network = {name: value for name, value in checkpoint['network'].items() if name not in paths}
-    target.parent.mkdir(parents=True, exist_ok=True)
-    partial = target.with_suffix('.part')
-    safetensors.torch.save_file(state, partial, metadata={'network': json.dumps(network), 'format': 'pt'})
-    partial.replace(target)
+    with replacing(target) as partial:
+        safetensors.torch.save_file(state, partial, metadata={'network': json.dumps(network), 'format': 'pt'})
     print(f'{target}: {network["type"]}, {target.stat().st_size / 1e6:.1f} MB')
 
 

@@ -69,8 +69,11 @@ def test_grad_checkpointing_changes_no_gradient():
     for enable in (False, True):
         network = fill(build_network(CODEFORMER))
         network.set_grad_checkpointing(enable)
+        calls = []
+        network.encoder.blocks[1].register_forward_pre_hook(lambda *_, calls=calls: calls.append(1))
         network(image(1, 1, 64), code_only=True)[0].square().mean().backward()
         grads.append(network.encoder.blocks[0].weight.grad)
+        assert len(calls) == 1 + enable
     torch.testing.assert_close(*grads)
 
 

@@ -8,7 +8,7 @@ import pytest
 from small import stage_options
 
 from basicsr.schema import check_options
-from basicsr.utils.options import OptionError, dump_options, load_options, merge, parse_value
+from basicsr.utils.options import OptionError, drop_nulls, dump_options, load_options, merge, parse_value
 
 FILES = sorted((Path(__file__).parents[1] / 'options').rglob('*.yml'))
 
@@ -72,6 +72,17 @@ def test_numbers_with_exponents_are_numbers(text, value):
         (('datasets', 'train'), 'blur_sigm', [1, 2], "did you mean 'blur_sigma'"),
         (('datasets', 'train'), 'type', 'FFHQDataset', 'FFHQBlindDataset'),
         (('val', 'metrics'), 'psnr', {'type': 'calculate_psn'}, "did you mean 'calculate_psnr'"),
+        (('datasets', 'train'), 'batch_size_per_gpu', 2.7, 'must be int'),
+        (('datasets', 'train'), 'use_hflip', 'no', 'must be bool'),
+        (('datasets', 'val'), 'type', 'FFHQBlindDataset', 'PairedImageDataset'),
+        (('network_g',), 'n_layers', 'many', 'network_g:n_layers must be int'),
+        (('train',), 'scheduler', {'type': 'MultiStepLR'}, "'milestones' is missing"),
+        (
+            ('train',),
+            'scheduler',
+            {'type': 'CosineAnnealingRestartLR', 'periods': [1, 2], 'restart_weights': [1]},
+            'one length',
+        ),
         (('path',), 'pretrain_net_g', 'x', "did you mean 'pretrain_network_g'"),
         ((), 'model_type', 'CodeFormerIdx', "did you mean 'CodeFormerIdxModel'"),
     ],
@@ -86,6 +97,10 @@ def test_mistakes_name_the_nearest_key(section, key, value, words, tmp_path):
     target[key] = value
     with pytest.raises(OptionError, match=words):
         check_options(opt)
+
+
+def test_null_means_the_default():
+    assert drop_nulls({'a': None, 'b': {'c': None, 'd': 0}}) == {'b': {'d': 0}}
 
 
 def test_resolved_options_can_be_read_again(tmp_path):

@@ -138,6 +138,30 @@ def test_target_codes_need_the_same_codebook(tmp_path):
         build_model({**opt, 'network_g': {**opt['network_g'], 'vqgan_path': None}})
 
 
+def test_latent_codes_need_a_codebook_that_is_not_random_and_fits(tmp_path):
+    """LESSONS 2 through the other door."""
+    opt = stage_options(2, tmp_path)
+    train = {**opt['datasets']['train'], 'latent_gt_path': 'codes.pth'}
+    latent = {**opt, 'network_vqgan': None, 'datasets': {'train': train}}
+    with pytest.raises(OptionError, match='random'):
+        build_model({**latent, 'network_g': {**opt['network_g'], 'vqgan_path': None}})
+    target_codes = build_model(latent).target_codes
+    for codes in (torch.full((1, 256), 32), torch.zeros(1, 64, dtype=torch.long)):
+        with pytest.raises(OptionError, match='latent_gt_path'):
+            target_codes({'latent_gt': codes})
+
+
+def test_latent_script_takes_no_network_of_a_later_stage(tmp_path, capsys):
+    from scripts import generate_latent_gt
+
+    opt = stage_options(2, tmp_path)
+    build_model(opt).save(1, tmp_path)
+    faces, weights = opt['datasets']['train']['dataroot_gt'], str(tmp_path / 'models' / 'net_g_1.pth')
+    arguments = ['-i', faces, '-o', str(tmp_path / 'codes.pth'), '--vqgan', weights]
+    assert generate_latent_gt.main(arguments) == 1
+    assert 'stage I' in capsys.readouterr().err
+
+
 def test_latent_file_gives_the_codes_of_the_teacher(tmp_path):
     """LESSONS 5: the latent-code script works, and its codes are those computed on the way."""
     from scripts import generate_latent_gt
@@ -232,7 +256,10 @@ def test_clipping_bounds_the_gradient(tmp_path):
 def test_bf16_runs_and_keeps_weights_in_float32(tmp_path):
     opt = stage_options(3, tmp_path, precision='bf16', grad_checkpointing=True)
     model = build_model(opt)
+    kinds = set()
+    model.net_g.encoder.blocks[0].register_forward_hook(lambda _, args, out: kinds.add(out.dtype))
     model.optimize_parameters([batch_of(opt)], 1)
+    assert kinds == {torch.bfloat16}
     assert all(p.dtype == torch.float32 for p in model.net_g.parameters())
     assert model.output.dtype == torch.float32
     with pytest.raises(OptionError, match="did you mean 'bf16'"):
@@ -250,15 +277,56 @@ def test_a_loss_that_is_not_finite_stops_and_changes_nothing(tmp_path):
     assert torch.equal(model.net_g.feat_emb.weight, before)
 
 
+def test_a_gradient_that_is_not_finite_stops_and_changes_nothing(tmp_path):
+    opt = stage_options(2, tmp_path)
+    model = build_model(opt)
+    weight = model.net_g.feat_emb.weight
+    weight.register_hook(lambda gradient: gradient * float('nan'))
+    before = weight.clone()
+    with pytest.raises(NonFiniteLossError, match=r'gradient \(optim_g\).*iteration 3'):
+        model.optimize_parameters([batch_of(opt)], 3)
+    assert torch.equal(weight, before)
+
+
+def test_an_fp16_overflow_leaves_out_the_step_and_the_run_goes_on(tmp_path):
+    opt = stage_options(1, tmp_path, net_d_iters=2)
+    model = build_model(opt)
+    model.scaler = torch.amp.GradScaler('cpu', init_scale=2.0**127)
+    before = model.net_g.encoder.blocks[0].weight.clone()
+    model.optimize_parameters([batch_of(opt)], 1)  # the generator is not due
+    model.optimize_parameters([batch_of(opt)], 2)
+    assert torch.equal(model.net_g.encoder.blocks[0].weight, before)
+    assert model.scaler.get_scale() < 2.0**127
+
+
+def test_discriminator_and_its_loss_come_together(tmp_path):
+    with pytest.raises(OptionError, match='both network_d and train:gan_opt'):
+        build_model(stage_options(1, tmp_path, gan_opt=None))
+
+
+def test_a_generator_that_is_fixed_cannot_be_trained(tmp_path):
+    with pytest.raises(OptionError, match='fix_modules'):
+        build_model(stage_options(3, tmp_path, fix_generator=False))
+
+
+@pytest.mark.parametrize('stage', [2, 3])
+def test_validation_reads_the_low_quality_side_only(stage, tmp_path):
+    """LESSONS 1."""
+    model = build_model(stage_options(stage, tmp_path), is_train=False)
+    assert model.infer({'lq': image(1, 1, 64)}).shape == (1, 3, 64, 64)
+    assert not model.optimizers
+
+
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason='needs a CUDA device')
 @pytest.mark.parametrize('stage', [1, 2, 3])
 @pytest.mark.parametrize('precision', ['fp32', 'bf16', 'fp16'])
 def test_stages_learn_on_cuda(stage, precision, tmp_path):
-    opt = stage_options(stage, tmp_path, precision=precision, net_d_start_iter=100)
+    opt = stage_options(stage, tmp_path, precision=precision, net_d_start_iter=30)
     model = build_model(opt, 'cuda')
     batch = batch_of(opt)
     first = total(model, batch)
     for _ in range(30):
         last = total(model, batch)
+    model.optimize_parameters([batch], 31)
     assert last < 0.8 * first

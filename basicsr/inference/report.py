@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from basicsr.inference.image_restorer import ALREADY_SHARP, RESTORED
+from basicsr.utils.files import write_text
 
 DONE = frozenset({RESTORED, ALREADY_SHARP})
 
@@ -40,11 +41,7 @@ def write_summary(path: str | os.PathLike, records: Sequence[FileRecord], about:
     """All records as JSON, after what `about` says of the run; complete or not at all."""
     counts = dict(Counter(record.status for record in records))
     content = {**about, 'counts': counts, 'files': [asdict(record) for record in records]}
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f'.{path.name}.{os.getpid()}.part')
-    partial.write_text(json.dumps(content, indent=2, ensure_ascii=False) + '\n', encoding='utf-8')
-    partial.replace(path)
+    write_text(path, json.dumps(content, indent=2, ensure_ascii=False) + '\n')
 
 
 def format_table(records: Sequence[FileRecord], root: str | os.PathLike) -> str:

@@ -23,10 +23,10 @@ __all__ = [
 ]
 
 
-def build_model(opt: Mapping[str, Any], device: torch.device | str = 'cpu') -> BaseModel:
-    """The stage named by `opt['model_type']`.
+def build_model(opt: Mapping[str, Any], device: torch.device | str = 'cpu', is_train: bool = True) -> BaseModel:
+    """The stage named by `opt['model_type']`, with what training needs, or (`is_train` false) with its network only.
 
     Raises:
         KeyError: `model_type` is missing or unknown.
     """
-    return MODEL_REGISTRY.get(opt['model_type'])(opt, device)
+    return MODEL_REGISTRY.get(opt['model_type'])(opt, device, is_train)

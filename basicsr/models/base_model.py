@@ -33,15 +33,25 @@ class NonFiniteLossError(RuntimeError):
     """A loss became infinite or not a number; the message names iteration, terms and files."""
 
 
+def _not_finite(what: str, iteration: int, values: Mapping[str, float], batches: Sequence[Batch]) -> NonFiniteLossError:
+    files = ', '.join(str(path) for batch in batches for path in batch.get('gt_path', ['unknown']))
+    return NonFiniteLossError(
+        f'{what} is not finite at iteration {iteration}: {dict(values)}; files of the batch: {files}. '
+        f'The last checkpoint is kept; a lower learning rate, fp32, or train:grad_clip may help'
+    )
+
+
 class BaseModel(ABC):
     """One stage of training.
 
     Args:
         opt: the checked options of a run; read, never changed.
         device: where to compute.
+        is_train: with everything training needs; without, the network alone, for `infer`.
     """
 
-    def __init__(self, opt: Mapping[str, Any], device: torch.device | str = 'cpu') -> None:
+    def __init__(self, opt: Mapping[str, Any], device: torch.device | str = 'cpu', is_train: bool = True) -> None:
+        self.is_train = is_train
         self.opt = opt
         self.device = torch.device(device)
         self.train_opt = opt.get('train') or {}
@@ -93,10 +103,12 @@ class BaseModel(ABC):
             state = load_state_dict_file(pretrained, paths.get(f'param_key_{which}'))
             load_state(network, state, strict=paths.get(f'strict_load_{which}', True), source=pretrained)
         network = network.to(self.device).train()
+        self.networks[name] = network
+        if not self.is_train:
+            return network.eval()
         broadcast_module(network)
         if self.train_opt.get('grad_checkpointing') and isinstance(network, VQAutoEncoder):
             network.set_grad_checkpointing()
-        self.networks[name] = network
         if ema_decay > 0:
             self.averages[name] = copy.deepcopy(network).eval().requires_grad_(False)
         size = sum(p.numel() for p in network.parameters() if p.requires_grad) / 1e6
@@ -156,10 +168,10 @@ class BaseModel(ABC):
             if discriminator is not None:
                 discriminator.requires_grad_(True)
                 self._backward(self.discriminator_losses(batch, iteration), batch, iteration, len(batches))
-        for name, optimizer in self.optimizers.items():
-            if name != 'optim_g' or self._generator_is_due(iteration):
-                self._step(optimizer)
-        self.scaler.update()
+        due = [name for name in self.optimizers if name != 'optim_g' or self._generator_is_due(iteration)]
+        stepped = [self._step(name, batches, iteration) for name in due]
+        if any(stepped):
+            self.scaler.update()
         self._update_averages()
 
     def learning_rate(self, name: str, iteration: int) -> float:
@@ -173,11 +185,7 @@ class BaseModel(ABC):
         total = torch.stack([term.float() for term in terms.values()]).sum()
         values = {name: term.item() for name, term in terms.items()}
         if not torch.isfinite(total):
-            files = ', '.join(map(str, batch.get('gt_path', ['unknown'])))
-            raise NonFiniteLossError(
-                f'the loss is not finite at iteration {iteration}: {values}; files of the batch: {files}. '
-                f'The last checkpoint is kept; a lower learning rate, fp32, or train:grad_clip may help'
-            )
+            raise _not_finite('the loss', iteration, values, [batch])
         self.scaler.scale(total / parts).backward()
         for name, value in values.items():
             self.log[name] = self.log.get(name, 0) + value / parts
@@ -187,16 +195,23 @@ class BaseModel(ABC):
         every = int(self.train_opt.get('net_d_iters') or 1)
         return iteration > int(self.train_opt.get('net_g_start_iter') or 0) and iteration % every == 0
 
-    def _step(self, optimizer: torch.optim.Optimizer) -> None:
-        parameters = [p for group in optimizer.param_groups for p in group['params']]
-        if all(p.grad is None for p in parameters):
-            return
+    def _step(self, name: str, batches: Sequence[Batch], iteration: int) -> bool:
+        """Apply an optimiser's gradients; False if there are none."""
+        optimizer = self.optimizers[name]
+        parameters = [p for group in optimizer.param_groups for p in group['params'] if p.grad is not None]
+        if not parameters:
+            return False
         average_gradients(parameters)
+        self.scaler.unscale_(optimizer)
+        norm = nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
+        if not norm.isfinite() and not self.scaler.is_enabled():  # the scaler leaves such a step out by itself
+            raise _not_finite(f'the gradient ({name})', iteration, self.log, batches)
         clip = self.train_opt.get('grad_clip')
         if clip:
-            self.scaler.unscale_(optimizer)
-            nn.utils.clip_grad_norm_(parameters, clip)
+            nn.utils.clip_grads_with_norm_(parameters, clip, norm)
+        self.log[f'grad_norm_{name[-1]}'] = norm.item()
         self.scaler.step(optimizer)
+        return True
 
     @torch.no_grad()
     def _update_averages(self) -> None:
@@ -238,7 +253,8 @@ class BaseModel(ABC):
         """
         path = Path(path)
         state = read_checkpoint(path)
-        if set(state.get('optimizers', {})) != set(self.optimizers):
+        optimizers = state.get('optimizers')
+        if not isinstance(optimizers, dict) or set(optimizers) != set(self.optimizers):
             raise CheckpointError(f'{path}: not a training state of this model (optimisers differ)')
         iteration = state['iter']
         for name, network in self.networks.items():
@@ -247,7 +263,7 @@ class BaseModel(ABC):
             if name in self.averages:
                 load_state(self.averages[name], load_state_dict_file(file, 'params_ema'), source=file)
         for name, optimizer in self.optimizers.items():
-            optimizer.load_state_dict(state['optimizers'][name])
+            optimizer.load_state_dict(optimizers[name])
         self.scaler.load_state_dict(state['scaler'])
         self.load_extra_state(state['extra'])
         return iteration

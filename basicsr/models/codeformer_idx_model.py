@@ -24,17 +24,26 @@ class CodeFormerIdxModel(BaseModel):
     `fidelity_weight` (w of the validation pictures).
     """
 
-    def __init__(self, opt: Mapping[str, Any], device: torch.device | str = 'cpu') -> None:
-        super().__init__(opt, device)
+    default_w = 0.0
+
+    def __init__(self, opt: Mapping[str, Any], device: torch.device | str = 'cpu', is_train: bool = True) -> None:
+        super().__init__(opt, device, is_train)
         train = self.train_opt
         self.net_g = cast(CodeFormer, self.add_network('net_g', opt['network_g'], train.get('ema_decay') or 0))
+        self.w = train.get('fidelity_weight', self.default_w)
+        self.adain = (opt.get('val') or {}).get('adain', False)
+        if is_train:
+            self.init_training()
+
+    def init_training(self) -> None:
+        """Losses, optimisers and target codes."""
+        train = self.train_opt
         self.add_optimizer('optim_g', self.net_g)
-        self.target_codes = TargetCodes(opt, self.net_g, self.device)
+        self.target_codes = TargetCodes(self.opt, self.net_g, self.device)
         self.feat_loss_weight = train.get('feat_loss_weight', 1.0) if train.get('use_hq_feat_loss', True) else 0
         self.entropy_loss_weight = train.get('entropy_loss_weight', 0.5) if train.get('cross_entropy_loss', True) else 0
         if not (self.feat_loss_weight or self.entropy_loss_weight):
             raise OptionError('train: both code losses (use_hq_feat_loss, cross_entropy_loss) are off')
-        self.w = train.get('fidelity_weight') or 0
 
     def code_losses(self, logits: Tensor, lq_feat: Tensor, codes: Tensor) -> Terms:
         """The code terms, for logits (N,positions,K), features (N,C,s,s) and target codes (N,positions)."""
@@ -56,6 +65,6 @@ class CodeFormerIdxModel(BaseModel):
 
     @torch.no_grad()
     def infer(self, batch: Batch) -> Tensor:
-        """The restored face at `train:fidelity_weight`."""
+        """The restored face at `train:fidelity_weight`, with AdaIN if `val:adain` says so."""
         with self.autocast():
-            return self.get_bare_model()(batch['lq'], w=self.w)[0].float()
+            return self.get_bare_model()(batch['lq'], w=self.w, adain=self.adain)[0].float()

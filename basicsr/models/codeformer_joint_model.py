@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from typing import Any, cast
+from collections.abc import Iterator
+from typing import cast
 
-import torch
 from torch import Tensor
 
 from basicsr.archs.codeformer_arch import FuseBlock
@@ -14,6 +13,7 @@ from basicsr.models.codeformer_idx_model import CodeFormerIdxModel
 from basicsr.models.gan import AdversarialLosses
 from basicsr.models.image_losses import ImageLosses
 from basicsr.models.schedule import Curriculum
+from basicsr.utils.options import OptionError
 from basicsr.utils.registry import MODEL_REGISTRY
 
 PUBLISHED_CURRICULUM = (
@@ -29,9 +29,14 @@ PUBLISHED_CURRICULUM = (
 class CodeFormerJointModel(CodeFormerIdxModel):
     """Loss: stage II's + pixel + perceptual + adversarial, the last three where the curriculum decodes an image."""
 
-    def __init__(self, opt: Mapping[str, Any], device: torch.device | str = 'cpu') -> None:
-        super().__init__(opt, device)
+    default_w = 1.0
+
+    def init_training(self) -> None:
+        """Stage II's, the curriculum, and the losses on images."""
+        super().init_training()
         train = self.train_opt
+        if not train.get('fix_generator', True) and not self.net_g.generator.last_layer.requires_grad:
+            raise OptionError('train:fix_generator is false, but network_g:fix_modules names the generator')
         self.curriculum = Curriculum(train.get('curriculum') or PUBLISHED_CURRICULUM)
         self.image_losses = ImageLosses(self)
         self.gan = AdversarialLosses(self, self._last_layer)

@@ -9,13 +9,17 @@ from torch import Tensor
 
 from basicsr.losses import adaptive_disc_weight, build_loss
 from basicsr.models.base_model import BaseModel, Terms
+from basicsr.utils.options import OptionError
 
 
 class AdversarialLosses:
     """Adversarial terms, none when the options name no `network_d` and `gan_opt`.
 
-    Options (`train`): `gan_opt`, `net_d_start_iter` (no terms up to it), `use_adaptive_weight`,
-    `scale_adaptive_gan_weight`, `disc_weight` (the factor where the weight is not adaptive).
+    Options (`train`): `gan_opt`, `net_d_start_iter` (no terms up to it), `use_adaptive_weight` (default true) times
+    `scale_adaptive_gan_weight` (default 0.8), or else the constant factor `disc_weight` (default 0.8).
+
+    Raises:
+        OptionError: one of discriminator and loss without the other.
 
     Args:
         model: the stage, which gets the discriminator and its optimiser.
@@ -26,7 +30,9 @@ class AdversarialLosses:
         train = model.train_opt
         self.model = model
         self.last_layer = last_layer
-        self.enabled = bool(model.opt.get('network_d') and train.get('gan_opt'))
+        self.enabled = bool(train.get('gan_opt'))
+        if self.enabled != bool(model.opt.get('network_d')):
+            raise OptionError('adversarial training needs both network_d and train:gan_opt; give both or neither')
         if not self.enabled:
             return
         self.net_d = model.add_network('net_d', model.opt['network_d'])
@@ -34,7 +40,7 @@ class AdversarialLosses:
         self.criterion = build_loss(train['gan_opt'])
         self.start = int(train.get('net_d_start_iter') or 0)
         self.adaptive = train.get('use_adaptive_weight', True)
-        self.scale = train.get('scale_adaptive_gan_weight', 1.0) if self.adaptive else train.get('disc_weight', 1.0)
+        self.scale = train.get('scale_adaptive_gan_weight', 0.8) if self.adaptive else train.get('disc_weight', 0.8)
 
     def generator_terms(self, output: Tensor, reconstruction: Terms, iteration: int) -> Terms:
         """The generator's term for `output` (N,3,H,W), weighed against the sum of the reconstruction terms."""
@@ -47,7 +53,10 @@ class AdversarialLosses:
         if self.adaptive:
             total = torch.stack(list(reconstruction.values())).sum()
             scale = self.model.scaler.scale  # so that fp16 gradients do not vanish; the ratio stays the same
-            weight = weight * adaptive_disc_weight(scale(total), scale(loss), self.last_layer())
+            ratio = adaptive_disc_weight(scale(total), scale(loss), self.last_layer())
+            if self.model.scaler.is_enabled():  # after an overflow, which the scaler answers by leaving out the step
+                ratio = ratio.nan_to_num(0)
+            weight = weight * ratio
             self.model.log['d_weight'] = float(weight)
         return {'l_g_gan': weight * loss}
 

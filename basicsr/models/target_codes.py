@@ -24,18 +24,25 @@ class TargetCodes:
         network: the trained network, whose codebook must be that of the VQGAN.
 
     Raises:
-        OptionError: neither a latent file nor weights are given (codes of a random network mean nothing), or the
-            codebooks differ.
+        OptionError: neither a latent file nor weights are given (codes of a random network mean nothing, as do codes
+            for a random codebook), or the codebooks differ.
     """
 
     def __init__(self, opt: Mapping[str, Any], network: VQAutoEncoder, device: torch.device) -> None:
         train_set = (opt.get('datasets') or {}).get('train') or {}
         self.teacher: VQAutoEncoder | None = None
+        self.positions, self.codebook_size = network.latent_side**2, network.codebook_size
+        section = dict(opt.get('network_vqgan') or {})
+        vqgan_path = (opt.get('network_g') or {}).get('vqgan_path')
         if train_set.get('latent_gt_path'):
+            if not (vqgan_path or (opt.get('path') or {}).get('pretrain_network_g')):
+                raise OptionError(
+                    'network_g: its codebook is random, so the codes of latent_gt_path mean nothing to it; give '
+                    'network_g:vqgan_path or path:pretrain_network_g'
+                )
             logger.info('target codes: %s', train_set['latent_gt_path'])
             return
-        section = dict(opt.get('network_vqgan') or {})
-        weights = section.get('model_path') or (opt.get('network_g') or {}).get('vqgan_path')
+        weights = section.get('model_path') or vqgan_path
         if not section or not weights:
             raise OptionError(
                 'no target codes: give network_vqgan with model_path (a stage I checkpoint), or '
@@ -53,9 +60,19 @@ class TargetCodes:
 
     @torch.no_grad()
     def __call__(self, batch: Mapping[str, Any]) -> Tensor:
-        """The codes (N,positions), int64."""
+        """The codes (N,positions), int64.
+
+        Raises:
+            OptionError: the codes of a latent file are those of another network.
+        """
         if self.teacher is None:
-            return batch['latent_gt']
+            codes = batch['latent_gt']
+            if codes.shape[1] != self.positions or codes.max() >= self.codebook_size:
+                raise OptionError(
+                    f'latent_gt_path: {codes.shape[1]} codes up to {codes.max()} a picture, but network_g has '
+                    f'{self.positions} positions and {self.codebook_size} codes; make the file from its own VQGAN'
+                )
+            return codes
         gt = batch['gt']
         indices = self.teacher.quantize(self.teacher.encoder(gt))[2]['min_encoding_indices']
         return indices.view(gt.shape[0], -1)

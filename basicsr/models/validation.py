@@ -19,24 +19,25 @@ logger = logging.getLogger('basicsr')
 
 
 def validate(
-    model: BaseModel, loader: Iterable[Mapping[str, Any]], iteration: int, folder: Path, name: str
+    model: BaseModel, loader: Iterable[Mapping[str, Any]], folder: Path, name: str, about: Mapping[str, Any]
 ) -> tuple[dict[str, float], np.ndarray | None]:
     """Judge a model on a validation set.
 
-    Writes `validation_<name>.csv` (one row a call: iteration and the mean of each metric) in `folder`, and below its
-    `visualization/`: `grid_<name>_<iteration>.png`, and with `val:save_img` every output.
+    Writes `validation_<name>.csv` (one row a call: `about` and the mean of each metric) in `folder`, and below its
+    `visualization/`: `grid_<name>_<iter>.png`, and with `val:save_img` every output.
 
     Args:
         model: any stage.
         loader: batches of `PairedImageDataset` (`lq`, `gt`, `lq_path`).
-        iteration: for the names.
         folder: the run's.
-        name: of the set.
+        name: of the set, a section of the options' `datasets`.
+        about: what the row begins with: `iter`, for the names of files too, and whatever else tells it from others.
 
     Returns:
         The mean of each metric, and the grid (rows of low quality, output, target) as RGB uint8.
     """
     opt = model.opt.get('val') or {}
+    root, iteration = Path(model.opt['datasets'][name]['dataroot_lq']), about['iter']
     metrics = opt.get('metrics') or {}
     values: dict[str, list[float]] = {metric: [] for metric in metrics}
     rows: list[np.ndarray] = []
@@ -53,21 +54,25 @@ def validate(
                 if len(rows) < opt.get('grid', 8) and len({image.shape for image in trio}) == 1:
                     rows.append(np.hstack(trio))
                 if opt.get('save_img'):
-                    imwrite(folder / 'visualization' / name / Path(path).stem / f'{iteration}.png', trio[1])
+                    place = Path(path).relative_to(root).with_suffix('')
+                    imwrite(folder / 'visualization' / name / place / f'{iteration}.png', trio[1])
     for network in was_training:
         network.train()
     means = {metric: float(np.mean(numbers)) for metric, numbers in values.items() if numbers}
-    _append_row(folder / f'validation_{name}.csv', {'iter': iteration, **means})
+    _append_row(folder / f'validation_{name}.csv', {**about, **means})
     grid = None
     if rows and len({row.shape for row in rows}) == 1:
         grid = np.vstack(rows)
         imwrite(folder / 'visualization' / f'grid_{name}_{iteration}.png', grid)
-    logger.info('validation %s, iteration %d: %s', name, iteration, _text(means))
+    logger.info('validation %s, iteration %s: %s', name, iteration, _text(means))
     return means, grid
 
 
-def _append_row(path: Path, row: Mapping[str, float]) -> None:
+def _append_row(path: Path, row: Mapping[str, Any]) -> None:
+    """Add a row; a file with other columns, of a run whose metrics were changed, is set aside first."""
     path.parent.mkdir(parents=True, exist_ok=True)
+    if path.exists() and path.read_text(encoding='utf-8').split('\n', 1)[0].strip() != ','.join(row):
+        path.rename(path.with_name(f'{path.stem}_before_{row["iter"]}.csv'))
     new = not path.exists()
     with path.open('a', newline='', encoding='utf-8') as file:
         writer = csv.DictWriter(file, list(row))

@@ -25,10 +25,17 @@ class VQGANModel(BaseModel):
     is set by k-means on `samples` of its features, which spares the time that codes need to come alive.
     """
 
-    def __init__(self, opt: Mapping[str, Any], device: torch.device | str = 'cpu') -> None:
-        super().__init__(opt, device)
+    def __init__(self, opt: Mapping[str, Any], device: torch.device | str = 'cpu', is_train: bool = True) -> None:
+        super().__init__(opt, device, is_train)
         train = self.train_opt
+        self.warming = False
         self.net_g = cast(VQAutoEncoder, self.add_network('net_g', opt['network_g'], train.get('ema_decay') or 0))
+        if is_train:
+            self.init_training()
+
+    def init_training(self) -> None:
+        """Losses, optimisers and the codebook's warm-up."""
+        train = self.train_opt
         self.add_optimizer('optim_g', self.net_g)
         self.image_losses = ImageLosses(self)
         self.codebook_weight = (train.get('codebook_opt') or {}).get('loss_weight', 1.0)
@@ -37,7 +44,6 @@ class VQGANModel(BaseModel):
         self.warmup_iters = int(warmup.get('iters', 0))
         self.warmup_samples = int(warmup.get('samples', 32768))
         self.features = torch.empty(0, self.net_g.emb_dim)
-        self.warming = False
 
     def before_iteration(self, iteration: int) -> None:
         """After the warm-up, set the codebook."""

@@ -16,6 +16,8 @@ import safetensors.torch
 import torch
 from torch import Tensor, nn
 
+from basicsr.utils.files import replacing
+
 PARAM_KEYS = ('params_ema', 'params', 'params_d', 'state_dict')
 
 
@@ -139,14 +141,7 @@ def load_state(
 
 def save_atomic(content: Any, path: str | os.PathLike) -> None:
     """`torch.save` under a temporary name, flushed to the disk, then renamed: the file is complete or not there."""
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f'.{path.name}.{os.getpid()}.part')
-    try:
-        with partial.open('wb') as file:
-            torch.save(content, file)
-            file.flush()
-            os.fsync(file.fileno())
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
+    with replacing(path) as partial, partial.open('wb') as file:
+        torch.save(content, file)
+        file.flush()
+        os.fsync(file.fileno())

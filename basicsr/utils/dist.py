@@ -11,11 +11,15 @@ import os
 import subprocess
 import sys
 from collections.abc import Iterable, Sequence
+from datetime import timedelta
 from pathlib import Path
+from typing import TypeVar
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+
+T = TypeVar('T')
 
 
 def get_rank() -> int:
@@ -33,13 +37,12 @@ def is_launched() -> bool:
     return 'RANK' in os.environ and 'WORLD_SIZE' in os.environ
 
 
-def join(backend: str | None = None) -> None:
-    """Join the launcher's processes: nccl where CUDA is (or `backend`), gloo elsewhere."""
-    if torch.cuda.is_available():
+def join(cuda: bool, backend: str | None = None) -> None:
+    """Join the launcher's processes: on GPUs by nccl (or `backend`), on CPUs by gloo."""
+    if cuda:
         torch.cuda.set_device(int(os.environ.get('LOCAL_RANK', 0)))
-        dist.init_process_group(backend or 'nccl')
-    else:
-        dist.init_process_group('gloo')
+    # Rank 0 validates while the others wait, which may take long.
+    dist.init_process_group((backend or 'nccl') if cuda else 'gloo', timeout=timedelta(hours=6))
 
 
 def leave() -> None:
@@ -59,6 +62,15 @@ def broadcast(tensors: Iterable[Tensor]) -> None:
     if get_world_size() > 1:
         for tensor in tensors:
             dist.broadcast(tensor, 0)
+
+
+def from_rank_0(value: T) -> T:
+    """Rank 0's value, any picklable one, on every process."""
+    if get_world_size() == 1:
+        return value
+    values = [value]
+    dist.broadcast_object_list(values)
+    return values[0]
 
 
 def broadcast_module(module: nn.Module) -> None:

@@ -10,6 +10,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from basicsr.utils.files import replacing
+
 IMAGE_EXTENSIONS = frozenset({'.jpg', '.jpeg', '.png', '.webp', '.bmp', '.tif', '.tiff'})
 
 
@@ -75,10 +77,8 @@ def imwrite(path: str | os.PathLike, image: np.ndarray, quality: int = 95) -> No
     done, data = cv2.imencode(suffix, cv2.cvtColor(np.ascontiguousarray(image), cv2.COLOR_RGB2BGR), flags)
     if not done:
         raise ValueError(f'{path}: the picture of shape {image.shape} could not be encoded')
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f'.{path.name}.{os.getpid()}.part')
-    partial.write_bytes(data.tobytes())
-    partial.replace(path)
+    with replacing(path) as partial:
+        partial.write_bytes(data.tobytes())
 
 
 def to_tensor(image: np.ndarray) -> Tensor:

@@ -13,12 +13,22 @@ from typing import Any
 import numpy
 import torch
 import torchvision
+from tqdm import tqdm
 
 import basicsr
+from basicsr.utils.files import write_text
+
+
+class ConsoleHandler(logging.Handler):
+    """Writes to standard error through tqdm, so that lines and progress bars do not mix."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Write one line."""
+        tqdm.write(self.format(record), file=sys.stderr)
 
 
 def get_root_logger(log_file: Path | None = None, level: int = logging.INFO) -> logging.Logger:
-    """The project's logger, on the console (through tqdm, whose bar stays whole) and, if named, in a file.
+    """The project's logger, on the console (above a progress bar, which stays whole) and, if named, in a file.
 
     Args:
         log_file: appended to.
@@ -30,7 +40,7 @@ def get_root_logger(log_file: Path | None = None, level: int = logging.INFO) -> 
     for handler in list(logger.handlers):
         logger.removeHandler(handler)
         handler.close()
-    handlers: list[logging.Handler] = [logging.StreamHandler(sys.stderr)]
+    handlers: list[logging.Handler] = [ConsoleHandler()]
     if log_file is not None:
         log_file.parent.mkdir(parents=True, exist_ok=True)
         handlers.append(logging.FileHandler(log_file, encoding='utf-8'))
@@ -72,4 +82,4 @@ def environment() -> dict[str, Any]:
 
 def write_environment(path: Path) -> None:
     """`environment()` as JSON."""
-    path.write_text(json.dumps(environment(), indent=2) + '\n', encoding='utf-8')
+    write_text(path, json.dumps(environment(), indent=2) + '\n')

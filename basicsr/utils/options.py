@@ -61,7 +61,10 @@ def load_options(path: str | Path, changes: Sequence[str] = ()) -> dict[str, Any
         keys, equals, value = change.partition('=')
         if not equals:
             raise OptionError(f"'{change}': write section:key=value")
-        nested: Any = parse_value(value)
+        try:
+            nested: Any = parse_value(value)
+        except yaml.YAMLError as error:
+            raise OptionError(f"'{change}': the value is not valid YAML") from error
         for key in reversed(keys.split(':')):
             nested = {key: nested}
         options = merge(options, nested)
@@ -84,6 +87,15 @@ def _load(path: Path, children: tuple[Path, ...]) -> dict[str, Any]:
     for base in [bases] if isinstance(bases, str) else bases:
         merged = merge(merged, _load(path.parent / base, (*children, path.resolve())))
     return merge(merged, options)
+
+
+def drop_nulls(options: Mapping[str, Any]) -> dict[str, Any]:
+    """The options without keys whose value is null, which so take their defaults; sub-sections too."""
+    return {
+        key: drop_nulls(value) if isinstance(value, Mapping) else value
+        for key, value in options.items()
+        if value is not None
+    }
 
 
 def dump_options(options: Mapping[str, Any]) -> str:
