@@ -50,8 +50,8 @@ DATASET = {
     'dataroot_gt': str, 'dataroot_lq': str, 'latent_gt_path': str, 'component_path': str, 'in_size': int,
     'gt_size': int, 'use_hflip': bool, 'use_corrupt': bool, 'use_motion_kernel': bool, 'blur_kernel_size': int,
     'on_error': str, 'num_worker_per_gpu': int, 'batch_size_per_gpu': int, 'num_prefetch_queue': int,
-    'pin_memory': bool, 'seed': int, 'io_backend': SECTION, 'scale': int, 'motion_kernel_prob': float, 'color_jitter_prob': float,
-    'color_jitter_pt_prob': float, 'gray_prob': float, 'color_jitter_shift': float,
+    'pin_memory': bool, 'seed': int, 'io_backend': SECTION, 'scale': int, 'motion_kernel_prob': float,
+    'color_jitter_prob': float, 'color_jitter_pt_prob': float, 'gray_prob': float, 'color_jitter_shift': float,
     **dict.fromkeys(('mean', 'std', 'kernel_list', 'kernel_prob', 'brightness', 'contrast', 'saturation', 'hue'), list),
     **{
         key + suffix: list

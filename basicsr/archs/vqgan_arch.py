@@ -6,7 +6,8 @@ Images are (N,3,H,W) in [-1, 1]. Parameter names are those of the published netw
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, cast
+from dataclasses import dataclass
+from typing import cast
 
 import torch
 import torch.nn.functional as F
@@ -123,59 +124,57 @@ class BlockStack(nn.Module):
         return x
 
 
-class Encoder(BlockStack):
-    """Image (N,3,S,S) to features (N,emb_dim,s,s), s = S / 2^(levels-1). Arguments as in `VQAutoEncoder`."""
+@dataclass(frozen=True)
+class Sizes:
+    """What encoder and generator are built from; see `VQAutoEncoder`."""
 
-    def __init__(
-        self,
-        nf: int,
-        emb_dim: int,
-        ch_mult: Sequence[int],
-        res_blocks: int,
-        img_size: int,
-        attn_resolutions: Sequence[int],
-    ) -> None:
+    img_size: int
+    nf: int
+    ch_mult: Sequence[int]
+    res_blocks: int
+    attn_resolutions: Sequence[int]
+    emb_dim: int
+
+
+class Encoder(BlockStack):
+    """Image (N,3,S,S) to features (N,emb_dim,s,s), s = S / 2^(levels-1)."""
+
+    def __init__(self, sizes: Sizes) -> None:
+        nf, ch_mult = sizes.nf, sizes.ch_mult
         blocks: list[nn.Module] = [nn.Conv2d(3, nf, 3, padding=1)]
         taps = {}
-        channels, side = nf, img_size
+        channels, side = nf, sizes.img_size
         for level, mult in enumerate(ch_mult):
-            for _ in range(res_blocks):
+            for _ in range(sizes.res_blocks):
                 blocks.append(ResBlock(channels, nf * mult))
                 channels = nf * mult
                 taps[side] = len(blocks) - 1
-                if side in attn_resolutions:
+                if side in sizes.attn_resolutions:
                     blocks.append(AttnBlock(channels))
             if level < len(ch_mult) - 1:
                 blocks.append(Downsample(channels))
                 side //= 2
         blocks += [ResBlock(channels, channels), AttnBlock(channels), ResBlock(channels, channels)]
-        blocks += [normalize(channels), nn.Conv2d(channels, emb_dim, 3, padding=1)]
+        blocks += [normalize(channels), nn.Conv2d(channels, sizes.emb_dim, 3, padding=1)]
         super().__init__(blocks, taps)
 
 
 class Generator(BlockStack):
-    """Features (N,emb_dim,s,s) to image (N,3,S,S). Arguments as in `VQAutoEncoder`."""
+    """Features (N,emb_dim,s,s) to image (N,3,S,S)."""
 
-    def __init__(
-        self,
-        nf: int,
-        emb_dim: int,
-        ch_mult: Sequence[int],
-        res_blocks: int,
-        img_size: int,
-        attn_resolutions: Sequence[int],
-    ) -> None:
+    def __init__(self, sizes: Sizes) -> None:
+        nf, ch_mult = sizes.nf, sizes.ch_mult
         channels = nf * ch_mult[-1]
-        side = img_size // 2 ** (len(ch_mult) - 1)
-        blocks: list[nn.Module] = [nn.Conv2d(emb_dim, channels, 3, padding=1)]
+        side = sizes.img_size // 2 ** (len(ch_mult) - 1)
+        blocks: list[nn.Module] = [nn.Conv2d(sizes.emb_dim, channels, 3, padding=1)]
         blocks += [ResBlock(channels, channels), AttnBlock(channels), ResBlock(channels, channels)]
         taps = {}
         for level in reversed(range(len(ch_mult))):
-            for _ in range(res_blocks):
+            for _ in range(sizes.res_blocks):
                 blocks.append(ResBlock(channels, nf * ch_mult[level]))
                 channels = nf * ch_mult[level]
                 # The first block of a level is tapped, but where attention follows, the last one.
-                if side in attn_resolutions:
+                if side in sizes.attn_resolutions:
                     taps[side] = len(blocks) - 1
                     blocks.append(AttnBlock(channels))
                 else:
@@ -242,19 +241,12 @@ class VQAutoEncoder(nn.Module):
         self.emb_dim = emb_dim
         self.codebook_size = codebook_size
         self.channels_at = {img_size >> level: nf * mult for level, mult in enumerate(ch_mult)}
-        sizes: dict[str, Any] = {
-            'nf': nf,
-            'emb_dim': emb_dim,
-            'ch_mult': tuple(ch_mult),
-            'res_blocks': res_blocks,
-            'img_size': img_size,
-            'attn_resolutions': tuple(attn_resolutions),
-        }
-        self.encoder = Encoder(**sizes)
+        sizes = Sizes(img_size, nf, ch_mult, res_blocks, attn_resolutions, emb_dim)
+        self.encoder = Encoder(sizes)
         self.quantize = build_quantizer(
             quantizer, codebook_size, emb_dim, beta, beta_on, gumbel_straight_through, gumbel_kl_weight
         )
-        self.generator = Generator(**sizes)
+        self.generator = Generator(sizes)
         if model_path is not None:
             load_state(self, load_state_dict_file(model_path), source=model_path)
 
