@@ -47,6 +47,11 @@ def build_parser() -> argparse.ArgumentParser:
     add('--suffix', default='', help='appended to the names of the results')
     add('--model', default='auto', help='auto (official weights if downloaded, else small), official, small, or a file')
     add('--adain', action=argparse.BooleanOptionalAction, default=True, help='as the published inference (default: on)')
+    add(
+        '--color_fix',
+        action=argparse.BooleanOptionalAction,
+        help='keep input colours (default: small model only)',
+    )
     add('--device', default='auto', help='auto, cpu, cuda or cuda:N (default: auto)')
     add('--precision', choices=list(PRECISIONS), default='fp32', help='of the network (default: fp32)')
     add('--batch_size', type=int, default=8, help='faces at a time (default: 8)')
@@ -57,7 +62,7 @@ def build_parser() -> argparse.ArgumentParser:
 
 def build_restorer(args: argparse.Namespace) -> ImageRestorer:
     """Everything that the flags ask for, loaded."""
-    faces = FaceRestorer(args.model, args.device, args.precision, args.batch_size, args.weights_dir)
+    faces = FaceRestorer(args.model, args.device, args.precision, args.batch_size, args.weights_dir, args.color_fix)
     background = None if args.bg_upsampler in ('None', 'none', '') else args.bg_upsampler
     upsampler = None
     if background or args.face_upsample:

@@ -22,11 +22,12 @@ from tqdm import tqdm
 from basicsr.archs import CodeFormer
 from basicsr.archs.loader import load_network
 from basicsr.data import DataError, PairedImageDataset
+from basicsr.inference.face_restorer import fix_colour
 from basicsr.metrics import calculate_psnr, calculate_ssim
 from basicsr.utils.checkpoint import CheckpointError
 from basicsr.utils.download import sha256_of
 from basicsr.utils.files import write_text
-from basicsr.utils.image import to_image
+from basicsr.utils.image import to_image, to_tensor
 from basicsr.utils.logger import environment
 
 DIGITS = {'psnr': 2, 'ssim': 4, 'gradient_energy': 2}
@@ -37,6 +38,11 @@ def gradient_energy(image: np.ndarray) -> float:
     """Mean squared difference of neighbouring pixels of the luminance in [0, 1], times 1000: how sharp a picture is."""
     grey = image.astype(np.float64) @ (0.299, 0.587, 0.114) / 255
     return 1000 * float(np.square(np.diff(grey, axis=0)).mean() + np.square(np.diff(grey, axis=1)).mean())
+
+
+def fixed_colours(restored: Tensor, lq: Tensor) -> Tensor:
+    """What the embedded model's inference makes of an output, both (1,3,S,S)."""
+    return to_tensor(fix_colour(to_image(restored[0]), to_image(lq[0])))[None]
 
 
 def judge(pairs: PairedImageDataset, make: Callable[[Tensor, Tensor], Tensor]) -> dict[str, float]:
@@ -71,7 +77,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description='Judge a model on pairs of degraded and good aligned faces.')
     parser.add_argument('--pairs', type=Path, required=True, help='folder with lq/ and gt/')
     parser.add_argument('--model', type=Path, default=Path('weights/small/codeformer_128.safetensors'))
-    parser.add_argument('--w', type=float, nargs='+', default=[0, 0.5, 0.8, 1])
+    parser.add_argument('--w', type=float, nargs='+', default=[0, 0.8, 1])
     parser.add_argument('--adain', action=argparse.BooleanOptionalAction, default=True, help='as inference does')
     parser.add_argument('--csv', type=Path, help='file to append the rows to')
     args = parser.parse_args(argv)
@@ -87,6 +93,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     for w in args.w:
         name = f'restored, w = {w:g}{"" if args.adain else ", no AdaIN"}'
         makers[name] = lambda lq, gt, w=w: network(lq, w=w, adain=args.adain)[0]
+        makers[f'{name}, colour fix'] = lambda lq, gt, w=w: fixed_colours(network(lq, w=w, adain=args.adain)[0], lq)
     makers['ground truth'] = lambda lq, gt: gt
     known = environment()
     fixed = {
