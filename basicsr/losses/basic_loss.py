@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -11,7 +13,7 @@ from basicsr.utils.registry import LOSS_REGISTRY, nearest
 REDUCTIONS = {'none': lambda loss: loss, 'mean': torch.mean, 'sum': torch.sum}
 
 
-class PixelLoss(nn.Module):
+class PixelLoss(nn.Module, ABC):
     """The weight and the reduction that the pixel losses share.
 
     Args:
@@ -29,9 +31,9 @@ class PixelLoss(nn.Module):
         self.loss_weight = loss_weight
         self.reduction = reduction
 
+    @abstractmethod
     def distance(self, pred: Tensor, target: Tensor) -> Tensor:
         """The loss of each element, of the shape of the inputs."""
-        raise NotImplementedError
 
     def forward(self, pred: Tensor, target: Tensor) -> Tensor:
         """The weighted loss of two tensors of one shape: a scalar, or that shape for reduction `none`.
