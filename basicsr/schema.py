@@ -42,7 +42,8 @@ TRAIN = {
     'cross_entropy_loss': bool, 'entropy_loss_weight': float, 'fidelity_weight': float,
     'use_adaptive_weight': bool, 'scale_adaptive_gan_weight': float, 'disc_weight': float, 'fix_generator': bool,
     'net_g_start_iter': int, 'net_d_iters': int, 'net_d_start_iter': int, 'manual_seed': int,
-    'curriculum': list, 'codebook_warmup': {'iters': int, 'samples': int}, 'precision': str, 'grad_clip': float,
+    'curriculum': list, 'codebook_warmup': {'iters': int, 'samples': int},
+    'codebook_average': {'decay': float, 'restart_under': float}, 'precision': str, 'grad_clip': float,
     'accumulate': int, 'grad_checkpointing': bool,
 }  # fmt: skip
 VAL = {'val_freq': int, 'save_img': bool, 'metrics': SECTION, 'grid': int, 'adain': bool}

@@ -9,6 +9,7 @@ from small import stage_options
 
 from basicsr.data import build_dataset
 from basicsr.models import NonFiniteLossError, build_model
+from basicsr.models.codebook_average import CodebookAverage
 from basicsr.models.codeformer_joint_model import PUBLISHED_CURRICULUM
 from basicsr.models.kmeans import kmeans
 from basicsr.models.schedule import Curriculum, learning_rate
@@ -93,6 +94,30 @@ def test_codebook_warmup_ends_in_centres_of_the_features(tmp_path):
     model.before_iteration(3)
     after = model.net_g.quantize.distances(model.net_g.encoder(batch['gt'])).amin(1).mean()
     assert after < 0.5 * random
+    assert torch.equal(model.averages['net_g'].quantize.codes, model.net_g.quantize.codes)
+
+
+def test_averaged_codes_become_the_means_of_their_features_and_unused_ones_start_again():
+    codes = torch.tensor([[0.0, 0], [1, 1], [50, 50]])
+    average = CodebookAverage(codes, decay=0.5, restart_under=0.1)
+    features = torch.tensor([[0.0, 2], [0, 4], [3, 1], [5, 1]])
+    average.update(features, torch.tensor([0, 0, 1, 1]))
+    # shares: half of 1/3 and half of 1/2; sums: half of code/3 and half of the mean feature of the batch
+    expected = torch.tensor([[0, 0 / 6 + 6 / 8], [1 / 6 + 8 / 8, 1 / 6 + 2 / 8]]) / (1 / 6 + 1 / 4)
+    torch.testing.assert_close(codes[:2], expected)
+    for _ in range(5):
+        average.update(features, torch.tensor([0, 0, 1, 1]))
+    assert (codes[2] == features).all(1).any()
+    torch.testing.assert_close(codes[:2], torch.tensor([[0.0, 3], [4, 1]]), atol=0.1, rtol=0)
+
+
+def test_an_averaged_codebook_is_trained_without_gradient(tmp_path):
+    opt = stage_options(1, tmp_path, codebook_average={'decay': 0.9}, net_d_start_iter=9)
+    model = build_model(opt)
+    before = model.net_g.quantize.codes.clone()
+    model.optimize_parameters([batch_of(opt)], 1)
+    assert model.net_g.quantize.codes.grad is None
+    assert not torch.equal(model.net_g.quantize.codes, before)
     assert torch.equal(model.averages['net_g'].quantize.codes, model.net_g.quantize.codes)
 
 

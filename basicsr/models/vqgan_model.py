@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, cast
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from basicsr.archs import VQAutoEncoder
 from basicsr.models.base_model import BaseModel, Batch, Terms
+from basicsr.models.codebook_average import CodebookAverage
 from basicsr.models.gan import AdversarialLosses
 from basicsr.models.image_losses import ImageLosses
 from basicsr.models.kmeans import kmeans
@@ -22,7 +23,8 @@ class VQGANModel(BaseModel):
     """Loss: pixel + perceptual + codebook + adversarial.
 
     With `train:codebook_warmup` (`iters`, `samples`) the first iterations train a plain autoencoder; then the codebook
-    is set by k-means on `samples` of its features, which spares the time that codes need to come alive.
+    is set by k-means on `samples` of its features, which spares the time that codes need to come alive. With
+    `train:codebook_average` (`decay`, `restart_under`) codes follow the mean of their features instead of a gradient.
     """
 
     def __init__(self, opt: Mapping[str, Any], device: torch.device | str = 'cpu', is_train: bool = True) -> None:
@@ -36,6 +38,11 @@ class VQGANModel(BaseModel):
     def init_training(self) -> None:
         """Losses, optimisers and the codebook's warm-up."""
         train = self.train_opt
+        average = train.get('codebook_average')
+        self.codebook_average = None
+        if average is not None:
+            self.codebook_average = CodebookAverage(self.net_g.quantize.codes.data, **average)
+            self.net_g.quantize.requires_grad_(False)
         self.add_optimizer('optim_g', self.net_g)
         self.image_losses = ImageLosses(self)
         self.codebook_weight = (train.get('codebook_opt') or {}).get('loss_weight', 1.0)
@@ -51,24 +58,31 @@ class VQGANModel(BaseModel):
         if self.warmup_iters and iteration == self.warmup_iters + 1:
             codes = kmeans(self.features, self.net_g.codebook_size, seed=self.seed).to(self.device)
             broadcast([codes])
-            for network in (self.net_g, *self.averages.values()):
-                cast(VQAutoEncoder, network).quantize.codes.data.copy_(codes)
+            self._set_codes(codes, (self.net_g, *self.averages.values()))
+            if self.codebook_average:
+                self.codebook_average.restart()
             self.features = self.features[:0]
 
     def generator_losses(self, batch: Batch, iteration: int) -> Iterator[Terms]:
         """The loss sum of stage I."""
-        gt = batch['gt']
+        gt, net = batch['gt'], self.net_g
         with self.autocast():
-            output, l_codebook, stats = self.net_g(gt, use_codes=not self.warming)
+            feat = net.encoder(gt)
+            quant, l_codebook, stats = (feat, None, {}) if self.warming else net.quantize(feat)
+            output = net.generator(quant)
         self.output = output.float()
         terms = self.image_losses(self.output, gt)
         terms |= self.gan.generator_terms(self.output, terms, iteration)
-        if self.warming:
-            self._collect(gt, iteration)
+        flat = feat.detach().float().permute(0, 2, 3, 1).reshape(-1, net.emb_dim)
+        if l_codebook is None:
+            self._collect(flat, iteration)
         else:
             terms['l_codebook'] = self.codebook_weight * l_codebook
             self.log['perplexity'] = stats['perplexity'].item()
         yield terms
+        if l_codebook is not None and self.codebook_average:
+            self.codebook_average.update(flat, stats['min_encoding_indices'].flatten())
+            self._set_codes(net.quantize.codes, self.averages.values())
 
     def discriminator_losses(self, batch: Batch, iteration: int) -> Terms:
         """Real against reconstructed."""
@@ -80,19 +94,22 @@ class VQGANModel(BaseModel):
         with self.autocast():
             return self.get_bare_model()(batch['gt'], use_codes=not self.warming)[0].float()
 
-    def _collect(self, gt: Tensor, iteration: int) -> None:
-        """Gather features for k-means in the last iterations of the warm-up."""
-        per_iteration = gt.shape[0] * self.net_g.latent_side**2
-        if iteration > self.warmup_iters - -(-self.warmup_samples // per_iteration):
-            with torch.no_grad(), self.autocast():
-                feat = self.net_g.encoder(gt)
-            flat = feat.float().permute(0, 2, 3, 1).reshape(-1, feat.shape[1]).cpu()
-            self.features = torch.cat([self.features, flat])
+    def _set_codes(self, codes: Tensor, networks: Iterable[nn.Module]) -> None:
+        for network in networks:
+            cast(VQAutoEncoder, network).quantize.codes.data.copy_(codes)
+
+    def _collect(self, features: Tensor, iteration: int) -> None:
+        """Gather features (n,emb_dim) for k-means in the last iterations of the warm-up."""
+        if iteration > self.warmup_iters - -(-self.warmup_samples // len(features)):
+            self.features = torch.cat([self.features, features.cpu()])
 
     def extra_state(self) -> dict[str, Any]:
-        """The features gathered for k-means."""
-        return {'features': self.features}
+        """The features gathered for k-means, and the running means of the codebook."""
+        average = self.codebook_average
+        return {'features': self.features, **({'codebook_average': average.state()} if average else {})}
 
     def load_extra_state(self, state: Mapping[str, Any]) -> None:
-        """Takes the features back."""
+        """Takes them back."""
         self.features = state['features']
+        if self.codebook_average and 'codebook_average' in state:
+            self.codebook_average.load_state(state['codebook_average'])

@@ -64,6 +64,13 @@ def broadcast(tensors: Iterable[Tensor]) -> None:
             dist.broadcast(tensor, 0)
 
 
+def total(tensors: Iterable[Tensor]) -> None:
+    """Overwrite tensors by their sums over the processes."""
+    if get_world_size() > 1:
+        for tensor in tensors:
+            dist.all_reduce(tensor)
+
+
 def from_rank_0(value: T) -> T:
     """Rank 0's value, any picklable one, on every process."""
     if get_world_size() == 1:

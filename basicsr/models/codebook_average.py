@@ -1,0 +1,69 @@
+"""The codebook as a running mean of the features that chose each code (van den Oord et al., 2017, appendix A.1)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor
+
+from basicsr.utils.dist import broadcast, total
+
+
+class CodebookAverage:
+    """Moves codes to the mean of their features instead of by gradient, and starts unused codes again.
+
+    Args:
+        codes: the table (codebook_size, emb_dim), changed in place.
+        decay: of the running counts and sums, 0 to 1.
+        restart_under: a code whose running share of the features falls under this part of an even share is put on a
+            feature drawn from the batch (Jukebox, Dhariwal et al., 2020); 0 leaves dead codes dead.
+
+    Raises:
+        ValueError: `decay` is outside 0 to 1.
+    """
+
+    def __init__(self, codes: Tensor, decay: float = 0.99, restart_under: float = 0.03) -> None:
+        if not 0 <= decay < 1:
+            raise ValueError(f'train:codebook_average:decay {decay}: must be from 0 to below 1')
+        self.codes = codes
+        self.decay = decay
+        self.restart_under = restart_under
+        self.shares = torch.full((len(codes),), 1 / len(codes), device=codes.device)
+        self.sums = torch.empty_like(codes)
+        self.restart()
+
+    def restart(self) -> None:
+        """Take the table as it is now, every code with an even share."""
+        self.shares.fill_(1 / len(self.codes))
+        self.sums.copy_(self.codes * self.shares[:, None])
+
+    @torch.no_grad()
+    def update(self, features: Tensor, indices: Tensor) -> None:
+        """Move the codes towards `features` (n,emb_dim), which chose the codes `indices` (n,).
+
+        All processes call it together and get the same table.
+        """
+        features = features.float()
+        counts = torch.bincount(indices, minlength=len(self.codes)).float()
+        sums = torch.zeros_like(self.codes).index_add_(0, indices, features)
+        total([counts, sums])
+        seen = counts.sum()
+        self.shares.lerp_(counts / seen, 1 - self.decay)
+        self.sums.lerp_(sums / seen, 1 - self.decay)
+        codes = self.sums / self.shares.clamp(min=1e-9)[:, None]
+        dead = self.shares < self.restart_under / len(codes)
+        drawn = features[torch.randint(len(features), (len(codes),), device=features.device)]
+        broadcast([drawn])
+        self.shares[dead] = 1 / len(codes)
+        self.sums[dead] = drawn[dead] / len(codes)
+        self.codes.copy_(torch.where(dead[:, None], drawn, codes))
+
+    def state(self) -> dict[str, Tensor]:
+        """What a resumed run needs beside the table itself."""
+        return {'shares': self.shares, 'sums': self.sums}
+
+    def load_state(self, state: Mapping[str, Tensor]) -> None:
+        """Take back what `state` gave."""
+        self.shares.copy_(state['shares'])
+        self.sums.copy_(state['sums'])
