@@ -1,20 +1,26 @@
-"""Restore faces in pictures: python inference_codeformer.py -i PICTURE_OR_FOLDER -o RESULTS."""
+"""Restore faces in pictures and clips: python inference_codeformer.py -i PICTURE_CLIP_OR_FOLDER -o RESULTS."""
 
 from __future__ import annotations
 
 import argparse
+import io
+import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from fractions import Fraction
 from pathlib import Path
+from typing import Any
 
 from tqdm import tqdm
 
 from basicsr.faces.detection import DEFAULT_DETECTOR, DETECTORS, build_detector
 from basicsr.faces.paste import PARSING_FILE, ParsingMask
-from basicsr.inference.face_restorer import PRECISIONS, WEIGHTS_DIR, FaceRestorer
+from basicsr.inference.face_restorer import PRECISIONS, FaceRestorer
 from basicsr.inference.image_restorer import ImageRestorer
-from basicsr.inference.report import FileRecord, exit_code, format_table, write_summary
+from basicsr.inference.report import FileRecord, exit_code, format_table, printable, write_summary
 from basicsr.inference.runner import SUMMARY, Runner, plan_jobs, skipped_files
+from basicsr.utils.folders import WEIGHTS_VARIABLE, weights_folder
+from basicsr.utils.picture import MAX_MEGAPIXELS
 
 
 def fidelity(text: str) -> float:
@@ -25,11 +31,30 @@ def fidelity(text: str) -> float:
     return value
 
 
+def megapixels(text: str) -> float:
+    """The value of --max_megapixels."""
+    value = float(text)
+    if not value > 0:
+        raise argparse.ArgumentTypeError(f'{text} is not above 0')
+    return value
+
+
+def frame_rate(text: str) -> Fraction:
+    """The value of --save_video_fps, a number or a fraction."""
+    try:
+        value = Fraction(text)
+    except (ValueError, ZeroDivisionError):
+        raise argparse.ArgumentTypeError(f'{text} is no number and no fraction') from None
+    if not value > 0:
+        raise argparse.ArgumentTypeError(f'{text} is not above 0')
+    return value
+
+
 def build_parser() -> argparse.ArgumentParser:
     """All flags; the published ones keep their meaning."""
-    parser = argparse.ArgumentParser(description='Restore faces in pictures.')
+    parser = argparse.ArgumentParser(description='Restore faces in pictures and clips.')
     add = parser.add_argument
-    add('-i', '--input_path', required=True, help='a picture, or a folder of pictures (sub-folders included)')
+    add('-i', '--input_path', required=True, help='a picture, a clip, or a folder of them (sub-folders included)')
     add('-o', '--output_path', default='results', help='folder for the results (default: results)')
     add('-w', '--w', '--fidelity_weight', type=fidelity, default=0.8, help='0 quality to 1 fidelity (default: 0.8)')
     add('-s', '--upscale', type=float, default=2, help='factor by which pictures are enlarged (default: 2)')
@@ -44,6 +69,17 @@ def build_parser() -> argparse.ArgumentParser:
     add('--bg_upsampler', default='None', help='enlarge the background with: None (bicubic), realesrgan, or a file')
     add('--face_upsample', action='store_true', help='enlarge the restored faces too (realesrgan, or --bg_upsampler)')
     add('--bg_tile', type=int, default=400, help='tile of the upsampler in pixels, 0 for none (default: 400)')
+    add(
+        '--max_megapixels',
+        type=megapixels,
+        default=MAX_MEGAPIXELS,
+        help=f'largest picture and largest result (default: {MAX_MEGAPIXELS:g}); memory grows with it',
+    )
+    add(
+        '--save_video_fps',
+        type=frame_rate,
+        help='frames a second of the results of clips, such as 25 or 30000/1001; the duration stays (default: as is)',
+    )
     add('--suffix', default='', help='appended to the names of the results')
     add('--model', default='auto', help='auto (official weights if downloaded, else small), official, small, or a file')
     add('--adain', action=argparse.BooleanOptionalAction, default=True, help='as the published inference (default: on)')
@@ -56,7 +92,11 @@ def build_parser() -> argparse.ArgumentParser:
     add('--precision', choices=list(PRECISIONS), default='fp32', help='of the network (default: fp32)')
     add('--batch_size', type=int, default=8, help='faces at a time (default: 8)')
     add('--force', action='store_true', help='restore faces that are already sharper than the model can make them, too')
-    add('--weights_dir', default=str(WEIGHTS_DIR), help="the weights folder (default: this repository's)")
+    add(
+        '--weights_dir',
+        default=str(weights_folder()),
+        help=f"the weights folder (default: ${WEIGHTS_VARIABLE}, else this repository's)",
+    )
     return parser
 
 
@@ -86,31 +126,56 @@ def build_restorer(args: argparse.Namespace) -> ImageRestorer:
     )
 
 
+def make_output(path: Path) -> None:
+    """Make the folder for the results where it is missing.
+
+    Raises:
+        OSError: it is a file, or cannot be written to.
+    """
+    path.mkdir(parents=True, exist_ok=True)
+    if not os.access(path, os.W_OK | os.X_OK):
+        raise PermissionError(f'{path}: no permission to write there; choose another -o')
+
+
+def save_summary(path: Path, records: Sequence[FileRecord], about: Mapping[str, Any]) -> bool:
+    """Write the summary; whether that could be done. A full disk is said, as the results before it may be whole."""
+    try:
+        write_summary(path, records, about)
+    except OSError as error:
+        print(f'error: {path} was not written: {error}', file=sys.stderr)
+        return False
+    return True
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """0 if every file was done, 1 if one was not, 2 if nothing could be started."""
     args = build_parser().parse_args(argv)
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors='backslashreplace')  # names of files may have letters that the screen has not
     output = Path(args.output_path)
     try:
         jobs = plan_jobs(args.input_path, output)
         restorer = build_restorer(args)
+        runner = Runner(restorer, output, args.suffix, args.has_aligned, args.max_megapixels, args.save_video_fps)
+        make_output(output)
     except (OSError, ValueError, KeyError) as error:
         print(f'error: {error.args[0] if isinstance(error, KeyError) else error}', file=sys.stderr)
         return 2
     print(f'Model: {restorer.restorer.description}')
-    runner = Runner(restorer, output, args.suffix, args.has_aligned)
     records: list[FileRecord] = []
     skipped = skipped_files(args.input_path, output)
-    about = {**vars(args), 'model': restorer.restorer.description, 'skipped': skipped}
+    flags = {**vars(args), 'save_video_fps': str(args.save_video_fps or '') or None}
+    about = {**flags, 'model': restorer.restorer.description, 'skipped': skipped}
     try:
         for record in tqdm(runner.run(jobs), total=len(jobs), unit='file', disable=len(jobs) == 1):
             records.append(record)
     finally:
-        write_summary(output / SUMMARY, records, about)
+        saved = save_summary(output / SUMMARY, records, about)
     print(format_table(records, args.input_path))
     if skipped:
-        print(f'Passed over, as the names are not those of pictures: {", ".join(skipped)}')
-    print(f'Results and {SUMMARY} are in {output}')
-    return exit_code(records)
+        print(f'Passed over, as the names are not those of pictures or clips: {printable(", ".join(skipped))}')
+    print(f'Results {f"and {SUMMARY} " if saved else ""}are in {output}')
+    return exit_code(records) if saved else 1
 
 
 if __name__ == '__main__':

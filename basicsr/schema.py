@@ -9,6 +9,8 @@ from typing import Any
 import torch
 
 from basicsr import archs, data, losses, metrics, models
+from basicsr.models.alignment_term import AlignmentTerm
+from basicsr.models.identity_term import IdentityTerm
 from basicsr.models.schedule import SCHEDULERS
 from basicsr.utils.options import OptionError, check_keys, check_values
 from basicsr.utils.registry import (
@@ -38,15 +40,18 @@ PATH = {
 TRAIN = {
     'optim_g': SECTION, 'optim_d': SECTION, 'scheduler': SECTION, 'total_iter': int, 'warmup_iter': int,
     'ema_decay': float, 'pixel_opt': SECTION, 'perceptual_opt': SECTION, 'gan_opt': SECTION,
-    'codebook_opt': {'loss_weight': float}, 'use_hq_feat_loss': bool, 'feat_loss_weight': float,
-    'cross_entropy_loss': bool, 'entropy_loss_weight': float, 'fidelity_weight': float,
-    'use_adaptive_weight': bool, 'scale_adaptive_gan_weight': float, 'disc_weight': float, 'fix_generator': bool,
-    'net_g_start_iter': int, 'net_d_iters': int, 'net_d_start_iter': int, 'manual_seed': int,
-    'curriculum': list, 'codebook_warmup': {'iters': int, 'samples': int},
+    'identity_opt': SECTION, 'alignment_opt': AlignmentTerm.OPTIONS, 'codebook_opt': {'loss_weight': float},
+    'use_hq_feat_loss': bool, 'feat_loss_weight': float, 'cross_entropy_loss': bool, 'entropy_loss_weight': float,
+    'fidelity_weight': float, 'use_adaptive_weight': bool, 'scale_adaptive_gan_weight': float,
+    'disc_weight': float, 'fix_generator': bool, 'net_g_start_iter': int, 'net_d_iters': int, 'net_d_start_iter': int,
+    'manual_seed': int, 'curriculum': list, 'codebook_warmup': {'iters': int, 'samples': int},
     'codebook_average': {'decay': float, 'restart_under': float}, 'precision': str, 'grad_clip': float,
-    'accumulate': int, 'grad_checkpointing': bool,
+    'accumulate': int, 'grad_checkpointing': bool, 'min_perplexity': float,
 }  # fmt: skip
-VAL = {'val_freq': int, 'save_img': bool, 'metrics': SECTION, 'grid': int, 'adain': bool}
+VAL = {
+    'val_freq': int, 'save_img': bool, 'metrics': SECTION, 'grid': int, 'adain': bool,
+    'best': {'metric': str, 'dataset': str},
+}  # fmt: skip
 DATASET = {
     'dataroot_gt': str, 'dataroot_lq': str, 'latent_gt_path': str, 'component_path': str, 'in_size': int,
     'gt_size': int, 'use_hflip': bool, 'use_corrupt': bool, 'use_motion_kernel': bool, 'blur_kernel_size': int,
@@ -62,11 +67,12 @@ DATASET = {
 }  # fmt: skip
 """Types of dataset keys; which keys a dataset has, it says itself."""
 LOGGER = {
-    'print_freq': int, 'save_checkpoint_freq': int, 'use_tb_logger': bool,
+    'print_freq': int, 'save_checkpoint_freq': int, 'use_tb_logger': bool, 'keep_last': int, 'keep_every': int,
     'wandb': {'project': str, 'resume_id': (str, int)},
 }  # fmt: skip
 SECTIONS = {
-    'path': PATH, 'train': TRAIN, 'val': VAL, 'logger': LOGGER, 'dist_params': {'backend': str, 'port': int},
+    'path': PATH, 'train': TRAIN, 'val': VAL, 'logger': LOGGER,
+    'dist_params': {'backend': str, 'port': int, 'dead_after': float},
 }  # fmt: skip
 REQUIRED = ('name', 'model_type', 'datasets', 'network_g', 'train')
 
@@ -102,6 +108,8 @@ def check_options(opt: Mapping[str, Any]) -> None:
     for name in ('pixel_opt', 'perceptual_opt', 'gan_opt'):
         if train.get(name):
             _check_entry(f'train:{name}', train[name], LOSS_REGISTRY)
+    if train.get('identity_opt'):
+        _check_identity(train['identity_opt'], opt['model_type'])
     for name in ('optim_g', 'optim_d'):
         if train.get(name):
             _check_optimizer(f'train:{name}', train[name])
@@ -112,15 +120,26 @@ def check_options(opt: Mapping[str, Any]) -> None:
             raise OptionError(f"train:scheduler: unknown type '{kind}'{nearest(kind, SCHEDULERS)}")
         check_values('train:scheduler', scheduler, SCHEDULERS[kind])
         _check_scheduler(scheduler)
+    _check_limits(opt)
     for name, section in ((opt.get('val') or {}).get('metrics') or {}).items():
         _check_entry(f'val:metrics:{name}', section, METRIC_REGISTRY, given=('img', 'img2'))
+    _check_best(opt)
+
+
+def _parameters(entry: type) -> dict[str, inspect.Parameter]:
+    """The arguments of a constructor, with those of its base class where it passes on what it does not know."""
+    own = dict(inspect.signature(entry).parameters)
+    passed_on = [name for name, parameter in own.items() if parameter.kind is parameter.VAR_KEYWORD]
+    for name in passed_on:
+        del own[name]
+    return {**_parameters(entry.__mro__[1]), **own} if passed_on else own
 
 
 def _check_entry(where: str, section: Mapping[str, Any], registry: Registry, given: tuple[str, ...] = ()) -> None:
     kind = str(section.get('type'))
     if kind not in registry:
         raise OptionError(f"{where}: unknown type '{kind}'{nearest(kind, registry.names())}")
-    parameters = inspect.signature(registry.get(kind)).parameters
+    parameters = _parameters(registry.get(kind))
     check_keys(where, section, ['type', *(name for name in parameters if name not in given)])
     for name, parameter in parameters.items():
         if parameter.default is parameter.empty and name not in section and name not in given:
@@ -128,6 +147,13 @@ def _check_entry(where: str, section: Mapping[str, Any], registry: Registry, giv
     defaults = {name: parameter.default for name, parameter in parameters.items() if name in section}
     kinds = {name: type(value) for name, value in defaults.items() if isinstance(value, (bool, int, float, str))}
     check_values(where, {name: section[name] for name in kinds}, kinds)
+
+
+def _check_identity(section: Mapping[str, Any], model_type: str) -> None:
+    """The loss's own arguments, and from stage II on those of its way through the codes."""
+    ways = {} if model_type == 'VQGANModel' else IdentityTerm.OPTIONS
+    check_values('train:identity_opt', {name: section[name] for name in section if name in ways}, ways)
+    _check_entry('train:identity_opt', {k: v for k, v in section.items() if k not in ways}, LOSS_REGISTRY)
 
 
 def _check_dataset(where: str, name: str, section: Mapping[str, Any]) -> None:
@@ -146,9 +172,37 @@ def _check_scheduler(section: Mapping[str, Any]) -> None:
     needed = 'periods' if section['type'] == 'CosineAnnealingRestartLR' else 'milestones'
     if not section.get(needed):
         raise OptionError(f"train:scheduler: '{needed}' is missing")
+    if not 0 <= (section.get('eta_min') or 0) < 1:
+        raise OptionError(f'train:scheduler: eta_min is a learning rate from 0 to below 1, not {section["eta_min"]!r}')
+    if not 0 < (section.get('gamma') or 0.1) <= 1:
+        raise OptionError(f'train:scheduler: gamma must be above 0 and at most 1, not {section["gamma"]!r}')
     weights = section.get('restart_weights')
     if weights and len(weights) != len(section['periods']):
         raise OptionError('train:scheduler: restart_weights and periods must be of one length')
+
+
+def _check_limits(opt: Mapping[str, Any]) -> None:
+    """Numbers that are of their type and yet make no sense."""
+    for where, section, key, fits, words in (
+        ('train', opt['train'], 'ema_decay', lambda x: 0 <= x < 1, 'from 0 to below 1'),
+        ('train', opt['train'], 'min_perplexity', lambda x: x >= 0, '0 or more'),
+        ('train', opt['train'], 'grad_clip', lambda x: x >= 0, '0 (off) or more'),
+        ('logger', opt.get('logger') or {}, 'keep_last', lambda x: x >= 1, '1 or more'),
+        ('logger', opt.get('logger') or {}, 'keep_every', lambda x: x >= 1, '1 or more'),
+        ('dist_params', opt.get('dist_params') or {}, 'dead_after', lambda x: x >= 2, '2 seconds or more'),
+    ):
+        value = section.get(key)
+        if value is not None and not fits(value):
+            raise OptionError(f'{where}:{key} must be {words}, not {value!r}')
+
+
+def _check_best(opt: Mapping[str, Any]) -> None:
+    val = opt.get('val') or {}
+    best, metrics = val.get('best') or {}, list(val.get('metrics') or {})
+    datasets = [name for name, section in opt['datasets'].items() if name.startswith('val') and section]
+    for key, known in (('metric', metrics), ('dataset', datasets)):
+        if best.get(key) and best[key] not in known:
+            raise OptionError(f"val:best:{key}: there is no '{best[key]}'{nearest(best[key], known)}")
 
 
 def _check_optimizer(where: str, section: Mapping[str, Any]) -> None:

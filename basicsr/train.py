@@ -5,41 +5,50 @@ from __future__ import annotations
 import argparse
 import logging
 import sys
+import tempfile
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch.utils.data import DataLoader
-from torch.utils.tensorboard import SummaryWriter
-from tqdm import tqdm
 
 if __name__ == '__main__':  # started as a file: the package is the folder above this one
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
 from basicsr.data import DataError, build_dataloader, build_dataset
 from basicsr.models import BaseModel, NonFiniteLossError, build_model
-from basicsr.models.validation import validate
+from basicsr.models.checkpoints import newest_readable
+from basicsr.run import Run, SaveError, saving
 from basicsr.schema import check_options
-from basicsr.utils import dist
+from basicsr.utils import dist, slurm
 from basicsr.utils.checkpoint import CheckpointError
-from basicsr.utils.files import write_text
+from basicsr.utils.files import InUseError, lock, write_text
 from basicsr.utils.logger import get_root_logger, write_environment
 from basicsr.utils.options import OptionError, drop_nulls, dump_options, load_options, merge
+from basicsr.utils.stopping import StoppedError
+
+ERRORS = (
+    OptionError, DataError, CheckpointError, NonFiniteLossError, SaveError, InUseError, dist.PeerLostError, OSError,
+)  # fmt: skip
+"""What ends a run with one line that says all."""
+EXIT_CODES = 'Exit codes: 0 done, 1 an error, 2 a wrong command line, 130 Ctrl-C and 143 SIGTERM (saved, then left).'
 
 logger = logging.getLogger('basicsr')
 
 
 def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
     """The command line."""
-    parser = argparse.ArgumentParser(description='Train a stage of CodeFormer from an option file.')
+    parser = argparse.ArgumentParser(description='Train a stage of CodeFormer from an option file.', epilog=EXIT_CODES)
     parser.add_argument('-opt', required=True, help='option file (YAML)')
     parser.add_argument(
         '--launcher',
-        choices=['none', 'pytorch'],
+        choices=['none', 'pytorch', 'slurm'],
         default='none',
-        help='pytorch: one process for each GPU; under torchrun it joins those, else it starts its own',
+        help='pytorch: one process for each GPU; under torchrun it joins those, else it starts its own. slurm: joins '
+        'those that srun started',
     )
     parser.add_argument('--auto_resume', action='store_true', help='take up the run where its last state is')
     parser.add_argument('--debug', action='store_true', help='validate, save and print after few iterations')
@@ -72,14 +81,22 @@ def uses_cuda(opt: Mapping[str, Any]) -> bool:
     return torch.cuda.is_available() and opt.get('num_gpu') != 0
 
 
-def find_resume_state(opt: Mapping[str, Any], folder: Path, auto: bool) -> Path | None:
-    """The state to go on from: the run's last one with `auto`, else `path:resume_state`, else none."""
+def find_resume_state(
+    opt: Mapping[str, Any], folder: Path, auto: bool, networks: Sequence[str]
+) -> tuple[Path | None, list[str]]:
+    """The state to go on from, and what is wrong with newer ones.
+
+    With `auto` it is the run's last one that is whole; where there is none, and without `auto`, `path:resume_state`.
+
+    Raises:
+        CheckpointError: the run has states, but none is whole.
+    """
     if auto:
-        states = [path for path in (folder / 'training_states').glob('*.state') if path.stem.isdigit()]
-        if states:
-            return max(states, key=lambda path: int(path.stem))
+        path, problems = newest_readable(folder, networks)
+        if path:
+            return path, problems
     stated = (opt.get('path') or {}).get('resume_state')
-    return Path(stated) if stated else None
+    return (Path(stated) if stated else None), []
 
 
 def prepare_folder(opt: Mapping[str, Any], folder: Path, start: int) -> None:
@@ -88,15 +105,24 @@ def prepare_folder(opt: Mapping[str, Any], folder: Path, start: int) -> None:
     A run resumed at iteration `start` leaves the first records alone and adds `options_<start>.yml` and so on.
     """
     if folder.exists() and not start:
-        stamp = time.strftime('%Y%m%d_%H%M%S')
         for old in (folder, Path('tb_logger') / opt['name']):
             if old.exists():
-                old.rename(old.with_name(f'{old.name}_archived_{stamp}'))
+                old.rename(_unused(old.with_name(f'{old.name}_archived_{time.strftime("%Y%m%d_%H%M%S")}')))
     for name in ('models', 'training_states', 'visualization'):
         (folder / name).mkdir(parents=True, exist_ok=True)
+        for partial in (folder / name).glob('.*.part'):  # of a process that was killed while it wrote
+            partial.unlink()
+        with tempfile.TemporaryFile(dir=folder / name):
+            pass  # it can be written to
     mark = f'_{start}' if start else ''
     write_text(folder / f'options{mark}.yml', dump_options(opt))
     write_environment(folder / f'environment{mark}.json')
+
+
+def _unused(path: Path) -> Path:
+    """`path`, with a number where there is one of that name."""
+    names = (path, *(path.with_name(f'{path.name}_{number}') for number in range(2, 1000)))
+    return next(name for name in names if not name.exists())
 
 
 def make_loaders(opt: Mapping[str, Any], done: int) -> tuple[DataLoader, dict[str, DataLoader]]:
@@ -121,133 +147,96 @@ def make_loaders(opt: Mapping[str, Any], done: int) -> tuple[DataLoader, dict[st
     return train, validation
 
 
-class Reporter:
-    """Progress bar, log lines and TensorBoard of rank 0; does nothing elsewhere."""
-
-    def __init__(self, opt: Mapping[str, Any], start: int, total: int) -> None:
-        section = opt.get('logger') or {}
-        self.print_freq = int(section.get('print_freq') or 100)
-        self.active = dist.get_rank() == 0
-        self.bar = tqdm(total=total, initial=start, unit='it', disable=not self.active, dynamic_ncols=True)
-        self.board = None
-        if self.active and section.get('use_tb_logger', True):
-            self.board = SummaryWriter(str(Path('tb_logger') / opt['name']))
-
-    def iteration(self, model: BaseModel, iteration: int) -> None:
-        """Report one iteration."""
-        self.bar.update()
-        if not self.active or iteration % self.print_freq:
-            return
-        rates = {f'lr_{name[-1]}': model.learning_rate(name, iteration) for name in model.optimizers}
-        text = ', '.join(f'{name} {value:.4g}' for name, value in (rates | model.log).items())
-        self.bar.set_postfix_str(', '.join(f'{n} {v:.3g}' for n, v in model.log.items())[:80])
-        pace = self.bar.format_dict
-        logger.info('iteration %d (%.2f it/s): %s', iteration, pace['rate'] or 0, text)
-        self.scalars('train', rates | model.log, iteration)
-
-    def scalars(self, group: str, values: Mapping[str, float], iteration: int) -> None:
-        """Numbers to TensorBoard."""
-        if self.board is not None:
-            for name, value in values.items():
-                self.board.add_scalar(f'{group}/{name}', value, iteration)
-
-    def validation(self, name: str, means: Mapping[str, float], grid: Any, iteration: int) -> None:
-        """A validation's numbers and pictures to TensorBoard."""
-        self.scalars(f'val_{name}', means, iteration)
-        if self.board is not None and grid is not None:
-            self.board.add_image(f'val_{name}', grid, iteration, dataformats='HWC')
-
-    def close(self) -> None:
-        """End bar and board."""
-        self.bar.close()
-        if self.board is not None:
-            self.board.close()
-
-
-def train_loop(
-    opt: Mapping[str, Any],
-    model: BaseModel,
-    loaders: tuple[DataLoader, dict[str, DataLoader]],
-    start: int,
-    folder: Path,
-) -> None:
-    """Iterations `start` + 1 to `train:total_iter`."""
-    train_loader, val_loaders = loaders
-    total, accumulate = int(opt['train']['total_iter']), int(opt['train'].get('accumulate') or 1)
-    save_freq = int((opt.get('logger') or {}).get('save_checkpoint_freq') or 5000)
-    val_freq = int((opt.get('val') or {}).get('val_freq') or 0)
-    batches: Iterator[Mapping[str, Any]] = iter(train_loader)
-    reporter = Reporter(opt, start, total)
-    try:
-        for iteration in range(start + 1, total + 1):
-            model.optimize_parameters([next(batches) for _ in range(accumulate)], iteration)
-            reporter.iteration(model, iteration)
-            if dist.get_rank() == 0 and (iteration % save_freq == 0 or iteration == total):
-                model.save(iteration, folder)
-            if val_freq and (iteration % val_freq == 0 or iteration == total):
-                for name, loader in val_loaders.items():
-                    judged = validate(model, loader, folder, name, {'iter': iteration})
-                    reporter.validation(name, *judged, iteration)
-                dist.barrier()
-        if dist.get_rank() == 0:
-            model.save(total, folder, 'latest')
-    finally:
-        reporter.close()
-
-
 def train(opt: Mapping[str, Any], auto_resume: bool = False) -> BaseModel:
     """One run in this process (one of several, where a launcher joined them).
 
     Args:
         opt: checked options.
-        auto_resume: go on from the run's last state, if it has one.
+        auto_resume: go on from the run's last whole state, if it has one.
 
     Returns:
         The model as it is at the end.
 
     Raises:
-        OptionError, DataError, CheckpointError, NonFiniteLossError: as their messages say.
+        OptionError, DataError, CheckpointError, NonFiniteLossError, SaveError: as their messages say.
+        StoppedError: told to stop; what was done is saved.
+        PeerLostError: another process of the run failed.
     """
     folder = Path('experiments') / opt['name']
-    state = dist.from_rank_0(find_resume_state(opt, folder, auto_resume))
+    held: AbstractContextManager[object] = nullcontext()
+    if dist.get_rank() == 0:
+        with saving('the folder', folder):
+            held = lock(folder.with_name(f'.{folder.name}.lock'), f"the run '{opt['name']}'")
+    with held:
+        return _train(opt, folder, auto_resume)
+
+
+def _train(opt: Mapping[str, Any], folder: Path, auto_resume: bool) -> BaseModel:
     section = opt['datasets'].get('train') or {}
     per_iteration = int(section.get('batch_size_per_gpu') or 1) * int(opt['train'].get('accumulate') or 1)
+    problems: list[str] = []
     try:
         model = build_model(opt, 'cuda' if uses_cuda(opt) else 'cpu')
+        if dist.get_rank() == 0:
+            state, problems = find_resume_state(opt, folder, auto_resume, list(model.networks))
+        else:
+            state = None
+        state = dist.from_rank_0(state)
         start = model.resume_training(state) if state else 0
         loaders = make_loaders(opt, start * per_iteration)
     except (ValueError, KeyError) as error:  # what constructors say of their arguments
         raise OptionError(error.args[0] if isinstance(error, KeyError) else str(error)) from error
     if dist.get_rank() == 0:
-        prepare_folder(opt, folder, start)
-        get_root_logger(folder / f'train_{opt["name"]}.log')
+        with saving('the folder', folder):
+            prepare_folder(opt, folder, start)
+            get_root_logger(folder / f'train_{opt["name"]}.log')
+    for problem in problems:
+        logger.warning('%s. The checkpoint before it is taken, %s', problem, state)
     if state:
         logger.info('resumed from %s', state)
     dist.barrier()
-    train_loop(opt, model, loaders, start, folder)
+    Run(opt, model, loaders, start, folder)()
     return model
 
 
+def launch_or_join(launcher: str, opt: Mapping[str, Any], arguments: Sequence[str]) -> int | None:
+    """Join the processes of a launcher, if there is one; or start them, wait for them, and return their exit code."""
+    if launcher == 'none':
+        return None
+    section = opt.get('dist_params') or {}
+    if launcher == 'slurm':
+        slurm.set_environment(section.get('port'))
+    elif not dist.is_launched():
+        processes = torch.cuda.device_count() if uses_cuda(opt) else 1
+        return dist.launch(Path(__file__).resolve(), arguments, processes) if processes > 1 else None
+    dist.join(uses_cuda(opt), section.get('backend'), float(section.get('dead_after') or 20))
+    return None
+
+
 def main(argv: Sequence[str] | None = None) -> int:
-    """The command line; returns the exit code."""
+    """The command line; returns the exit code, see EXIT_CODES."""
     args = parse_arguments(argv)
     get_root_logger()
+    failure = 'it failed unexpectedly; see what it wrote'
     try:
         opt = run_options(args.opt, args.force_yml, args.debug)
-        if args.launcher == 'pytorch' and not dist.is_launched():
-            processes = torch.cuda.device_count() if uses_cuda(opt) else 1
-            if processes > 1:
-                return dist.launch(Path(__file__).resolve(), argv if argv is not None else sys.argv[1:], processes)
-        elif args.launcher == 'pytorch':
-            dist.join(uses_cuda(opt), (opt.get('dist_params') or {}).get('backend'))
-        get_root_logger(level=logging.INFO if dist.get_rank() == 0 else logging.WARNING)
-        train(opt, args.auto_resume)
-    except (OptionError, DataError, CheckpointError, NonFiniteLossError, FileNotFoundError) as error:
+        code = launch_or_join(args.launcher, opt, argv if argv is not None else sys.argv[1:])
+        if code is None:
+            get_root_logger(level=logging.INFO if dist.get_rank() == 0 else logging.WARNING)
+            train(opt, args.auto_resume)
+        failure = ''
+    except StoppedError as stopped:
+        logger.warning('%s', stopped)
+        code, failure = 128 + stopped.number, ''
+    except ERRORS as error:
         logger.error('%s', error)
-        return 1
+        code, failure = 1, str(error)
+    except KeyboardInterrupt:
+        logger.warning('stopped before the first iteration; there was nothing to save')
+        code, failure = 130, 'it was stopped by Ctrl-C before the first iteration'
     finally:
-        dist.leave()
-    return 0
+        dist.leave(failure)
+    return code or 0
 
 
 if __name__ == '__main__':

@@ -12,10 +12,11 @@ from pathlib import Path
 from tqdm import tqdm
 
 from basicsr.faces.detection import DEFAULT_DETECTOR, DETECTORS, Face, FaceDetector, build_detector
-from basicsr.faces.geometry import align_face, ffhq_template
-from basicsr.inference.face_restorer import WEIGHTS_DIR
+from basicsr.faces.geometry import align_face
 from basicsr.inference.runner import FILE_ERRORS, Job, plan_jobs
+from basicsr.utils.folders import weights_folder
 from basicsr.utils.image import imread, imwrite
+from basicsr.utils.templates import ffhq_template
 
 
 def face_size(face: Face) -> float:
@@ -45,7 +46,7 @@ def main() -> int:
     parser.add_argument('--size', type=int, default=512, help='side of the crops (default: 512)')
     parser.add_argument('--min_size', type=float, default=0, help='pass over faces that are smaller in the photograph')
     parser.add_argument('--detection_model', default=DEFAULT_DETECTOR, help=', '.join(DETECTORS))
-    parser.add_argument('--weights_dir', type=Path, default=WEIGHTS_DIR)
+    parser.add_argument('--weights_dir', type=Path, default=weights_folder())
     args = parser.parse_args()
     try:
         if args.output.resolve().is_relative_to(args.input.resolve()):

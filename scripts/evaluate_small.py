@@ -1,4 +1,5 @@
-"""Figures of a model on pairs of degraded and good aligned faces: a row for each w, beside the degraded input itself.
+"""Figures of a model on pairs of degraded and good aligned faces: a row for each w, beside the degraded input itself
+and its bicubic enlargement.
 
     python scripts/make_val_pairs.py --input FACES --output datasets/faces_val_128 --severity small --size 128
     python scripts/evaluate_small.py --pairs datasets/faces_val_128 --csv docs/results/small_model.csv
@@ -45,6 +46,15 @@ def fixed_colours(restored: Tensor, lq: Tensor) -> Tensor:
     return to_tensor(fix_colour(to_image(restored[0]), to_image(lq[0])))[None]
 
 
+def pairs_of(folder: Path, degraded: str = 'lq') -> PairedImageDataset:
+    """The pairs below `folder`, with the low-quality side of that name.
+
+    Raises:
+        DataError: no such folders, or files without a partner.
+    """
+    return PairedImageDataset({'dataroot_lq': str(folder / degraded), 'dataroot_gt': str(folder / 'gt')})
+
+
 def judge(pairs: PairedImageDataset, make: Callable[[Tensor, Tensor], Tensor]) -> dict[str, float]:
     """Mean figures of `make(lq, gt)`, tensors (1,3,S,S) in [-1, 1]."""
     figures: dict[str, list[float]] = {name: [] for name in DIGITS}
@@ -75,7 +85,7 @@ def write_table(path: Path) -> None:
 def main(argv: Sequence[str] | None = None) -> int:
     """The command line; returns the exit code."""
     parser = argparse.ArgumentParser(description='Judge a model on pairs of degraded and good aligned faces.')
-    parser.add_argument('--pairs', type=Path, required=True, help='folder with lq/ and gt/')
+    parser.add_argument('--pairs', type=Path, required=True, help='folder with lq/, bicubic/ and gt/')
     parser.add_argument('--model', type=Path, default=Path('weights/small/codeformer_128.safetensors'))
     parser.add_argument('--w', type=float, nargs='+', default=[0, 0.8, 1])
     parser.add_argument('--adain', action=argparse.BooleanOptionalAction, default=True, help='as inference does')
@@ -85,7 +95,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         network = load_network(args.model)
         if not isinstance(network, CodeFormer):
             raise CheckpointError(f'{args.model}: a {type(network).__name__}, not a CodeFormer')
-        pairs = PairedImageDataset({'dataroot_lq': str(args.pairs / 'lq'), 'dataroot_gt': str(args.pairs / 'gt')})
+        pairs, bicubic = pairs_of(args.pairs), pairs_of(args.pairs, 'bicubic')
     except (CheckpointError, DataError) as error:
         print(error, file=sys.stderr)
         return 1
@@ -106,8 +116,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         'platform': known['platform'],
     }
     rows = []
-    for name, make in makers.items():
-        figures = judge(pairs, make)
+    judged = {'bicubic enlargement': judge(bicubic, lambda lq, gt: lq)}
+    judged |= {name: judge(pairs, make) for name, make in makers.items()}
+    for name, figures in judged.items():
         rows.append({**fixed, 'output': name, **{key: f'{value:.5f}' for key, value in figures.items()}})
         print(f'{name:28s} ' + '  '.join(f'{key} {value:.4f}' for key, value in figures.items()))
     if args.csv:

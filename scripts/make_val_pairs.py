@@ -1,5 +1,7 @@
 """Make validation pairs from clean faces by the project's own degradation: OUTPUT/lq and OUTPUT/gt, as PNG.
 
+OUTPUT/bicubic has the same damage, enlarged by bicubic instead of bilinear interpolation: what plain resizing gives.
+
 Every picture's draws depend on its name and the seed only, so that a folder made twice is the same.
 
     python scripts/make_val_pairs.py --input datasets/faces --output datasets/val --severity small --size 128
@@ -12,6 +14,7 @@ import sys
 import zlib
 from pathlib import Path
 
+import cv2
 import numpy as np
 
 from basicsr.data.common import DataError, list_pictures, read_picture, relative_key, resize_square
@@ -21,16 +24,19 @@ from basicsr.utils.image import imwrite
 SEVERITIES = {'small': SMALL, 'large': LARGE}
 
 
-def make_pair(path: Path, name: str, ranges: DegradationRanges, size: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """The damaged and the clean picture of one file, RGB uint8 (size,size,3) each; `name` and `seed` fix the draws.
+def make_pair(path: Path, name: str, ranges: DegradationRanges, size: int, seed: int) -> dict[str, np.ndarray]:
+    """`lq`, `bicubic` and `gt` of one file, RGB uint8 (size,size,3); `name` and `seed` fix the draws.
 
     Raises:
         DataError: the file cannot be read.
     """
     clean = resize_square(read_picture(path, size / 4), size)
-    rng = np.random.default_rng([seed, zlib.crc32(name.encode())])
-    damaged = degrade(clean.astype(np.float32) / 255, ranges, rng)
-    return np.rint(np.clip(damaged, 0, 1) * 255).astype(np.uint8), clean
+    pictures = {'gt': clean}
+    for kind, interpolation in (('lq', cv2.INTER_LINEAR), ('bicubic', cv2.INTER_CUBIC)):
+        rng = np.random.default_rng([seed, zlib.crc32(name.encode())])
+        damaged = degrade(clean.astype(np.float32) / 255, ranges, rng, interpolation=interpolation)
+        pictures[kind] = np.rint(np.clip(damaged, 0, 1) * 255).astype(np.uint8)
+    return pictures
 
 
 def make_pairs(source: Path, target: Path, severity: str, size: int, seed: int, limit: int | None) -> int:
@@ -47,9 +53,8 @@ def make_pairs(source: Path, target: Path, severity: str, size: int, seed: int, 
         twice = next(path for path in paths if names[relative_key(path, source)] != path)
         raise DataError(f'{twice} and {names[relative_key(twice, source)]} would give the same file; rename one')
     for name, path in names.items():
-        damaged, clean = make_pair(path, name, SEVERITIES[severity].scaled(size), size, seed)
-        imwrite(target / 'lq' / f'{name}.png', damaged)
-        imwrite(target / 'gt' / f'{name}.png', clean)
+        for kind, picture in make_pair(path, name, SEVERITIES[severity].scaled(size), size, seed).items():
+            imwrite(target / kind / f'{name}.png', picture)
     return len(paths)
 
 
@@ -57,7 +62,7 @@ def main() -> int:
     """The command line; 0 when every pair was written."""
     parser = argparse.ArgumentParser(description='Make validation pairs from clean faces.')
     parser.add_argument('--input', type=Path, required=True, help='folder of clean faces, sub-folders included')
-    parser.add_argument('--output', type=Path, required=True, help='folder for lq/ and gt/')
+    parser.add_argument('--output', type=Path, required=True, help='folder for lq/, bicubic/ and gt/')
     parser.add_argument('--severity', choices=sorted(SEVERITIES), required=True)
     parser.add_argument('--size', type=int, default=512, help='side of the pictures, pixels')
     parser.add_argument('--seed', type=int, default=0)

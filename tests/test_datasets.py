@@ -227,7 +227,9 @@ def test_options_are_read_and_not_changed(faces: Path) -> None:
 @pytest.mark.parametrize(
     ('change', 'message'),
     [
-        ({'io_backend': {'type': 'lmdb'}}, 'io_backend.type'),
+        ({'io_backend': {'type': 'petrel'}}, 'io_backend.*petrel'),
+        ({'io_backend': {'type': 'disk', 'map_size': 1}}, 'io_backend.*map_size'),
+        ({'io_backend': {'type': 'lmdb'}}, 'dataroot_gt.*ends in .lmdb'),
         ({'dataroot_gt': None}, 'dataroot_gt'),
         ({'gt_size': None}, 'gt_size'),
         ({'on_error': 'ignore'}, 'on_error'),
@@ -524,7 +526,7 @@ def test_make_val_pairs_gives_a_validation_set_that_can_be_made_again(faces: Pat
     (faces / 'b.jpg').unlink()  # the draws of the others hang on their names alone
     assert make_pairs(*common, '--output', tmp_path / 'w', '--limit', 3).returncode == 0
     files = sorted((tmp_path / 'w').rglob('*.png'))
-    assert len(files) == 6
+    assert len(files) == 9  # lq, gt and bicubic of three
     for file in files:
         assert file.read_bytes() == (tmp_path / 'v' / file.relative_to(tmp_path / 'w')).read_bytes()
 

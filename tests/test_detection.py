@@ -15,10 +15,10 @@ from basicsr.faces.anchors import decode as decode_rows
 from basicsr.faces.anchors import preprocess
 from basicsr.faces.backends import TinyFinder
 from basicsr.faces.detection import LONG_SIDES, ScaledDetector, build_detector
-from basicsr.faces.geometry import ffhq_template
 from basicsr.faces.retinaface import RetinaFaceNetwork
 from basicsr.utils.checkpoint import CheckpointError
 from basicsr.utils.image import imread
+from basicsr.utils.templates import ffhq_template
 
 
 @pytest.fixture(scope='module')

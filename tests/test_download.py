@@ -4,15 +4,24 @@ from __future__ import annotations
 
 import hashlib
 import importlib.util
+import os
+import subprocess
+import sys
 import threading
 from collections.abc import Iterator
+from contextlib import suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
 import yaml
+from small_faces import save_tiny_model
 
+from basicsr.faces.detection import build_detector
+from basicsr.inference import FaceRestorer
+from basicsr.inference.face_restorer import find_model
 from basicsr.utils.download import DownloadError, download, sha256_of
+from basicsr.utils.folders import weights_folder
 from basicsr.utils.weights import read_manifest
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -27,12 +36,22 @@ class Server:
         ranges: whether Range requests are honoured.
         cut: bytes after which each of the next answers breaks off; answers after that are whole.
         seen: the Range header of every request, None where there was none.
+        paths: the path of every request; the whole address where this server was asked as a proxy.
+        stalls: how many of the next answers stop after 1,000 bytes, until the end of the test.
+        shifted: bytes by which continued answers begin too early.
+        held: requests wait for this event before they are answered.
     """
 
     def __init__(self) -> None:
         self.ranges = True
         self.cut: list[int] = []
         self.seen: list[str | None] = []
+        self.paths: list[str] = []
+        self.stalls = 0
+        self.shifted = 0
+        self.held = threading.Event()
+        self.held.set()
+        self.asked, self.over = threading.Event(), threading.Event()
         server = self
 
         class Handler(BaseHTTPRequestHandler):
@@ -49,6 +68,9 @@ class Server:
     def answer(self, request: BaseHTTPRequestHandler) -> None:
         asked = request.headers.get('Range')
         self.seen.append(asked)
+        self.paths.append(request.path)
+        self.asked.set()
+        self.held.wait(30)
         if request.path == '/missing':
             request.send_error(404)
             return
@@ -56,13 +78,21 @@ class Server:
         if start >= len(CONTENT):
             request.send_error(416)
             return
+        if asked:
+            start -= self.shifted
         body = CONTENT[start:]
         request.send_response(206 if asked and self.ranges else 200)
         request.send_header('Content-Length', str(len(body)))
         if asked and self.ranges:
             request.send_header('Content-Range', f'bytes {start}-{len(CONTENT) - 1}/{len(CONTENT)}')
         request.end_headers()
-        request.wfile.write(body[: self.cut.pop(0)] if self.cut else body)
+        if self.stalls:
+            self.stalls -= 1
+            request.wfile.write(body[:1000])
+            self.over.wait(30)
+            return
+        with suppress(ConnectionError):  # of a process that was killed
+            request.wfile.write(body[: self.cut.pop(0)] if self.cut else body)
 
 
 @pytest.fixture
@@ -72,6 +102,8 @@ def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
     thread = threading.Thread(target=server.http.serve_forever, kwargs={'poll_interval': 0.01})
     thread.start()
     yield server
+    server.over.set()
+    server.held.set()
     server.http.shutdown()
     server.http.server_close()
     thread.join()
@@ -177,6 +209,91 @@ def test_unreachable_host_is_a_clear_error(tmp_path: Path, monkeypatch: pytest.M
         download('http://127.0.0.1:9/x', tmp_path / 'file.pth')
 
 
+def test_an_unwritable_place_is_a_clear_error(server: Server, tmp_path: Path) -> None:
+    (tmp_path / 'file').touch()
+    with pytest.raises(DownloadError, match=r'file/x\.pth: could not be downloaded\n.*cannot be written'):
+        download(server.url, tmp_path / 'file' / 'x.pth')
+
+
+@pytest.mark.parametrize('url', ['file:///etc/hostname', 'ftp://host/file', 'nonsense', ''])
+def test_only_the_web_is_asked(url: str, tmp_path: Path) -> None:
+    with pytest.raises(DownloadError, match='not an http or https address'):
+        download(url, tmp_path / 'file.pth')
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_server_that_stalls_is_given_up_and_asked_for_the_rest(server: Server, tmp_path: Path) -> None:
+    server.stalls = 2
+    download(server.url, tmp_path / 'file.pth', sha256=SUM, timeout=0.2)
+    assert server.seen == [None, 'bytes=1000-', 'bytes=2000-']
+    assert (tmp_path / 'file.pth').read_bytes() == CONTENT
+
+
+def test_an_answer_that_begins_elsewhere_is_not_appended(server: Server, tmp_path: Path) -> None:
+    (tmp_path / 'file.pth.part').write_bytes(CONTENT[:1000])
+    server.shifted = 10
+    with pytest.raises(DownloadError, match=r"bytes from 1000 on, the server sent 'bytes 990-"):
+        download(server.url, tmp_path / 'file.pth')
+    assert (tmp_path / 'file.pth.part').read_bytes() == CONTENT[:1000]
+
+
+def test_a_mirror_continues_a_file_only_where_its_sum_is_known(server: Server, tmp_path: Path) -> None:
+    for sha256, wanted in ((SUM, 'bytes=1000-'), (None, None)):
+        (tmp_path / 'other.pth.part').write_bytes(CONTENT[:1000])
+        server.seen.clear()
+        download(server.missing, tmp_path / 'other.pth', sha256=sha256, mirrors=[server.url])
+        assert server.seen == ['bytes=1000-', wanted]
+        (tmp_path / 'other.pth').unlink()
+
+
+def test_the_proxy_of_the_environment_is_asked(server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ('no_proxy', 'NO_PROXY', 'HTTP_PROXY'):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv('http_proxy', server.url.removesuffix('/file.pth'))
+    download('http://files.invalid/weights.pth', tmp_path / 'file.pth', sha256=SUM)
+    assert server.paths == ['http://files.invalid/weights.pth']
+
+
+def fetch_in_a_process(url: str, target: Path, sha256: str | None, errors: int) -> subprocess.Popen[bytes]:
+    """Another process that downloads; what it says goes to the file number `errors`."""
+    code = 'import sys; from basicsr.utils.download import download; download(sys.argv[1], sys.argv[2], *sys.argv[3:])'
+    arguments = [url, str(target), *([sha256] if sha256 else [])]
+    return subprocess.Popen([sys.executable, '-c', code, *arguments], cwd=ROOT, stderr=errors)
+
+
+@pytest.mark.parametrize('sha256', [SUM, None])
+def test_two_processes_fetch_one_file_once(server: Server, tmp_path: Path, sha256: str | None) -> None:
+    pytest.importorskip('fcntl')
+    server.held.clear()
+    server.cut = [1000, 500]
+    target = tmp_path / 'a' / 'file.pth'
+    source, sink = os.pipe()
+    processes = [fetch_in_a_process(server.url, target, sha256, sink) for _ in range(2)]
+    os.close(sink)
+    with os.fdopen(source) as said:
+        assert 'file.pth.part: another process is fetching it; waiting' in said.readline()
+        assert server.asked.wait(60)  # the other is in the middle of it
+        server.held.set()
+        assert said.read() == ''
+    assert [process.wait(60) for process in processes] == [0, 0]
+    assert target.read_bytes() == CONTENT
+    assert server.seen == [None, 'bytes=1000-', 'bytes=1500-']
+    assert [path.name for path in target.parent.iterdir()] == ['file.pth']
+
+
+def test_the_lock_of_a_process_that_was_killed_is_free(server: Server, tmp_path: Path) -> None:
+    target = tmp_path / 'file.pth'
+    server.held.clear()
+    process = fetch_in_a_process(server.url, target, SUM, subprocess.DEVNULL)
+    assert server.asked.wait(60)
+    process.kill()
+    process.wait(60)
+    server.held.set()
+    assert (tmp_path / 'file.pth.part').exists()
+    download(server.url, target, sha256=SUM)
+    assert target.read_bytes() == CONTENT
+
+
 # ---- the manifest and the script
 
 
@@ -216,6 +333,92 @@ def test_manifest_mistakes_are_named(tmp_path: Path) -> None:
     path = write_manifest(tmp_path / 'm.yml', g=[{'file': 'a'}])
     with pytest.raises(ValueError, match=r'm\.yml: g: an entry without url'):
         read_manifest(path)
+
+
+@pytest.mark.parametrize(
+    'name',
+    [
+        '../outside.pth',
+        'a/../../outside.pth',
+        '/etc/outside',
+        'a\\..\\..\\outside',
+        'C:/outside',
+        '\\\\host\\x',
+        'a\0b',
+    ],
+)
+def test_a_manifest_cannot_write_outside_the_folder(name: str, server: Server, script, tmp_path: Path, capsys) -> None:
+    manifest = write_manifest(tmp_path / 'm.yml', g=[{'file': name, 'url': server.url}])
+    with pytest.raises(ValueError, match='must be a path below the weights folder'):
+        read_manifest(manifest)
+    assert script.main(['--weights-dir', str(tmp_path / 'w'), '--manifest', str(manifest)]) == 2
+    assert 'm.yml: g: ' in capsys.readouterr().err
+    assert server.seen == [] and not (tmp_path / 'w').exists()
+
+
+@pytest.mark.parametrize(
+    ('text', 'message'),
+    [
+        ('just words', 'mapping of groups'),
+        ('g: {a: b}', 'mapping of groups'),
+        ('g: [3]', 'mapping of keys'),
+        ('g: [unclosed', 'not valid YAML'),
+        ('g: [{file: a, url: file:///etc/hostname, licence: x, used_by: y}]', 'not an http or https address'),
+        ('g: [{file: a, url: http://x, mirrors: [ftp://y], licence: x, used_by: y}]', 'ftp://y is not an http'),
+        ('g: [{file: a, url: http://x, sha256: 123, licence: x, used_by: y}]', 'put sums in quotes'),
+        ('g: [{file: a, url: http://x, size: big, licence: x, used_by: y}]', 'size is a number'),
+    ],
+)
+def test_what_is_no_manifest_is_named(text: str, message: str, tmp_path: Path) -> None:
+    (tmp_path / 'm.yml').write_text(text)
+    with pytest.raises(ValueError, match=rf'm\.yml.*{message}'):
+        read_manifest(tmp_path / 'm.yml')
+
+
+def test_sizes_of_the_manifest_are_checked(server: Server, script, tmp_path: Path, capsys) -> None:
+    for size, code in ((5, 1), (len(CONTENT), 0)):
+        manifest = write_manifest(tmp_path / 'm.yml', g=[{'file': 'x.pth', 'url': server.url, 'size': size}])
+        assert script.main(['--weights-dir', str(tmp_path / 'w'), '--manifest', str(manifest)]) == code
+    assert f'{len(CONTENT)} bytes instead of 5' in capsys.readouterr().err
+
+
+def test_mirrors_of_the_user_come_first(server: Server, script, tmp_path: Path) -> None:
+    manifest = write_manifest(tmp_path / 'm.yml', g=[{'file': 'a b/x.pth', 'url': server.missing, 'sha256': SUM}])
+    mirror = server.url.removesuffix('/file.pth') + '/copy/'
+    options = ['--weights-dir', str(tmp_path / 'w'), '--manifest', str(manifest)]
+    assert script.main([*options, '--mirror', mirror]) == 0
+    assert server.paths == ['/copy/a%20b/x.pth']
+    assert (tmp_path / 'w' / 'a b' / 'x.pth').read_bytes() == CONTENT
+
+
+def test_without_a_network_the_script_says_which_file_goes_where(script, tmp_path: Path, capsys, monkeypatch) -> None:
+    monkeypatch.setenv('no_proxy', '127.0.0.1')
+    url = 'http://127.0.0.1:9/x.pth'
+    manifest = write_manifest(tmp_path / 'm.yml', g=[{'file': 'a/x.pth', 'url': url}])
+    assert script.main(['--weights-dir', str(tmp_path / 'w'), '--manifest', str(manifest)]) == 1
+    message = capsys.readouterr().err
+    assert f'fetch the file from {url} by other means and save it as {tmp_path / "w" / "a" / "x.pth"}' in message
+
+
+def test_the_environment_names_the_weights_folder(server: Server, script, tmp_path: Path, monkeypatch) -> None:
+    manifest = write_manifest(tmp_path / 'm.yml', g=[{'file': 'x.pth', 'url': server.url}])
+    monkeypatch.setenv('CODEFORMER_WEIGHTS', str(tmp_path / 'of the environment'))
+    assert script.main(['--manifest', str(manifest)]) == 0
+    assert script.main(['--manifest', str(manifest), '--weights-dir', str(tmp_path / 'of the flag')]) == 0
+    assert {path.parent.name for path in tmp_path.rglob('x.pth')} == {'of the environment', 'of the flag'}
+
+
+def test_everything_looks_for_weights_where_the_environment_says(tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.setenv('CODEFORMER_WEIGHTS', str(tmp_path / 'w'))
+    with pytest.raises(FileNotFoundError, match=f'{tmp_path}/w/facelib/detection_Resnet50'):
+        build_detector('retinaface_resnet50')
+    with pytest.raises(FileNotFoundError, match=f'{tmp_path}/w/CodeFormer/codeformer.pth'):
+        FaceRestorer('official', device='cpu')
+    assert find_model('small', weights_folder())[0] == ROOT / 'weights' / 'small' / 'codeformer_128.safetensors'
+    save_tiny_model(tmp_path / 'w' / 'CodeFormer' / 'codeformer.pth')
+    assert FaceRestorer(device='cpu').description.startswith('official')
+    monkeypatch.delenv('CODEFORMER_WEIGHTS')
+    assert weights_folder() == ROOT / 'weights'
 
 
 def test_script_goes_on_after_a_failure(server: Server, script, tmp_path: Path, capsys) -> None:

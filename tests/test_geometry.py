@@ -8,19 +8,18 @@ import pytest
 from skimage.transform import SimilarityTransform
 
 from basicsr.faces.geometry import (
-    FFHQ_512,
     affine_scale,
     align_face,
     apply_affine,
     compose,
     covering_rectangle,
-    ffhq_template,
     frame_corners,
     invert_affine,
     scaling,
     similarity_transform,
     warp,
 )
+from basicsr.utils.templates import FFHQ_512, ffhq_template
 
 
 def similarity(scale: float, degrees: float, x: float, y: float) -> np.ndarray:

@@ -117,12 +117,12 @@ def test_what_is_no_picture_is_an_error(restorer):
 def test_bf16_reaches_the_network_and_its_result_is_a_picture(tiny_path):
     class Convolution(Echo):
         def forward(self, x, **kwargs):
-            y = torch.nn.functional.conv2d(x, torch.eye(3)[:, :, None, None])
-            self.dtype = y.dtype
-            return y, None, None
+            self.dtype = x.dtype
+            return torch.nn.functional.conv2d(x, torch.eye(3, dtype=x.dtype)[:, :, None, None]), None, None
 
     for precision, dtype in (('bf16', torch.bfloat16), ('fp32', torch.float32)):
         restorer = FaceRestorer(tiny_path, device='cpu', precision=precision)
+        assert {parameter.dtype for parameter in restorer.network.parameters()} == {dtype}
         restorer.network = Convolution()
         (result,) = restorer.restore(aligned_face(64))
         assert restorer.network.dtype == dtype
@@ -160,7 +160,8 @@ def test_auto_takes_the_official_weights_when_they_are_there_and_says_which(tmp_
     assert find_model('small', tmp_path)[1].startswith('embedded')
 
 
-def test_models_that_are_missing_or_cannot_restore_are_errors(tmp_path):
+def test_models_that_are_missing_or_cannot_restore_are_errors(tmp_path, monkeypatch):
+    monkeypatch.setattr('basicsr.inference.face_restorer.REPOSITORY_WEIGHTS', tmp_path / 'repository')
     with pytest.raises(FileNotFoundError, match='no such model file'):
         FaceRestorer(tmp_path / 'none.pth', device='cpu')
     with pytest.raises(FileNotFoundError, match='comes with the repository'):

@@ -223,7 +223,7 @@ def test_stage3_uses_the_large_degradation_for_code_losses_only(tmp_path):
     model = build_model(opt)
     batch = batch_of(opt)
     inputs = []
-    model.net_g.register_forward_pre_hook(lambda _, args: inputs.append(args[0]))
+    model.net_g.encoder.register_forward_pre_hook(lambda _, args: inputs.append(args[0]))
     model.optimize_parameters([batch], 1)
     model.optimize_parameters([batch], 2)
     assert torch.equal(inputs[0], batch['in_large_de'])

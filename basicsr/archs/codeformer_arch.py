@@ -5,10 +5,10 @@ Images are (N,3,S,S) in [-1, 1]. Parameter names are those of the published netw
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from math import isqrt
-from typing import cast
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
@@ -66,7 +66,7 @@ class FuseBlock(nn.Module):
     def _branch(channels: int) -> nn.Sequential:
         return nn.Sequential(
             nn.Conv2d(channels, channels, 3, padding=1),
-            nn.LeakyReLU(0.2),
+            nn.LeakyReLU(0.2, inplace=True),
             nn.Conv2d(channels, channels, 3, padding=1),
         )
 
@@ -75,7 +75,7 @@ class FuseBlock(nn.Module):
         """The weight of the shift branch's last convolution, where adaptive loss weights compare gradients."""
         return cast(nn.Conv2d, self.shift[-1]).weight
 
-    def forward(self, enc_feat: Tensor, dec_feat: Tensor, w: float) -> Tensor:
+    def forward(self, enc_feat: Tensor, dec_feat: Tensor, w: float | Tensor) -> Tensor:
         """Encoder and decoder features (N,C,H,W), w >= 0 -> the fused decoder feature (N,C,H,W)."""
         e = self.encode_enc(torch.cat([enc_feat, dec_feat], dim=1))
         return dec_feat + w * (dec_feat * self.scale(e) + self.shift(e))
@@ -155,53 +155,84 @@ class CodeFormer(VQAutoEncoder):
                 raise ValueError(f"fix_modules: no sub-module '{name}'{nearest(name, dict(self.named_children()))}")
             getattr(self, name).requires_grad_(False)
 
-    def predict_logits(self, lq_feat: Tensor) -> Tensor:
+    def transformer_blocks(self) -> Iterable[Callable[[Tensor, Tensor], Tensor]]:
+        """What the tokens (L,N,dim) go through, in order; the second argument is their position (L,1,dim)."""
+        return cast(Iterable[Callable[[Tensor, Tensor], Tensor]], self.ft_layers)
+
+    def predict_logits(self, lq_feat: Tensor, **known: Any) -> Tensor:
         """Encoder features (N,emb_dim,s,s) -> code logits (N,s*s,codebook_size), positions row-major."""
         tokens = self.feat_emb(lq_feat.flatten(2).permute(2, 0, 1))  # (L,N,dim)
         position = self.position_emb.unsqueeze(1)  # (L,1,dim)
-        for layer in self.ft_layers:
+        for block in self.transformer_blocks(**known):
             if self.encoder.grad_checkpointing and torch.is_grad_enabled():
-                tokens = checkpoint(layer, tokens, position, use_reentrant=False)
+                tokens = checkpoint(block, tokens, position, use_reentrant=False)
             else:
-                tokens = layer(tokens, position)
+                tokens = block(tokens, position)
         return self.idx_pred_layer(tokens).transpose(0, 1)
 
-    def forward(
-        self, x: Tensor, w: float = 0, detach_16: bool = True, code_only: bool = False, adain: bool = False
-    ) -> tuple[Tensor, ...]:
-        """Restore faces.
-
-        Args:
-            x: low-quality faces (N,3,S,S) in [-1, 1].
-            w: weight of the fused encoder features; 0 decodes the codes alone, and computes no fusion.
-            detach_16: stop gradients at the looked-up code features.
-            code_only: predict codes, decode no image.
-            adain: give the code features the mean and deviation of the encoder's features, as the published inference
-                does and its training does not.
-
-        Returns:
-            (logits, features) with `code_only`, else (image (N,3,S,S), logits, features);
-            logits (N,positions,codebook_size), features (N,emb_dim,s,s).
-        """
+    def encode(self, x: Tensor, sides: Sequence[int] = ()) -> tuple[Tensor, dict[int, Tensor]]:
+        """Faces (N,3,S,S) -> features (N,emb_dim,s,s), and detached ones for the fusion at `sides`, by side."""
         seen: dict[int, Tensor] = {}
-        fused_sides = self.connect_list if w > 0 and not code_only else []
 
         def keep(side: int, feat: Tensor) -> Tensor:
             seen[side] = feat.detach()
             return feat
 
+        return self.encoder(x, {side: partial(keep, side) for side in sides}), seen
+
+    def look_up(self, logits: Tensor) -> Tensor:
+        """Code logits (N,s*s,K) -> the most likely codes (N,emb_dim,s,s); no gradient reaches the logits."""
+        side = self.latent_side
+        return self.quantize.get_codebook_feat(logits.argmax(2), (logits.shape[0], side, side, self.emb_dim))
+
+    def look_up_softly(self, logits: Tensor, tau: float = 1.0) -> Tensor:
+        """`look_up`, bit for bit, with the gradient of the expected code: straight through softmax(logits / tau)."""
+        with torch.autocast(logits.device.type, enabled=False):
+            soft = (logits.float() / tau).softmax(2) @ self.quantize.codes.detach().float()  # (N,s*s,emb_dim)
+        soft = soft.transpose(1, 2).unflatten(2, (self.latent_side, self.latent_side))
+        return self.look_up(logits).detach() + (soft - soft.detach())  # the bracket is zero
+
+    def decode(self, codes: Tensor, seen: Mapping[int, Tensor], w: float | Tensor) -> Tensor:
+        """Code features (N,emb_dim,s,s) -> faces (N,3,S,S), fused at weight `w` with the encoder features `seen`."""
+
         def fuse(side: int, feat: Tensor) -> Tensor:
             return self.fuse_convs_dict[str(side)](seen[side], feat, w)
 
-        lq_feat = self.encoder(x, {side: partial(keep, side) for side in fused_sides})  # (N,emb_dim,s,s)
-        logits = self.predict_logits(lq_feat)  # (N,s*s,K)
+        return self.generator(codes, {side: partial(fuse, side) for side in seen})
+
+    def forward(
+        self,
+        x: Tensor,
+        w: float | Tensor = 0,
+        detach_16: bool = True,
+        code_only: bool = False,
+        adain: bool = False,
+        **known: Any,
+    ) -> tuple[Tensor, ...]:
+        """Restore faces.
+
+        Args:
+            x: low-quality faces (N,3,S,S) in [-1, 1].
+            w: weight of the fused encoder features. The number 0 decodes the codes alone, and computes no fusion; a
+                tensor without dimensions always computes it, so that one compiled graph serves every w.
+            detach_16: stop gradients at the looked-up code features.
+            code_only: predict codes, decode no image.
+            adain: give the code features the mean and deviation of the encoder's features, as the published inference
+                does and its training does not.
+            known: what a network that knows more of the faces than their pixels passes to its own parts.
+
+        Returns:
+            (logits, features) with `code_only`, else (image (N,3,S,S), logits, features);
+            logits (N,positions,codebook_size), features (N,emb_dim,s,s).
+        """
+        fuses = not code_only and (isinstance(w, Tensor) or w > 0)
+        lq_feat, seen = self.encode(x, self.connect_list if fuses else ())
+        logits = self.predict_logits(lq_feat, **known)  # (N,s*s,K)
         if code_only:
             return logits, lq_feat
-        side = self.latent_side
-        quant_feat = self.quantize.get_codebook_feat(logits.argmax(2), (x.shape[0], side, side, self.emb_dim))
+        codes = self.look_up(logits)
         if detach_16:
-            quant_feat = quant_feat.detach()
+            codes = codes.detach()
         if adain:
-            quant_feat = adaptive_instance_normalization(quant_feat, lq_feat)
-        image = self.generator(quant_feat, {side: partial(fuse, side) for side in fused_sides})
-        return image, logits, lq_feat
+            codes = adaptive_instance_normalization(codes, lq_feat)
+        return self.decode(codes, seen, w, **known), logits, lq_feat

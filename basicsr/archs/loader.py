@@ -4,14 +4,31 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from math import isqrt
 from typing import Any
 
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
-from basicsr.archs import build_network
+from basicsr.archs import CodeFormer, build_network
 from basicsr.utils.checkpoint import CheckpointError, load_state, read_checkpoint, read_metadata, unwrap
+
+
+class _WithoutDraws(TorchFunctionMode):
+    """Networks are built without the random numbers that a checkpoint replaces: a second for the published one.
+
+    The device `meta` would spare them too, but it imports sympy, which takes longer.
+    """
+
+    def __torch_function__(
+        self, func: Callable, types: Sequence[type], args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None
+    ) -> Any:
+        """Everything as it is, but for what draws."""
+        kwargs = kwargs or {}
+        if func in (Tensor.uniform_, Tensor.normal_, nn.init.kaiming_uniform_):
+            return args[0] if args else kwargs['tensor']
+        return func(*args, **kwargs)
 
 
 def _numbered(state: Mapping[str, Tensor], prefix: str) -> list[dict[str, tuple[int, ...]]]:
@@ -53,6 +70,18 @@ def _describe_autoencoder(state: Mapping[str, Tensor]) -> dict[str, Any]:
     }
 
 
+def _describe_identity(state: Mapping[str, Tensor]) -> dict[str, Any]:
+    """What makes a CodeFormer an IDCodeFormer; empty for one without identity."""
+    conditioned, styled = 'id_tokens.null' in state, 'id_style.shared.0.weight' in state
+    if not (conditioned or styled):
+        return {}
+    sizes = {'type': 'IDCodeFormer', 'condition_transformer': conditioned, 'ia_cft': styled}
+    first = state['id_tokens.mlp.0.weight' if conditioned else 'id_style.shared.0.weight']
+    if conditioned:
+        sizes['identity_tokens'] = state['id_tokens.mlp.2.weight'].shape[0] // state['id_tokens.null'].shape[1]
+    return {**sizes, 'identity_dim': first.shape[1]}
+
+
 def describe(state: Mapping[str, Tensor]) -> dict[str, Any]:
     """The options (`type` and sizes) of the network a state dict belongs to.
 
@@ -66,6 +95,7 @@ def describe(state: Mapping[str, Tensor]) -> dict[str, Any]:
             fused = {key.split('.')[1] for key in state if key.startswith('fuse_convs_dict.')}
             return {
                 'type': 'CodeFormer',
+                **_describe_identity(state),
                 'dim_embd': state['position_emb'].shape[1],
                 'n_layers': len(_numbered(state, 'ft_layers')),
                 'connect_list': sorted(fused, key=int),
@@ -102,8 +132,21 @@ def load_network(path: str | os.PathLike, map_location: str = 'cpu', key: str | 
     try:
         sizes = describe(state)
         told = {name: stated[name] for name in ('n_head', 'img_size', 'attn_resolutions') if name in stated}
-        network = build_network({**sizes, **told})
+        with _WithoutDraws():
+            network = build_network({**sizes, **told})
     except (CheckpointError, ValueError) as error:
         raise CheckpointError(f'{path}: {error}') from error
     load_state(network, state, source=path)
     return network.to(map_location).eval()
+
+
+def load_codeformer(path: str | os.PathLike, map_location: str = 'cpu') -> CodeFormer:
+    """`load_network` for a file that must hold a CodeFormer.
+
+    Raises:
+        CheckpointError: it does not.
+    """
+    network = load_network(path, map_location)
+    if not isinstance(network, CodeFormer):
+        raise CheckpointError(f'{path}: holds a {type(network).__name__}, not a CodeFormer; it cannot restore faces')
+    return network

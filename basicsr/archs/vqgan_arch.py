@@ -28,6 +28,11 @@ def normalize(channels: int) -> nn.GroupNorm:
     return nn.GroupNorm(min(32, channels // 2), channels, eps=1e-6)
 
 
+def swish(x: Tensor) -> Tensor:
+    """x * sigmoid(x); in place where no gradient will need `x`."""
+    return F.silu(x, inplace=not torch.is_grad_enabled())
+
+
 class ResBlock(nn.Module):
     """Two 3x3 convolutions, each after normalisation and swish, added to the input (or to a 1x1 of it)."""
 
@@ -44,9 +49,9 @@ class ResBlock(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(N,in_channels,H,W) -> (N,out_channels,H,W)."""
-        h = self.conv1(F.silu(self.norm1(x)))
-        h = self.conv2(F.silu(self.norm2(h)))
-        return self.conv_out(x) + h
+        h = self.conv1(swish(self.norm1(x)))
+        h = self.conv2(swish(self.norm2(h)))
+        return h.add_(self.conv_out(x))
 
 
 class AttnBlock(nn.Module):
@@ -62,10 +67,18 @@ class AttnBlock(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(N,C,H,W) -> (N,C,H,W)."""
-        h = self.norm(x)
-        q, k, v = (f(h).flatten(2).transpose(1, 2).unsqueeze(1) for f in (self.q, self.k, self.v))  # (N,1,HW,C)
-        h = F.scaled_dot_product_attention(q, k, v).squeeze(1)  # (N,HW,C)
-        return x + self.proj_out(h.transpose(1, 2).reshape(x.shape))
+        tokens = self.norm(x).flatten(2).transpose(1, 2)  # (N,HW,C)
+        q, k, v = (self._project(layer, tokens).unsqueeze(1) for layer in (self.q, self.k, self.v))  # (N,1,HW,C)
+        tokens = self._project(self.proj_out, F.scaled_dot_product_attention(q, k, v).squeeze(1))  # (N,HW,C)
+        return x + tokens.transpose(1, 2).reshape(x.shape)
+
+    @staticmethod
+    def _project(layer: nn.Conv2d, tokens: Tensor) -> Tensor:
+        """A 1x1 convolution of tokens (N,HW,C). As a matrix product its result has one memory layout only.
+
+        Compiled attention relies on the layout that was foreseen, and convolutions can choose another.
+        """
+        return F.linear(tokens, layer.weight.flatten(1), layer.bias)
 
 
 class Downsample(nn.Module):
@@ -81,7 +94,11 @@ class Downsample(nn.Module):
 
 
 class Upsample(nn.Module):
-    """Twice the side: nearest neighbour, then a 3x3 convolution."""
+    """Twice the side: nearest neighbour, then a 3x3 convolution.
+
+    Taps that fall on copies of one pixel can be summed beforehand, which leaves four of the nine multiplications and
+    no enlarged picture in memory. This is a transposed convolution, done where no gradients are asked for.
+    """
 
     def __init__(self, channels: int) -> None:
         super().__init__()
@@ -89,7 +106,10 @@ class Upsample(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(N,C,H,W) -> (N,C,2H,2W)."""
-        return self.conv(F.interpolate(x, scale_factor=2.0, mode='nearest'))
+        if torch.is_grad_enabled():
+            return self.conv(F.interpolate(x, scale_factor=2.0, mode='nearest'))
+        sums = 4 * F.avg_pool2d(self.conv.weight.flip(2, 3), 2, stride=1, padding=1)  # (out,in,4,4)
+        return F.conv_transpose2d(x, sums.transpose(0, 1), self.conv.bias, stride=2, padding=1)
 
 
 class BlockStack(nn.Module):

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from basicsr.utils.checkpoint import CheckpointError, read_checkpoint
-from basicsr.utils.image import ImageReadError, imread, scan_images
+from basicsr.utils.image import ImageReadError, decode, scan_images
 
 LOADER_KEYS = frozenset(
     {
@@ -43,17 +43,6 @@ def option(opt: Mapping[str, Any], key: str) -> Any:
     return opt[key]
 
 
-def check_backend(opt: Mapping[str, Any]) -> None:
-    """Only pictures on disk can be read.
-
-    Raises:
-        DataError: `io_backend.type` is another.
-    """
-    kind = (opt.get('io_backend') or {}).get('type', 'disk')
-    if kind != 'disk':
-        raise DataError(f"io_backend.type: '{kind}' cannot be read; unpack the pictures to a folder and use 'disk'")
-
-
 def list_pictures(root: Path, key: str) -> list[Path]:
     """Every picture below the folder that option `key` names.
 
@@ -70,7 +59,7 @@ def list_pictures(root: Path, key: str) -> list[Path]:
 
 
 def read_picture(path: Path, smallest: float = 1) -> np.ndarray:
-    """A picture as RGB uint8 (H,W,3).
+    """A picture file as RGB uint8 (H,W,3).
 
     Args:
         path: the file.
@@ -80,8 +69,21 @@ def read_picture(path: Path, smallest: float = 1) -> np.ndarray:
         DataError: the file is missing, damaged or tiny; the message names it.
     """
     try:
-        image = imread(path)
-    except (ImageReadError, OSError) as error:
+        raw = path.read_bytes()
+    except OSError as error:
+        raise DataError(str(error)) from error
+    return decode_picture(raw, path, smallest)
+
+
+def decode_picture(raw: bytes | memoryview, path: Path, smallest: float = 1) -> np.ndarray:
+    """The content of the picture file `path` as RGB uint8 (H,W,3).
+
+    Raises:
+        DataError: it is damaged or tiny; the message names it.
+    """
+    try:
+        image = decode(raw, path)
+    except ImageReadError as error:
         raise DataError(str(error)) from error
     height, width = image.shape[:2]
     if min(height, width) < smallest:
@@ -98,23 +100,27 @@ def resize_square(image: np.ndarray, size: int) -> np.ndarray:
 
 
 class Normalise:
-    """float32 (H,W,3) in [0, 1], or uint8, to a float32 tensor (3,H,W): (x - mean) / std. All 0.5 gives [-1, 1].
+    """RGB uint8 (H,W,3) to a float32 tensor (3,H,W): (x / 255 - mean) / std. All 0.5 gives [-1, 1].
 
     Args:
         opt: `mean` and `std`, three values each; 0.5 when missing.
     """
 
     def __init__(self, opt: Mapping[str, Any]) -> None:
-        self.mean, self.std = (np.asarray(opt.get(key) or (0.5, 0.5, 0.5), np.float32) for key in ('mean', 'std'))
-        if self.mean.shape != (3,) or self.std.shape != (3,) or (self.std <= 0).any():
+        mean, std = (np.asarray(opt.get(key) or (0.5, 0.5, 0.5), np.float32) for key in ('mean', 'std'))
+        if mean.shape != (3,) or std.shape != (3,) or (std <= 0).any():
             raise DataError(
                 f'mean and std need three values each, std above 0; got {opt.get("mean")}, {opt.get("std")}'
             )
+        levels = np.arange(256, dtype=np.float32)[:, None] / 255
+        self.tables = np.ascontiguousarray(((levels - mean) / std).T)  # (3,256)
 
     def __call__(self, image: np.ndarray) -> Tensor:
         """One picture as a tensor (3,H,W)."""
-        unit = image / np.float32(255) if image.dtype == np.uint8 else image
-        return torch.from_numpy(np.ascontiguousarray(((unit - self.mean) / self.std).transpose(2, 0, 1)))
+        result = np.empty((3, *image.shape[:2]), np.float32)
+        for number, channel in enumerate(cv2.split(image)):
+            cv2.LUT(channel, self.tables[number : number + 1], result[number, :, :])
+        return torch.from_numpy(result)
 
 
 def relative_key(path: Path, root: Path) -> str:

@@ -13,9 +13,12 @@ from typing import Any
 import cv2
 import numpy as np
 
+from basicsr.data.blur import blur_and_reduce
+
 Range = tuple[float, float]
 KERNELS = ('iso', 'aniso')
 REFERENCE_SIZE = 512
+UNIT = (np.arange(256, dtype=np.float32) / 255)[None]
 SMALLEST_SIGMA = 0.01  # narrower than this, a Gaussian on the pixel grid is one tap; it also keeps the division defined
 
 
@@ -192,33 +195,46 @@ def add_noise(image: np.ndarray, sigma: float, rng: np.random.Generator) -> np.n
 def jpeg(image: np.ndarray, quality: int) -> np.ndarray:
     """`image` written as JPEG of that quality (1 to 100) and read again."""
     done, data = cv2.imencode(
-        '.jpg', cv2.cvtColor(_to_bytes(image), cv2.COLOR_RGB2BGR), [cv2.IMWRITE_JPEG_QUALITY, quality]
+        '.jpg', cv2.cvtColor(to_bytes(image), cv2.COLOR_RGB2BGR), [cv2.IMWRITE_JPEG_QUALITY, quality]
     )
     decoded = cv2.imdecode(data, cv2.IMREAD_COLOR) if done else None
     if decoded is None:
         raise ValueError(f'a picture of shape {image.shape} could not be written as JPEG')
-    return cv2.cvtColor(decoded, cv2.COLOR_BGR2RGB).astype(np.float32) / 255
+    return to_unit(cv2.cvtColor(decoded, cv2.COLOR_BGR2RGB))
 
 
-def _to_bytes(image: np.ndarray) -> np.ndarray:
-    return np.rint(np.clip(image, 0, 1) * 255).astype(np.uint8)
+def to_bytes(image: np.ndarray) -> np.ndarray:
+    """float32 (H,W,3) clipped to [0, 1] and rounded to the 256 levels of a file: uint8 (H,W,3)."""
+    return cv2.addWeighted(image, 255, image, 0, 0, dtype=cv2.CV_8U)  # the one scaling of OpenCV that also saturates
+
+
+def to_unit(image: np.ndarray) -> np.ndarray:
+    """uint8 (H,W,3) to float32 in [0, 1]."""
+    return cv2.LUT(image, UNIT)
 
 
 def quantise(image: np.ndarray) -> np.ndarray:
     """`image` clipped and rounded to the 256 levels of a file, still float32 in [0, 1]."""
-    return _to_bytes(image).astype(np.float32) / 255
+    return to_unit(to_bytes(image))
 
 
 def degrade(
-    image: np.ndarray, ranges: DegradationRanges, rng: np.random.Generator, size: int | None = None
+    image: np.ndarray,
+    ranges: DegradationRanges,
+    rng: np.random.Generator,
+    size: int | None = None,
+    interpolation: int = cv2.INTER_LINEAR,
 ) -> np.ndarray:
     """Damage a picture: blur, reduce, noise, JPEG, enlarge.
+
+    Blur and reduction are those of `cv2.filter2D` and `cv2.resize` to within a quarter of an 8-bit level (see `blur`).
 
     Args:
         image: float32 (H,W,3) RGB in [0, 1]; left as it is.
         ranges: what to draw the strengths from.
         rng: the only source of chance.
         size: side of the result; None gives (H,W) again.
+        interpolation: of the enlargement, OpenCV's; bilinear as published.
 
     Returns:
         float32 (size,size,3), in [0, 1] up to the tails of the noise when `jpeg_range` is None.
@@ -226,17 +242,18 @@ def degrade(
     height, width = image.shape[:2]
     if ranges.motion_kernel_prob and rng.random() < ranges.motion_kernel_prob:
         image = cv2.filter2D(image, -1, motion_kernel(ranges.blur_kernel_size, rng))
-    if ranges.blur_sigma:
-        image = cv2.filter2D(image, -1, random_kernel(ranges, rng))
-    if ranges.downsample_range:
-        factor = rng.uniform(*ranges.downsample_range)
-        reduced = (max(1, round(width / factor)), max(1, round(height / factor)))
+    kernel = random_kernel(ranges, rng) if ranges.blur_sigma else None
+    factor = rng.uniform(*ranges.downsample_range) if ranges.downsample_range else 1.0
+    reduced = (max(1, round(width / factor)), max(1, round(height / factor)))
+    if kernel is not None:
+        image = blur_and_reduce(image, kernel, reduced)
+    else:
         image = cv2.resize(image, reduced, interpolation=cv2.INTER_LINEAR)
     if ranges.noise_range:
         image = add_noise(image, rng.uniform(*ranges.noise_range), rng)
     if ranges.jpeg_range:
         image = jpeg(image, round(rng.uniform(*ranges.jpeg_range)))
-    return cv2.resize(image, (size, size) if size else (width, height), interpolation=cv2.INTER_LINEAR)
+    return cv2.resize(image, (size, size) if size else (width, height), interpolation=interpolation)
 
 
 def _grey(image: np.ndarray) -> np.ndarray:

@@ -8,6 +8,7 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 import torch
 from torch import Tensor
@@ -18,15 +19,13 @@ from basicsr.data.common import (
     LOADER_KEYS,
     DataError,
     Normalise,
-    check_backend,
-    list_pictures,
     option,
-    read_picture,
     resize_square,
 )
 from basicsr.data.components import ENLARGE_RATIOS, ComponentBoxes
-from basicsr.data.degradation import LARGE, ColourRanges, DegradationRanges, change_colour, degrade, quantise
+from basicsr.data.degradation import LARGE, ColourRanges, DegradationRanges, change_colour, degrade, to_bytes, to_unit
 from basicsr.data.latents import LatentCodes
+from basicsr.data.storage import open_files, read_file
 from basicsr.utils.registry import DATASET_REGISTRY
 
 logger = logging.getLogger(__name__)
@@ -42,12 +41,12 @@ class FFHQBlindDataset(Dataset):
     says all about an item, whatever the number of workers, and epoch e asks for `e * len + i` to get fresh draws.
 
     Args:
-        opt: `dataroot_gt`, `gt_size`, `in_size` (default `gt_size`), `mean`, `std`, `use_hflip` (default true),
-            `use_corrupt` (default true; false: the input is the resized picture), the degradation keys of
-            `DegradationRanges` (missing ones as LARGE for `gt_size` pixels) and of `ColourRanges`, `latent_gt_path`,
-            `component_path`, `seed` (default 0), `on_error` ('raise', or 'skip': a picture that cannot be used is
-            listed in `skipped` and the next good one takes its place). The loader's keys and `filename_tmpl` have no
-            effect here.
+        opt: `dataroot_gt`, `io_backend` (see `open_files`), `gt_size`, `in_size` (default `gt_size`), `mean`, `std`,
+            `use_hflip` (default true), `use_corrupt` (default true; false: the input is the resized picture), the
+            degradation keys of `DegradationRanges` (missing ones as LARGE for `gt_size` pixels) and of `ColourRanges`,
+            `latent_gt_path`, `component_path`, `seed` (default 0), `on_error` ('raise', or 'skip': a picture that
+            cannot be used is listed in `skipped` and the next good one takes its place). The loader's keys and
+            `filename_tmpl` have no effect here.
 
     Raises:
         DataError: wrong options, no pictures, or tables that do not fit them.
@@ -66,7 +65,6 @@ class FFHQBlindDataset(Dataset):
     default_ranges = LARGE
 
     def __init__(self, opt: Mapping[str, Any]) -> None:
-        check_backend(opt)
         self.root = Path(option(opt, 'dataroot_gt'))
         self.gt_size = int(option(opt, 'gt_size'))
         self.in_size = int(opt.get('in_size') or self.gt_size)
@@ -78,7 +76,8 @@ class FFHQBlindDataset(Dataset):
         self.on_error = opt.get('on_error', 'raise')
         if self.on_error not in ('raise', 'skip'):
             raise DataError(f"on_error: '{self.on_error}' is unknown; use 'raise' or 'skip'")
-        self.paths = list_pictures(self.root, 'dataroot_gt')
+        self.files = open_files(opt, 'dataroot_gt')
+        self.paths = self.files.paths
         # In shared memory, so that the main process sees what its workers pass over.
         self._bad = torch.zeros(len(self.paths), dtype=torch.uint8)
         if self.on_error == 'skip':
@@ -105,16 +104,16 @@ class FFHQBlindDataset(Dataset):
         return 'could not be used when it was first read; it can now'
 
     def _load(self, index: int, flip: bool) -> tuple[np.ndarray, Item]:
-        """Picture `index` as float32 (gt_size,gt_size,3) in [0, 1], and the items that need no chance."""
-        image = resize_square(read_picture(self.paths[index], self.gt_size / 4), self.gt_size)
+        """Picture `index` as RGB uint8 (gt_size,gt_size,3), and the items that need no chance."""
+        image = resize_square(read_file(self.files, index, self.gt_size / 4), self.gt_size)
         if flip:
-            image = image[:, ::-1]
+            image = cv2.flip(image, 1)
         extra: Item = {'gt_path': str(self.paths[index])}
         if self.latents:
             extra['latent_gt'] = self.latents(index, flip)
         if self.components:
             extra.update(self.components(index, flip))
-        return np.ascontiguousarray(image).astype(np.float32) / 255, extra
+        return image, extra
 
     def _load_good(self, index: int, flip: bool) -> tuple[np.ndarray, Item]:
         """Picture `index`, or with `on_error: skip` the first one from there on that can be used."""
@@ -132,14 +131,14 @@ class FFHQBlindDataset(Dataset):
         raise DataError(f'{self.root}: not one of its {len(self)} pictures can be used; see the warnings')
 
     def _damage(self, image: np.ndarray, ranges: DegradationRanges, rng: np.random.Generator) -> Tensor:
-        """The low-quality side of `image`: (3,in_size,in_size)."""
+        """The low-quality side of `image`, float32 (gt_size,gt_size,3) in [0, 1]: (3,in_size,in_size)."""
         if not self.use_corrupt:
-            return self.normalise(quantise(resize_square(image, self.in_size)))
+            return self.normalise(to_bytes(resize_square(image, self.in_size)))
         damaged = degrade(image, ranges, rng, self.in_size)
-        return self.normalise(quantise(change_colour(damaged, self.colour, rng)))
+        return self.normalise(to_bytes(change_colour(damaged, self.colour, rng)))
 
     def _inputs(self, image: np.ndarray, rng: np.random.Generator) -> dict[str, Tensor]:
-        """The low-quality items of one clean picture."""
+        """The low-quality items of one clean picture, float32 (gt_size,gt_size,3) in [0, 1]."""
         return {'in': self._damage(image, self.ranges, rng)}
 
     def __getitem__(self, v: int) -> Item:
@@ -155,4 +154,4 @@ class FFHQBlindDataset(Dataset):
         rng = np.random.default_rng([self.seed, v])
         flip = bool(self.use_hflip and rng.random() < 0.5)
         image, extra = self._load_good(v % len(self), flip)
-        return {**self._inputs(image, rng), 'gt': self.normalise(image), **extra}
+        return {**self._inputs(to_unit(image), rng), 'gt': self.normalise(image), **extra}

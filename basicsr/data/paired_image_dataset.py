@@ -13,12 +13,10 @@ from basicsr.data.common import (
     LOADER_KEYS,
     DataError,
     Normalise,
-    check_backend,
-    list_pictures,
     option,
-    read_picture,
     relative_key,
 )
+from basicsr.data.storage import Files, open_files, read_file
 from basicsr.utils.registry import DATASET_REGISTRY
 
 
@@ -27,8 +25,9 @@ class PairedImageDataset(Dataset):
     """Low-quality pictures and their ground truth, as they are (validation).
 
     Args:
-        opt: `dataroot_lq`, `dataroot_gt`, `mean`, `std`, `scale` (default 1: ground truth over low-quality side),
-            `filename_tmpl` (default '{}': name of the low-quality file from that of the ground truth).
+        opt: `dataroot_lq`, `dataroot_gt`, `io_backend` (see `open_files`), `mean`, `std`, `scale` (default 1: ground
+            truth over low-quality side), `filename_tmpl` (default '{}': name of the low-quality file from that of the
+            ground truth).
 
     Raises:
         DataError: wrong options, no pictures, or files without a partner; the message names them.
@@ -37,33 +36,29 @@ class PairedImageDataset(Dataset):
     OPTION_KEYS = LOADER_KEYS | FILE_KEYS | {'dataroot_lq', 'scale'}
 
     def __init__(self, opt: Mapping[str, Any]) -> None:
-        check_backend(opt)
         self.normalise = Normalise(opt)
         self.scale = int(opt.get('scale') or 1)
         template = opt.get('filename_tmpl') or '{}'
         if '{}' not in template:
             raise DataError(f"filename_tmpl: '{template}' lacks the braces that stand for the name, as in '{{}}x4'")
-        low, truth = (self._by_name(Path(option(opt, key)), key) for key in ('dataroot_lq', 'dataroot_gt'))
-        wanted = {str(Path(name).with_name(template.format(Path(name).name))): path for name, path in truth.items()}
-        alone = [*(path for name, path in low.items() if name not in wanted)]
-        alone += [path for name, path in wanted.items() if name not in low]
+        roots = [Path(option(opt, key)) for key in ('dataroot_lq', 'dataroot_gt')]
+        self.files = [open_files(opt, key) for key in ('dataroot_lq', 'dataroot_gt')]
+        low, truth = (_by_name(files, root) for files, root in zip(self.files, roots, strict=True))
+        wanted = {str(Path(name).with_name(template.format(Path(name).name))): index for name, index in truth.items()}
+        alone = [self.files[0].paths[index] for name, index in low.items() if name not in wanted]
+        alone += [self.files[1].paths[index] for name, index in wanted.items() if name not in low]
         if alone:
             named = ', '.join(map(str, alone[:8])) + (', ...' if len(alone) > 8 else '')
             raise DataError(f'{len(alone)} files have no partner in the other folder: {named}')
-        self.pairs = [(low[name], path) for name, path in wanted.items()]
-
-    @staticmethod
-    def _by_name(root: Path, key: str) -> dict[str, Path]:
-        found: dict[str, Path] = {}
-        for path in list_pictures(root, key):
-            name = relative_key(path, root)
-            if name in found:
-                raise DataError(f'{key}: {found[name]} and {path} have the same name; keep one of them')
-            found[name] = path
-        return found
+        self.places = [(low[name], index) for name, index in wanted.items()]
 
     def __len__(self) -> int:
-        return len(self.pairs)
+        return len(self.places)
+
+    @property
+    def pairs(self) -> list[tuple[Path, Path]]:
+        """The paths of every pair, low quality and ground truth."""
+        return [(self.files[0].paths[low], self.files[1].paths[truth]) for low, truth in self.places]
 
     def __getitem__(self, v: int) -> dict[str, Any]:
         """Pair `v % len`: 'lq' (3,h,w) and 'gt' (3,scale*h,scale*w), normalised; 'lq_path', 'gt_path'.
@@ -71,8 +66,9 @@ class PairedImageDataset(Dataset):
         Raises:
             DataError: an unreadable picture, or sizes that do not fit `scale`.
         """
-        lq_path, gt_path = self.pairs[v % len(self)]
-        lq, gt = read_picture(lq_path), read_picture(gt_path)
+        sides = list(zip(self.files, self.places[v % len(self)], strict=True))
+        lq_path, gt_path = (files.paths[index] for files, index in sides)
+        lq, gt = (read_file(files, index) for files, index in sides)
         if gt.shape[:2] != (lq.shape[0] * self.scale, lq.shape[1] * self.scale):
             raise DataError(
                 f'{lq_path} is {lq.shape[1]}x{lq.shape[0]} pixels and {gt_path} {gt.shape[1]}x{gt.shape[0]}, which is '
@@ -84,3 +80,14 @@ class PairedImageDataset(Dataset):
             'lq_path': str(lq_path),
             'gt_path': str(gt_path),
         }
+
+
+def _by_name(files: Files, root: Path) -> dict[str, int]:
+    """Relative path without extension to the number of the file."""
+    found: dict[str, int] = {}
+    for index, path in enumerate(files.paths):
+        name = relative_key(path, root)
+        if name in found:
+            raise DataError(f'{files.paths[found[name]]} and {path} have the same name; keep one of them')
+        found[name] = index
+    return found

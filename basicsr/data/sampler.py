@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -48,7 +49,8 @@ class ResumableSampler(Sampler[int]):
 
 
 def _single_thread(worker: int) -> None:
-    """One thread a worker: the workers are the parallelism."""
+    """One thread a worker: the workers are the parallelism. Ctrl-C is left to the main process, which saves first."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
     cv2.setNumThreads(0)
     torch.set_num_threads(1)
 

@@ -12,6 +12,7 @@ import cv2
 import numpy as np
 
 from basicsr.faces.backends import InsightFaceFinder, TinyFinder, YuNetFinder
+from basicsr.utils.folders import weights_folder
 from basicsr.utils.registry import nearest
 
 DEFAULT_DETECTOR = 'tiny'
@@ -122,7 +123,7 @@ def _find_file(name: str, candidates: list[Path], remedy: str) -> Path:
 
 def build_detector(
     name: str = DEFAULT_DETECTOR,
-    weights_dir: str | os.PathLike = 'weights',
+    weights_dir: str | os.PathLike | None = None,
     path: str | os.PathLike | None = None,
     device: str = 'cpu',
 ) -> FaceDetector:
@@ -130,7 +131,7 @@ def build_detector(
 
     Args:
         name: one of `DETECTORS`.
-        weights_dir: where the weights lie, unless the detector carries its own.
+        weights_dir: where the weights lie, unless the detector carries its own; by default `weights_folder()`.
         path: the weights (for `insightface`, the pack's folder), instead of the usual place in `weights_dir`.
         device: where RetinaFace runs; the others run on the CPU.
 
@@ -147,7 +148,7 @@ def build_detector(
     if name == 'tiny':
         return ScaledDetector(TinyFinder())
     file, group = DETECTORS[name]
-    candidates = [Path(path)] if path else [Path(weights_dir) / file]
+    candidates = [Path(path)] if path else [Path(weights_dir or weights_folder()) / file]
     if name == 'insightface':
         candidates += [] if path else [Path.home() / '.insightface' / 'models' / 'buffalo_l']
         folder = _find_file(name, candidates, 'unpack the pack buffalo_l (insightface, non-commercial) there')

@@ -10,22 +10,9 @@ from __future__ import annotations
 import cv2
 import numpy as np
 
-# Left eye, right eye, nose, left and right mouth corner of an aligned face of 512 pixels (the FFHQ alignment's mean).
-FFHQ_512 = np.array(
-    [
-        [192.98138, 239.94708],
-        [318.90277, 240.1936],
-        [256.63416, 314.01935],
-        [201.26117, 371.41043],
-        [313.08905, 371.15118],
-    ]
-)
+from basicsr.utils.templates import ffhq_template
+
 SHRINKS = 0.8  # a warp that makes things smaller than this is preceded by area averaging
-
-
-def ffhq_template(size: int) -> np.ndarray:
-    """The five landmarks of an aligned face of `size` pixels, (5,2) float64."""
-    return (FFHQ_512 + 0.5) * (size / 512) - 0.5
 
 
 def similarity_transform(src: np.ndarray, dst: np.ndarray) -> np.ndarray:
@@ -135,7 +122,7 @@ def align_face(image: np.ndarray, landmarks: np.ndarray, size: int) -> tuple[np.
 
     Args:
         image: RGB uint8 (H,W,3).
-        landmarks: (5,2), in the order of `FFHQ_512`.
+        landmarks: (5,2), in the order of `basicsr.utils.templates`.
         size: side of the crop.
 
     Returns:

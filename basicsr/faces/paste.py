@@ -14,6 +14,7 @@ from basicsr.utils.image import to_tensor
 
 PARSING_FILE = 'facelib/parsing_parsenet.pth'
 PARSING_SIDE = 512
+BAND_PIXELS = 2**23  # pasted at a time, so that a face that fills a huge picture takes no more memory than another
 NOT_FACE = (0, 14, 16, 17, 18)  # of ParseNet's 19 labels, those that the published paste-back leaves as they were
 
 
@@ -72,8 +73,8 @@ def paste_face(background: np.ndarray, face: np.ndarray, matrix: np.ndarray, mas
     Only the rectangle around the face is worked on; where the mask is 0, pixels keep their values bit for bit.
 
     Args:
-        background: RGB uint8 (H,W,3).
-        face: RGB uint8 (h,w,3).
+        background: RGB uint8 or uint16 (H,W,3).
+        face: RGB uint8 (h,w,3); its values are brought to the range of `background`.
         matrix: from `background` to `face`, (2,3).
         mask: weight of `face`, (h,w) float32 in [0, 1]; it goes on outside `face` as it is at the edge.
     """
@@ -83,9 +84,14 @@ def paste_face(background: np.ndarray, face: np.ndarray, matrix: np.ndarray, mas
     left, top, right, bottom = covering_rectangle(corners, background.shape[1], background.shape[0])
     if left == right or top == bottom:
         return
-    to_part = compose(np.array([[1.0, 0, -left], [0, 1.0, -top]]), to_background)
-    size = (right - left, bottom - top)
-    warped = warp(face, to_part, *size, border=cv2.BORDER_REPLICATE).astype(np.float32)
-    weight = np.clip(warp(mask, to_part, *size, border=cv2.BORDER_REPLICATE), 0, 1)[..., None]
-    part = background[top:bottom, left:right]
-    part[:] = np.rint(part + weight * (warped - part)).astype(np.uint8)
+    levels = np.iinfo(background.dtype).max
+    if levels > 255:
+        face = face * np.float32(levels / 255)
+    rows = max(1, BAND_PIXELS // (right - left))
+    for start in range(top, bottom, rows):
+        part = background[start : min(start + rows, bottom), left:right]
+        to_part = compose(np.array([[1.0, 0, -left], [0, 1.0, -start]]), to_background)
+        size = part.shape[1::-1]
+        warped = warp(face, to_part, *size, border=cv2.BORDER_REPLICATE).astype(np.float32).clip(0, levels)
+        weight = np.clip(warp(mask, to_part, *size, border=cv2.BORDER_REPLICATE), 0, 1)[..., None]
+        part[:] = np.rint(part + weight * (warped - part)).astype(part.dtype)

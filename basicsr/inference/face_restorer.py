@@ -10,12 +10,11 @@ import cv2
 import numpy as np
 import torch
 
-from basicsr.archs import CodeFormer
-from basicsr.archs.loader import load_network
-from basicsr.utils.checkpoint import CheckpointError
+from basicsr.archs.loader import load_codeformer
+from basicsr.utils.folders import REPOSITORY_WEIGHTS, weights_folder
 from basicsr.utils.image import to_image, to_tensor
+from basicsr.utils.memory import keep_freed_memory
 
-WEIGHTS_DIR = Path(__file__).resolve().parents[2] / 'weights'
 OFFICIAL = Path('CodeFormer') / 'codeformer.pth'
 SMALL = Path('small') / 'codeformer_128.safetensors'
 PRECISIONS = {'fp32': torch.float32, 'bf16': torch.bfloat16, 'fp16': torch.float16}
@@ -45,7 +44,7 @@ def find_model(model: str | os.PathLike, weights_dir: str | os.PathLike) -> tupl
         FileNotFoundError: it is not there; the message says how to get it.
     """
     folder = Path(weights_dir)
-    official, small = folder / OFFICIAL, folder / SMALL
+    official = folder / OFFICIAL
     if model == 'official' or (model == 'auto' and official.is_file()):
         if not official.is_file():
             raise FileNotFoundError(
@@ -53,10 +52,12 @@ def find_model(model: str | os.PathLike, weights_dir: str | os.PathLike) -> tupl
             )
         return official, f'official CodeFormer weights ({official})'
     if model in ('auto', 'small'):
-        if not small.is_file():
+        places = [place / SMALL for place in (folder, REPOSITORY_WEIGHTS)]
+        small = next((place for place in places if place.is_file()), None)
+        if small is None:
             raise FileNotFoundError(
-                f'{small}, which comes with the repository, is not there; give the weights folder (--weights_dir) or a '
-                'file (--model)'
+                f'{places[0]}, which comes with the repository, is not there; give the weights folder (--weights_dir) '
+                'or a file (--model)'
             )
         return small, f'embedded small model ({small})'
     path = Path(model)
@@ -86,7 +87,8 @@ class FaceRestorer:
         device: `auto`, `cpu`, `cuda`, `cuda:N`.
         precision: `fp32`, `bf16`, or `fp16` (CUDA only).
         batch_size: most faces given to the network at a time.
-        weights_dir: the weights folder, the repository's by default.
+        weights_dir: the weights folder; by default the one that the environment variable CODEFORMER_WEIGHTS names, else
+            the repository's, where the small model is in any case.
         color_fix: keep the colours of the input, see `fix_colour`. By default on for the embedded small model, whose
             short training lost rare colours, and off for others.
 
@@ -116,13 +118,11 @@ class FaceRestorer:
         self.device = choose_device(device)
         if precision == 'fp16' and not self.device.startswith('cuda'):
             raise ValueError('precision fp16 needs a CUDA device; use bf16 or fp32 on the CPU')
-        path, name = find_model(model, WEIGHTS_DIR if weights_dir is None else weights_dir)
-        network = load_network(path, map_location=self.device)
-        if not isinstance(network, CodeFormer):
-            raise CheckpointError(
-                f'{path}: holds a {type(network).__name__}, not a CodeFormer; it cannot restore faces'
-            )
-        self.network = network
+        path, name = find_model(model, weights_folder() if weights_dir is None else weights_dir)
+        network = load_codeformer(path, map_location=self.device)
+        self.network = network.to(dtype=PRECISIONS[precision], memory_format=torch.channels_last)
+        if self.device == 'cpu':
+            keep_freed_memory()
         self.color_fix = path.name == SMALL.name if color_fix is None else color_fix
         self.precision = precision
         self.batch_size = batch_size
@@ -165,9 +165,8 @@ class FaceRestorer:
     @torch.inference_mode()
     def _run(self, batch: torch.Tensor, w: float, adain: bool) -> list[np.ndarray]:
         """(N,3,S,S) in [-1, 1] to N pictures."""
-        kind, reduced = torch.device(self.device).type, self.precision != 'fp32'
-        with torch.autocast(kind, PRECISIONS[self.precision] if reduced else None, enabled=reduced):
-            output = self.network(batch.to(self.device), w=w, adain=adain)[0]
+        batch = batch.to(self.device, PRECISIONS[self.precision])
+        output = self.network(batch, w=w, adain=adain)[0].float()
         if not torch.isfinite(output).all():
             raise RuntimeError(f'the network returned values that are not finite (precision {self.precision})')
         return [to_image(face) for face in output]

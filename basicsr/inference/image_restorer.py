@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 import cv2
@@ -15,14 +15,16 @@ from basicsr.faces.geometry import (
     align_face,
     apply_affine,
     compose,
-    ffhq_template,
     frame_corners,
     invert_affine,
     scaling,
+    similarity_transform,
 )
 from basicsr.faces.paste import ParsingMask, face_mask, paste_face
 from basicsr.faces.sharpness import LARGEST_LOOK, is_sharper_than
 from basicsr.inference.face_restorer import FaceRestorer, check_fidelity
+from basicsr.utils.image import to_8_bits
+from basicsr.utils.templates import ffhq_template
 
 if TYPE_CHECKING:  # spandrel imports torchvision, which takes seconds
     from basicsr.inference.upsampler import Upsampler
@@ -44,6 +46,7 @@ class FaceResult:
         status: `restored` or `already_sharp`.
         matrix: from the original picture to `crop`, (2,3).
         whole: the picture is this one aligned face and nothing else.
+        grey: the crop has no colour, and the restored face is to have none.
     """
 
     crop: np.ndarray
@@ -52,6 +55,7 @@ class FaceResult:
     status: str
     matrix: np.ndarray = field(default_factory=lambda: scaling(1))
     whole: bool = False
+    grey: bool = False
 
 
 @dataclass(frozen=True, eq=False)
@@ -59,7 +63,7 @@ class ImageResult:
     """What became of a picture.
 
     Attributes:
-        image: RGB uint8, enlarged, with the restored faces.
+        image: RGB, enlarged, with the restored faces; uint8 or uint16 like the original.
         faces: one for each face, the largest first.
     """
 
@@ -75,8 +79,9 @@ class ImageResult:
 
 
 def is_grey(image: np.ndarray) -> bool:
-    """Whether an RGB picture has no colour."""
-    channels = image.reshape(-1, 3).astype(np.int16)
+    """Whether an RGB uint8 picture has no colour, as far as some 250,000 pixels spread over it tell."""
+    step = max(1, max(image.shape) // 512)
+    channels = image[::step, ::step].reshape(-1, 3).astype(np.int16)
     return float(np.abs(channels - np.roll(channels, 1, axis=1)).mean()) < GREY_TOLERANCE
 
 
@@ -119,11 +124,21 @@ class ImageRestorer:
             raise ValueError(f'upscale {self.upscale}: must be above 0')
 
     def restore(self, image: np.ndarray) -> ImageResult:
-        """Restore every face in an RGB uint8 (H,W,3) picture.
+        """Restore every face in an RGB (H,W,3) picture, uint8 or uint16; faces are looked at and restored in 8 bits.
 
         Raises:
             ValueError: there is no detector.
             RuntimeError: the network failed.
+        """
+        seen = to_8_bits(image)
+        faces = self.restore_crops([self._crop(seen, face) for face in self.find(seen)])
+        return ImageResult(self.finish(image, faces), faces)
+
+    def find(self, image: np.ndarray) -> list[Face]:
+        """The faces in an RGB uint8 (H,W,3) picture that are asked for, the largest first.
+
+        Raises:
+            ValueError: there is no detector.
         """
         if self.detector is None:
             raise ValueError('whole pictures need a face detector')
@@ -131,14 +146,17 @@ class ImageRestorer:
         if self.only_center_face and found:
             middle = (np.array(image.shape[1::-1]) - 1) / 2
             found = [min(found, key=lambda face: np.linalg.norm(face.landmarks.mean(0) - middle))]
-        faces = self._restore_crops([self._crop(image, face) for face in found])
+        return found
+
+    def finish(self, image: np.ndarray, faces: Sequence[FaceResult]) -> np.ndarray:
+        """The picture (uint8 or uint16) enlarged, with the restored ones of `faces` pasted in."""
         canvas = self._enlarge(image)
         for face in faces:
             if face.restored is not None:
                 self._paste(canvas, face.restored, face)
         if self.draw_box:
             self._draw_boxes(canvas, faces)
-        return ImageResult(canvas, faces)
+        return canvas
 
     def restore_aligned(self, faces: Sequence[np.ndarray]) -> list[FaceResult]:
         """Restore pictures (RGB uint8, square) that are aligned faces themselves, in batches.
@@ -146,9 +164,41 @@ class ImageRestorer:
         Raises:
             RuntimeError: the network failed.
         """
-        return self._restore_crops(
-            [FaceResult(crop, None, None, self._judge(crop, min(crop.shape[:2])), whole=True) for crop in faces]
-        )
+        return self.restore_crops([self.take_aligned(face) for face in faces])
+
+    def take_aligned(self, image: np.ndarray) -> FaceResult:
+        """A picture (RGB uint8, square) that is an aligned face itself, and whether it is to be restored."""
+        return FaceResult(image, None, None, self._judge(image, image.shape[0]), whole=True, grey=is_grey(image))
+
+    def judge(self, image: np.ndarray, face: Face) -> str:
+        """The status for a face in a picture: whether it is to be restored."""
+        size = self.restorer.size
+        own_size = size / affine_scale(similarity_transform(face.landmarks, ffhq_template(size)))
+        if self.force or own_size <= size:
+            return RESTORED
+        look = align_face(image, face.landmarks, min(round(own_size), LARGEST_LOOK * size))[0]
+        return self._judge(look, own_size)
+
+    def cut_out(self, image: np.ndarray, face: Face, status: str) -> FaceResult:
+        """The aligned crop of a face."""
+        crop, matrix = align_face(image, face.landmarks, self.restorer.size)
+        return FaceResult(crop, None, face, status, matrix, grey=is_grey(crop))
+
+    def restore_crops(self, faces: Sequence[FaceResult]) -> list[FaceResult]:
+        """The same faces, those with status `restored` now restored, in batches.
+
+        Raises:
+            RuntimeError: the network failed.
+        """
+        crops = [face.crop for face in faces if face.status == RESTORED]
+        results = iter(self.restorer.restore(crops, self.w, self.adain))
+        done = []
+        for face in faces:
+            restored = next(results) if face.status == RESTORED else None
+            if restored is not None and face.grey:
+                restored = cv2.cvtColor(cv2.cvtColor(restored, cv2.COLOR_RGB2GRAY), cv2.COLOR_GRAY2RGB)
+            done.append(replace(face, restored=restored))
+        return done
 
     def _judge(self, crop: np.ndarray, own_size: float) -> str:
         """The status for a crop shown at the size it has in its picture, `own_size`."""
@@ -156,28 +206,12 @@ class ImageRestorer:
         return ALREADY_SHARP if sharp else RESTORED
 
     def _crop(self, image: np.ndarray, face: Face) -> FaceResult:
-        """The aligned crop of a face, and whether it is to be restored."""
-        size = self.restorer.size
+        """A face of a picture, or the picture where it is an aligned face itself; and whether it is to be restored."""
         side = image.shape[0]
         offsets = np.linalg.norm(face.landmarks - ffhq_template(side), axis=1)
         if image.shape[1] == side and offsets.mean() < ALIGNED_TOLERANCE * side:
-            return FaceResult(image, None, face, self._judge(image, side), scaling(size / side), whole=True)
-        crop, matrix = align_face(image, face.landmarks, size)
-        own_size = size / affine_scale(matrix)
-        look = align_face(image, face.landmarks, min(round(own_size), LARGEST_LOOK * size))[0]
-        return FaceResult(crop, None, face, self._judge(look, own_size), matrix)
-
-    def _restore_crops(self, faces: list[FaceResult]) -> list[FaceResult]:
-        """The same faces, those with status `restored` now restored."""
-        crops = [face.crop for face in faces if face.status == RESTORED]
-        results = iter(self.restorer.restore(crops, self.w, self.adain))
-        done = []
-        for face in faces:
-            restored = next(results) if face.status == RESTORED else None
-            if restored is not None and is_grey(face.crop):
-                restored = cv2.cvtColor(cv2.cvtColor(restored, cv2.COLOR_RGB2GRAY), cv2.COLOR_GRAY2RGB)
-            done.append(FaceResult(face.crop, restored, face.face, face.status, face.matrix, face.whole))
-        return done
+            return replace(self.take_aligned(image), face=face, matrix=scaling(self.restorer.size / side))
+        return self.cut_out(image, face, self.judge(image, face))
 
     def _enlarge(self, image: np.ndarray) -> np.ndarray:
         if self.bg_upsampler is not None:
@@ -198,9 +232,10 @@ class ImageRestorer:
             matrix = compose(scaling(factor), matrix)
         paste_face(canvas, face, matrix, mask)
 
-    def _draw_boxes(self, canvas: np.ndarray, faces: list[FaceResult]) -> None:
+    def _draw_boxes(self, canvas: np.ndarray, faces: Sequence[FaceResult]) -> None:
         thickness = max(1, round(max(canvas.shape) / 400))
+        colour = [value * (np.iinfo(canvas.dtype).max // 255) for value in BOX_COLOUR]
         for face in faces:
             corners = frame_corners(self.restorer.size, self.restorer.size)
             outline = apply_affine(corners, compose(scaling(self.upscale), invert_affine(face.matrix)))
-            cv2.polylines(canvas, [np.rint(outline).astype(np.int32)], True, BOX_COLOUR, thickness, cv2.LINE_AA)
+            cv2.polylines(canvas, [np.rint(outline).astype(np.int32)], True, colour, thickness, cv2.LINE_AA)

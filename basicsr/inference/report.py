@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from basicsr.inference.image_restorer import ALREADY_SHARP, RESTORED
-from basicsr.utils.files import write_text
+from basicsr.utils.files import replacing
 
 DONE = frozenset({RESTORED, ALREADY_SHARP})
 
@@ -38,10 +38,20 @@ class FileRecord:
 
 
 def write_summary(path: str | os.PathLike, records: Sequence[FileRecord], about: Mapping[str, Any]) -> None:
-    """All records as JSON, after what `about` says of the run; complete or not at all."""
+    """All records as JSON, after what `about` says of the run; complete or not at all.
+
+    Bytes of file names that are no UTF-8 are written as the escapes that `json.load` turns back into them.
+    """
     counts = dict(Counter(record.status for record in records))
     content = {**about, 'counts': counts, 'files': [asdict(record) for record in records]}
-    write_text(path, json.dumps(content, indent=2, ensure_ascii=False) + '\n')
+    text = json.dumps(content, indent=2, ensure_ascii=False) + '\n'
+    with replacing(path) as partial:
+        partial.write_bytes(text.encode('utf-8', 'backslashreplace'))
+
+
+def printable(text: str) -> str:
+    """`text` for a screen: control characters and such, which file names may have, as escapes."""
+    return ''.join(letter if letter.isprintable() else ascii(letter)[1:-1] for letter in text)
 
 
 def format_table(records: Sequence[FileRecord], root: str | os.PathLike) -> str:
@@ -50,7 +60,8 @@ def format_table(records: Sequence[FileRecord], root: str | os.PathLike) -> str:
     for record in records:
         path = Path(record.input)
         name = path.relative_to(root) if path.is_relative_to(root) and path != Path(root) else path
-        rows.append((str(name), record.status, str(record.faces), str(record.restored), record.message))
+        numbers = (str(record.faces), str(record.restored))
+        rows.append((printable(str(name)), record.status, *numbers, printable(record.message)))
     widths = [max(len(row[i]) for row in rows) for i in range(4)]
     lines = [
         '  '.join([*(cell.ljust(width) for cell, width in zip(row, widths, strict=False)), row[4]]) for row in rows

@@ -64,8 +64,8 @@ class Upsampler:
         self.tile = tile
 
     def upscale(self, image: np.ndarray, factor: float) -> np.ndarray:
-        """RGB uint8 (H,W,3) enlarged by `factor`, whatever the network's own, to (round(H f),round(W f),3)."""
-        size = (round(image.shape[1] * factor), round(image.shape[0] * factor))
+        """RGB uint8 or uint16 (H,W,3) enlarged by `factor`, whatever the network's own, to (H f,W f,3) rounded."""
+        size = (max(1, round(image.shape[1] * factor)), max(1, round(image.shape[0] * factor)))
         result = self._upscale_tiles(image)
         if result.shape[1::-1] == size:
             return result
@@ -73,10 +73,10 @@ class Upsampler:
         return cv2.resize(result, size, interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_CUBIC)
 
     def _upscale_tiles(self, image: np.ndarray) -> np.ndarray:
-        """RGB uint8 (H,W,3) enlarged by the network's factor, tile after tile with what surrounds it."""
+        """RGB uint8 or uint16 (H,W,3) enlarged by the network's factor, tile after tile with what surrounds it."""
         height, width = image.shape[:2]
         scale, tile = self.model.scale, self.tile or max(height, width)
-        result = np.empty((height * scale, width * scale, 3), np.uint8)
+        result = np.empty((height * scale, width * scale, 3), image.dtype)
         for top in range(0, height, tile):
             for left in range(0, width, tile):
                 bottom, right = min(top + tile, height), min(left + tile, width)
@@ -88,6 +88,8 @@ class Upsampler:
 
     @torch.inference_mode()
     def _run(self, part: np.ndarray) -> np.ndarray:
-        pixels = torch.from_numpy(np.ascontiguousarray(part.transpose(2, 0, 1)))[None]
-        output = self.model((pixels.to(self.model.device) / 255).to(self.model.dtype))
-        return (output[0].float() * 255).round().to(torch.uint8).permute(1, 2, 0).cpu().numpy()
+        levels = np.iinfo(part.dtype).max
+        pixels = torch.from_numpy(part.transpose(2, 0, 1).astype(np.float32))[None]
+        output = self.model((pixels.to(self.model.device) / levels).to(self.model.dtype))
+        scaled = (output[0].float() * levels).round().permute(1, 2, 0)
+        return scaled.cpu().numpy().astype(part.dtype)

@@ -11,6 +11,7 @@ from basicsr.losses.adaptive_weight import adaptive_disc_weight
 from basicsr.losses.basic_loss import CharbonnierLoss, L1Loss, MSELoss
 from basicsr.losses.code_loss import code_cross_entropy, code_feature_loss
 from basicsr.losses.gan_loss import GANLoss
+from basicsr.losses.identity_loss import IdentityLoss
 from basicsr.losses.lpips_loss import LPIPSLoss
 from basicsr.losses.perceptual_loss import PerceptualLoss
 from basicsr.utils.registry import LOSS_REGISTRY
@@ -18,6 +19,7 @@ from basicsr.utils.registry import LOSS_REGISTRY
 __all__ = [
     'CharbonnierLoss',
     'GANLoss',
+    'IdentityLoss',
     'L1Loss',
     'LPIPSLoss',
     'MSELoss',

@@ -9,7 +9,7 @@ import torch
 
 from basicsr.models.base_model import BaseModel, NonFiniteLossError
 from basicsr.models.codeformer_idx_model import CodeFormerIdxModel
-from basicsr.models.codeformer_joint_model import CodeFormerJointModel
+from basicsr.models.codeformer_joint_model import CodeFormerJointModel, CodeFormerModel
 from basicsr.models.vqgan_model import VQGANModel
 from basicsr.utils.registry import MODEL_REGISTRY
 
@@ -17,6 +17,7 @@ __all__ = [
     'BaseModel',
     'CodeFormerIdxModel',
     'CodeFormerJointModel',
+    'CodeFormerModel',
     'NonFiniteLossError',
     'VQGANModel',
     'build_model',

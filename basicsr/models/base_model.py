@@ -10,19 +10,22 @@ import logging
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 
 from basicsr.archs import VQAutoEncoder, build_network
+from basicsr.models.checkpoints import network_file, read_saved, state_file
 from basicsr.models.schedule import learning_rate
-from basicsr.utils.checkpoint import CheckpointError, load_state, load_state_dict_file, read_checkpoint, save_atomic
+from basicsr.utils.checkpoint import CheckpointError, load_state, load_state_dict_file, save_atomic, unwrap
 from basicsr.utils.dist import average_gradients, broadcast_module, get_rank
 from basicsr.utils.options import OptionError
 from basicsr.utils.registry import nearest
 
 PRECISIONS = {'fp32': None, 'bf16': torch.bfloat16, 'fp16': torch.float16}
+SMALLEST_SCALE = 2.0**-10
+"""Of fp16 gradients: below, they are not too large but wrong."""
 Batch = Mapping[str, Any]
 Terms = dict[str, Tensor]
 
@@ -172,6 +175,8 @@ class BaseModel(ABC):
         stepped = [self._step(name, batches, iteration) for name in due]
         if any(stepped):
             self.scaler.update()
+        if self.scaler.get_scale() < SMALLEST_SCALE:
+            raise _not_finite('the fp16 gradient, however small its scale,', iteration, self.log, batches)
         self._update_averages()
 
     def learning_rate(self, name: str, iteration: int) -> float:
@@ -226,16 +231,46 @@ class BaseModel(ABC):
 
     # Files.
 
+    @property
+    def codebook_size(self) -> int:
+        """Number of codes of the network."""
+        return cast(VQAutoEncoder, self.networks['net_g']).codebook_size
+
+    def save_network(self, name: str, path: Path) -> None:
+        """Write the weights of a network, and their average, to `path`.
+
+        Raises:
+            NonFiniteLossError: one of them is infinite or not a number; nothing is written.
+        """
+        content: dict[str, Any] = {
+            'params': self.networks[name].state_dict(),
+            'network': dict(self.opt[f'network_{name[-1]}']),
+        }
+        if name in self.averages:
+            content['params_ema'] = self.averages[name].state_dict()
+        for group in ('params', 'params_ema'):
+            for key, value in content.get(group, {}).items():
+                if not value.isfinite().all():
+                    raise NonFiniteLossError(
+                        f'{path}: not written, since {group}/{key} is not finite. The last checkpoint is kept; a lower '
+                        f'learning rate, fp32, or train:grad_clip may help'
+                    )
+        save_atomic(content, path)
+
     def save(self, iteration: int, folder: Path, label: str | None = None) -> None:
         """Write `models/<network>_<label>.pth`; with a state to resume from unless it is a labelled copy.
 
-        The state is written last: where it is, the networks it belongs to are whole.
+        The state is written last, and one that is there already removed first: where it is, the networks it belongs
+        to are whole.
+
+        Raises:
+            NonFiniteLossError: weights that are not worth keeping.
+            OSError: a file cannot be written.
         """
-        for name, network in self.networks.items():
-            content: dict[str, Any] = {'params': network.state_dict(), 'network': dict(self.opt[f'network_{name[-1]}'])}
-            if name in self.averages:
-                content['params_ema'] = self.averages[name].state_dict()
-            save_atomic(content, folder / 'models' / f'{name}_{label or iteration}.pth')
+        if label is None:
+            state_file(folder, iteration).unlink(missing_ok=True)
+        for name in self.networks:
+            self.save_network(name, network_file(folder, name, label or iteration))
         if label is None:
             state = {
                 'iter': iteration,
@@ -243,7 +278,7 @@ class BaseModel(ABC):
                 'scaler': self.scaler.state_dict(),
                 'extra': self.extra_state(),
             }
-            save_atomic(state, folder / 'training_states' / f'{iteration}.state')
+            save_atomic(state, state_file(folder, iteration))
 
     def resume_training(self, path: str | Path) -> int:
         """Take up a run at a `training_states/<iter>.state`, with the networks beside it; returns its iteration.
@@ -251,19 +286,17 @@ class BaseModel(ABC):
         Raises:
             CheckpointError: a file is missing, damaged or belongs to other options.
         """
-        path = Path(path)
-        state = read_checkpoint(path)
-        optimizers = state.get('optimizers')
+        state, contents = read_saved(Path(path), self.networks)
+        optimizers = state['optimizers']
         if not isinstance(optimizers, dict) or set(optimizers) != set(self.optimizers):
             raise CheckpointError(f'{path}: not a training state of this model (optimisers differ)')
-        iteration = state['iter']
         for name, network in self.networks.items():
-            file = path.parent.parent / 'models' / f'{name}_{iteration}.pth'
-            load_state(network, load_state_dict_file(file, 'params'), source=file)
+            file = network_file(Path(path).parent.parent, name, state['iter'])
+            load_state(network, unwrap(contents[name], 'params', str(file)), source=file)
             if name in self.averages:
-                load_state(self.averages[name], load_state_dict_file(file, 'params_ema'), source=file)
+                load_state(self.averages[name], unwrap(contents[name], 'params_ema', str(file)), source=file)
         for name, optimizer in self.optimizers.items():
             optimizer.load_state_dict(optimizers[name])
         self.scaler.load_state_dict(state['scaler'])
         self.load_extra_state(state['extra'])
-        return iteration
+        return state['iter']

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, cast
 
 import torch
 from torch import Tensor
 
-from basicsr.archs import CodeFormer
+from basicsr.archs import CodeFormer, IDCodeFormer
+from basicsr.archs.idcodeformer_arch import Identity
+from basicsr.archs.quantizer import perplexity
 from basicsr.losses import code_cross_entropy, code_feature_loss
+from basicsr.models.alignment_term import AlignmentTerm, Prediction, known
 from basicsr.models.base_model import BaseModel, Batch, Terms
+from basicsr.models.identity_term import IdentityTerm
 from basicsr.models.target_codes import TargetCodes
 from basicsr.utils.options import OptionError
 from basicsr.utils.registry import MODEL_REGISTRY
@@ -18,10 +22,13 @@ from basicsr.utils.registry import MODEL_REGISTRY
 
 @MODEL_REGISTRY.register()
 class CodeFormerIdxModel(BaseModel):
-    """Loss: feature distance to the target codes + cross entropy of the predicted codes. No image is decoded.
+    """Loss: feature distance to the target codes + cross entropy of the predicted codes [+ identity] [+ alignment].
+
+    No image is decoded but for the identity term, at w = 0 (ID-CodeFormer, L'_tf = L_tf + lambda_ids L_ids).
 
     Options (`train`): `use_hq_feat_loss`, `feat_loss_weight`, `cross_entropy_loss`, `entropy_loss_weight`,
-    `fidelity_weight` (w of the validation pictures).
+    `identity_opt` (see `IdentityTerm`), `alignment_opt` (see `AlignmentTerm`), `fidelity_weight` (w of the validation
+    pictures).
     """
 
     default_w = 0.0
@@ -44,6 +51,8 @@ class CodeFormerIdxModel(BaseModel):
         self.entropy_loss_weight = train.get('entropy_loss_weight', 0.5) if train.get('cross_entropy_loss', True) else 0
         if not (self.feat_loss_weight or self.entropy_loss_weight):
             raise OptionError('train: both code losses (use_hq_feat_loss, cross_entropy_loss) are off')
+        self.identity = IdentityTerm(self, self.net_g) if train.get('identity_opt') else None
+        self.alignment = AlignmentTerm(self, self.net_g) if train.get('alignment_opt') else None
 
     def code_losses(self, logits: Tensor, lq_feat: Tensor, codes: Tensor) -> Terms:
         """The code terms, for logits (N,positions,K), features (N,C,s,s) and target codes (N,positions)."""
@@ -54,17 +63,49 @@ class CodeFormerIdxModel(BaseModel):
             terms['l_feat_encoder'] = self.feat_loss_weight * code_feature_loss(lq_feat, target)
         if self.entropy_loss_weight:
             terms['cross_entropy_loss'] = self.entropy_loss_weight * code_cross_entropy(logits, codes)
-        self.log['code_accuracy'] = (logits.argmax(2) == codes).float().mean().item()
+        predicted = logits.detach().argmax(2)
+        self.log['code_accuracy'] = (predicted == codes).float().mean().item()
+        self.log['perplexity'] = perplexity(predicted, self.net_g.codebook_size).item()
         return terms
+
+    def who(self, batch: Batch) -> Identity | None:
+        """Whom a batch shows, by its `identity` and `identity_mask`; None for a network that does not ask."""
+        if not isinstance(self.net_g, IDCodeFormer):
+            return None
+        return self.net_g.identify(len(batch['gt']), batch.get('identity'), batch.get('identity_mask'))
+
+    def predict(self, source: Tensor, sides: Sequence[int], who: Identity | None) -> Prediction:
+        """Features of degraded faces (N,3,S,S), those for the fusion at `sides`, and code logits."""
+        with self.autocast():
+            lq_feat, seen = self.net_g.encode(source, sides)
+            return Prediction(lq_feat, seen, self.net_g.predict_logits(lq_feat, **known(who)))
+
+    def identity_terms(
+        self, prediction: Prediction, batch: Batch, iteration: int, w: float, who: Identity | None
+    ) -> Terms:
+        """The terms that keep the person, where the options ask for them; see `IdentityTerm` and `AlignmentTerm`."""
+        terms: Terms = {}
+        if self.identity:
+            terms |= self.identity(prediction.logits, batch, iteration, prediction.seen, w, who)
+        if self.alignment:
+            terms |= self.alignment(prediction, iteration, w, who)
+        return terms
+
+    def code_only_losses(self, batch: Batch, source: str, iteration: int) -> Terms:
+        """The loss sum of stage II on the degraded faces `batch[source]`."""
+        who = self.who(batch)
+        prediction = self.predict(batch[source], (), who)
+        terms = self.code_losses(prediction.logits, prediction.lq_feat, self.target_codes(batch))
+        return terms | self.identity_terms(prediction, batch, iteration, 0, who)
 
     def generator_losses(self, batch: Batch, iteration: int) -> Iterator[Terms]:
         """The loss sum of stage II."""
-        with self.autocast():
-            logits, lq_feat = self.net_g(batch['in'], code_only=True)
-        yield self.code_losses(logits, lq_feat, self.target_codes(batch))
+        yield self.code_only_losses(batch, 'in', iteration)
 
     @torch.no_grad()
     def infer(self, batch: Batch) -> Tensor:
         """The restored face at `train:fidelity_weight`, with AdaIN if `val:adain` says so."""
+        names = {'identity': 'identity', 'mask': 'identity_mask'} if isinstance(self.net_g, IDCodeFormer) else {}
+        known = {name: batch.get(key) for name, key in names.items()}
         with self.autocast():
-            return self.get_bare_model()(batch['lq'], w=self.w, adain=self.adain)[0].float()
+            return self.get_bare_model()(batch['lq'], w=self.w, adain=self.adain, **known)[0].float()

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import cast
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, cast
 
 from torch import Tensor
 
 from basicsr.archs.codeformer_arch import FuseBlock
+from basicsr.models.alignment_term import known
 from basicsr.models.base_model import Batch, Terms
 from basicsr.models.codeformer_idx_model import CodeFormerIdxModel
 from basicsr.models.gan import AdversarialLosses
@@ -27,9 +28,14 @@ PUBLISHED_CURRICULUM = (
 
 @MODEL_REGISTRY.register()
 class CodeFormerJointModel(CodeFormerIdxModel):
-    """Loss: stage II's + pixel + perceptual + adversarial, the last three where the curriculum decodes an image."""
+    """Loss: stage II's + pixel + perceptual + adversarial, the last three where the curriculum decodes an image.
+
+    As in the published training these three reach the fusion blocks only; the identity term, on an image decoded
+    through the soft codes at the w of the phase, reaches encoder and Transformer too.
+    """
 
     default_w = 1.0
+    default_curriculum: Sequence[Mapping[str, Any]] = PUBLISHED_CURRICULUM
 
     def init_training(self) -> None:
         """Stage II's, the curriculum, and the losses on images."""
@@ -37,7 +43,7 @@ class CodeFormerJointModel(CodeFormerIdxModel):
         train = self.train_opt
         if not train.get('fix_generator', True) and not self.net_g.generator.last_layer.requires_grad:
             raise OptionError('train:fix_generator is false, but network_g:fix_modules names the generator')
-        self.curriculum = Curriculum(train.get('curriculum') or PUBLISHED_CURRICULUM)
+        self.curriculum = Curriculum(train.get('curriculum') or self.default_curriculum)
         self.image_losses = ImageLosses(self)
         self.gan = AdversarialLosses(self, self._last_layer)
         self.output: Tensor | None = None
@@ -50,23 +56,32 @@ class CodeFormerJointModel(CodeFormerIdxModel):
     def generator_losses(self, batch: Batch, iteration: int) -> Iterator[Terms]:
         """The loss sum of stage III."""
         phase = self.curriculum.at(iteration)
-        codes = self.target_codes(batch)
         self.output = None
         if not phase.has_image_losses(iteration):
-            with self.autocast():
-                logits, lq_feat = self.net_g(batch['in_large_de'], code_only=True)
-            yield self.code_losses(logits, lq_feat, codes)
+            yield self.code_only_losses(batch, 'in_large_de', iteration)
             return
-        gt = batch['gt']
+        gt, net, who = batch['gt'], self.net_g, self.who(batch)
+        prediction = self.predict(batch['in'], net.connect_list, who)
         with self.autocast():
-            output, logits, lq_feat = self.net_g(batch['in'], w=phase.w, detach_16=True)
+            output = net.decode(net.look_up(prediction.logits).detach(), prediction.seen, phase.w, **known(who))
         self.output = output = output.float()
         terms = self.image_losses(output, gt)
         terms |= self.gan.generator_terms(output, terms, iteration)
-        yield terms | self.code_losses(logits, lq_feat, codes)
+        terms |= self.code_losses(prediction.logits, prediction.lq_feat, self.target_codes(batch))
+        yield terms | self.identity_terms(prediction, batch, iteration, phase.w, who)
 
     def discriminator_losses(self, batch: Batch, iteration: int) -> Terms:
         """Real against restored, where an image was decoded."""
         if self.output is None:
             return {}
         return self.gan.discriminator_terms(batch['gt'], self.output, iteration)
+
+
+@MODEL_REGISTRY.register()
+class CodeFormerModel(CodeFormerJointModel):
+    """Stage III with one severity: image and code losses together in every iteration, at `train:fidelity_weight`."""
+
+    @property
+    def default_curriculum(self) -> Sequence[Mapping[str, Any]]:
+        """One phase."""
+        return ({'severity': 'small', 'w': float(self.w)},)

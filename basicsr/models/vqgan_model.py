@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from basicsr.archs import VQAutoEncoder
+from basicsr.losses import IdentityLoss, build_loss
 from basicsr.models.base_model import BaseModel, Batch, Terms
 from basicsr.models.codebook_average import CodebookAverage
 from basicsr.models.gan import AdversarialLosses
@@ -20,7 +21,7 @@ from basicsr.utils.registry import MODEL_REGISTRY
 
 @MODEL_REGISTRY.register()
 class VQGANModel(BaseModel):
-    """Loss: pixel + perceptual + codebook + adversarial.
+    """Loss: pixel + perceptual + codebook + adversarial [+ identity, with `train:identity_opt`].
 
     With `train:codebook_warmup` (`iters`, `samples`) the first iterations train a plain autoencoder; then the codebook
     is set by k-means on `samples` of its features, which spares the time that codes need to come alive. With
@@ -47,6 +48,8 @@ class VQGANModel(BaseModel):
         self.image_losses = ImageLosses(self)
         self.codebook_weight = (train.get('codebook_opt') or {}).get('loss_weight', 1.0)
         self.gan = AdversarialLosses(self, lambda: self.net_g.generator.last_layer)
+        identity = train.get('identity_opt')
+        self.identity = cast(IdentityLoss, build_loss(identity).to(self.device)) if identity else None
         warmup = train.get('codebook_warmup') or {}
         self.warmup_iters = int(warmup.get('iters', 0))
         self.warmup_samples = int(warmup.get('samples', 32768))
@@ -73,6 +76,8 @@ class VQGANModel(BaseModel):
         self.output = output.float()
         terms = self.image_losses(self.output, gt)
         terms |= self.gan.generator_terms(self.output, terms, iteration)
+        if self.identity and self.identity.is_due(iteration):
+            terms['l_ids'] = self.identity(self.output, gt)
         flat = feat.detach().float().permute(0, 2, 3, 1).reshape(-1, net.emb_dim)
         if l_codebook is None:
             self._collect(flat, iteration)
@@ -106,10 +111,11 @@ class VQGANModel(BaseModel):
     def extra_state(self) -> dict[str, Any]:
         """The features gathered for k-means, and the running means of the codebook."""
         average = self.codebook_average
-        return {'features': self.features, **({'codebook_average': average.state()} if average else {})}
+        means = {'codebook_average': average.state()} if average else {}
+        return {'features': self.features, 'warming': self.warming, **means}
 
     def load_extra_state(self, state: Mapping[str, Any]) -> None:
         """Takes them back."""
-        self.features = state['features']
+        self.features, self.warming = state['features'], state.get('warming', False)
         if self.codebook_average and 'codebook_average' in state:
             self.codebook_average.load_state(state['codebook_average'])

@@ -112,9 +112,21 @@ def load_state_dict_file(path: str | os.PathLike, key: str | None = None) -> dic
 
 
 def load_state(
-    module: nn.Module, state: Mapping[str, Tensor], strict: bool = True, source: str | os.PathLike = 'checkpoint'
+    module: nn.Module,
+    state: Mapping[str, Tensor],
+    strict: bool = True,
+    source: str | os.PathLike = 'checkpoint',
+    assign: bool = False,
 ) -> LoadReport:
     """Load `state` into `module`, and say what was used.
+
+    Args:
+        module: where to.
+        state: parameters and buffers.
+        strict: whether every key must fit.
+        source: the file's name, for messages.
+        assign: put the tensors themselves into the module rather than their values, which a module on the device
+            `meta` needs.
 
     Raises:
         CheckpointError: `strict` and a key is missing, unexpected or of another shape; or nothing fits at all.
@@ -134,14 +146,23 @@ def load_state(
     perfect = not (report.missing or report.unexpected or report.mismatched)
     if not report.used or (strict and not perfect):
         raise CheckpointError(f'{source} does not fit {type(module).__name__}: {report}')
-    module.load_state_dict(fitting, strict=False)
+    module.load_state_dict(fitting, strict=False, assign=assign)
     logging.getLogger('basicsr').info('%s: %s', source, report)
     return report
 
 
 def save_atomic(content: Any, path: str | os.PathLike) -> None:
-    """`torch.save` under a temporary name, flushed to the disk, then renamed: the file is complete or not there."""
+    """`torch.save` under a temporary name, flushed to the disk, then renamed: the file is complete or not there.
+
+    Raises:
+        OSError: it cannot be written, the disk being full for example.
+    """
     with replacing(path) as partial, partial.open('wb') as file:
-        torch.save(content, file)
+        try:
+            torch.save(content, file)
+        except RuntimeError as error:
+            if isinstance(error.__context__, OSError):  # torch says something else after it
+                raise error.__context__ from None
+            raise
         file.flush()
         os.fsync(file.fileno())

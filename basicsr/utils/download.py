@@ -3,14 +3,22 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 import os
 import urllib.error
 import urllib.request
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from http.client import HTTPException, HTTPResponse
 from pathlib import Path
+from types import ModuleType
+from typing import IO
 
 from tqdm import tqdm
+
+from basicsr.utils.files import NO_LOCKS
+
+logger = logging.getLogger(__name__)
 
 CHUNK = 1 << 20
 ATTEMPTS = 3
@@ -40,7 +48,8 @@ def download(
     """Fetch `url` into the file `target`, unless a file that passes the checks is there.
 
     The file grows as `<target>.part`, which a later call goes on with where the server allows it, and gets its name
-    when its size and sum are right. Proxies come from the environment (`https_proxy`, `no_proxy`).
+    when its size and sum are right. Of several processes that want one file, one fetches it and the others wait.
+    Proxies come from the environment (`https_proxy`, `no_proxy`).
 
     Args:
         url: http or https address.
@@ -57,31 +66,85 @@ def download(
         DownloadError: every address failed; nothing new is left under the name of `target`.
     """
     target = Path(target)
+    if target.is_file() and defect(target, sha256, size) is None:
+        return target
+    part, addresses = target.with_name(target.name + '.part'), (url, *mirrors)
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with _alone(part):
+            failures = _fetch_any(addresses, part, target, sha256, size, timeout)
+    except OSError as error:
+        failures = [f'{target.parent}: cannot be written ({error})']
+    if failures:
+        reasons = '\n  '.join(failures)
+        raise DownloadError(
+            f'{target}: could not be downloaded\n  {reasons}\n'
+            f'Try again later, or fetch the file from {" or ".join(addresses)} by other means and save it as {target}'
+        )
+    return target
+
+
+def _fetch_any(
+    addresses: tuple[str, ...], part: Path, target: Path, sha256: str | None, size: int | None, timeout: float
+) -> list[str]:
+    """Make `target` from the first address that serves it right; what went wrong everywhere, or nothing."""
     failures = []
     if target.is_file():
         wrong = defect(target, sha256, size)
-        if wrong is None:
-            return target
+        if wrong is None:  # by now: another process fetched it
+            return []
         failures.append(f'the file that is there: {wrong}')
-    target.parent.mkdir(parents=True, exist_ok=True)
-    part = target.with_name(target.name + '.part')
-    for address in (url, *mirrors):
+    for number, address in enumerate(addresses):
+        if number and sha256 is None:
+            os.truncate(part, 0)  # nothing would show that two addresses had different files
         try:
             _fetch(address, part, target.name, timeout)
-        except (OSError, HTTPException) as error:
+        except (OSError, HTTPException, ValueError) as error:
             failures.append(f'{address}: {error}')
             continue
         wrong = defect(part, sha256, size)
         if wrong is None:
             part.replace(target)
-            return target
+            return []
         failures.append(f'{address}: {wrong}')
-        part.unlink()
-    reasons = '\n  '.join(failures)
-    raise DownloadError(
-        f'{target}: could not be downloaded\n  {reasons}\n'
-        f'Try again later, or fetch the file from {url} by other means and save it as {target}'
-    )
+        os.truncate(part, 0)
+    return failures
+
+
+@contextmanager
+def _alone(part: Path) -> Iterator[None]:
+    """Wait until no other process of this machine works on `part`, and keep others waiting until done.
+
+    The lock is on the partial file itself, so it ends with the process in whatever way, and nothing stays behind. Under
+    it the file may be emptied, but not removed: others would then lock another one.
+    """
+    try:
+        import fcntl
+    except ImportError:  # Windows, which refuses to rename a file that another process writes
+        yield
+        return
+    while True:
+        with part.open('ab') as file:
+            _wait_for(file, part, fcntl)
+            if part.exists() and os.path.samestat(part.stat(), os.fstat(file.fileno())):
+                try:
+                    yield
+                finally:
+                    if part.exists() and part.stat().st_size == 0:
+                        part.unlink()
+                return
+
+
+def _wait_for(file: IO[bytes], part: Path, fcntl: ModuleType) -> None:
+    """Lock an open file; where its file system has no locks, do without."""
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        logger.warning('%s: another process is fetching it; waiting', part)
+        fcntl.flock(file, fcntl.LOCK_EX)
+    except OSError as error:
+        if error.errno not in NO_LOCKS:
+            raise
 
 
 def defect(path: Path, sha256: str | None, size: int | None) -> str | None:
@@ -110,9 +173,12 @@ def _fetch(url: str, part: Path, label: str, timeout: float) -> None:
 
 def _open(url: str, offset: int, timeout: float) -> HTTPResponse:
     """The answer to a request for what follows the first `offset` bytes; status 206 where the server does that."""
+    if not url.startswith(('http://', 'https://')):
+        raise ValueError('not an http or https address')
     headers = {'Range': f'bytes={offset}-'} if offset else {}
     try:
-        return urllib.request.urlopen(urllib.request.Request(url, headers=headers), timeout=timeout)
+        opener = urllib.request.build_opener()  # urlopen would keep the proxies that it saw first
+        return opener.open(urllib.request.Request(url, headers=headers), timeout=timeout)
     except urllib.error.HTTPError as error:
         if error.code == 416 and offset:  # nothing follows: the partial file is as long as this one, or longer
             error.close()
@@ -124,14 +190,17 @@ def _receive(response: HTTPResponse, part: Path, label: str) -> None:
     """Append the answer to `part` where it continues it, else write `part` anew.
 
     Raises:
-        ConnectionError: fewer bytes came than announced.
+        ConnectionError: fewer bytes came than announced, or others than asked for.
     """
     start = part.stat().st_size if response.status == 206 else 0
+    sent = response.headers.get('Content-Range', '')
+    if start and not sent.startswith(f'bytes {start}-'):
+        raise ConnectionError(f"asked for the bytes from {start} on, the server sent '{sent}'")
     announced = response.headers.get('Content-Length')
     total = None if announced is None else start + int(announced)
     bar = tqdm(desc=label, initial=start, total=total, unit='B', unit_scale=True, disable=None)
     with bar, part.open('ab' if start else 'wb') as file:
-        while chunk := response.read(CHUNK):
+        while chunk := response.read1(CHUNK):  # what has come, so that a server that stalls afterwards costs none of it
             file.write(chunk)
             bar.update(len(chunk))
         done = file.tell()

@@ -1,11 +1,36 @@
-"""Writing files whole or not at all."""
+"""Names of files, and writing files whole or not at all."""
 
 from __future__ import annotations
 
+import errno
+import hashlib
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import IO
+
+NO_LOCKS = {errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL}
+VIDEO_EXTENSIONS = frozenset({'.mp4', '.m4v', '.mov', '.avi', '.mkv', '.webm'})
+LONGEST_NAME = 255  # bytes of a file's name, on the usual file systems
+
+
+class InUseError(RuntimeError):
+    """Another process is at it; the message says at what."""
+
+
+def is_video_file(path: str | os.PathLike) -> bool:
+    """Whether the extension is that of a clip."""
+    return Path(path).suffix.lower() in VIDEO_EXTENSIONS
+
+
+def shorten_name(name: str, room: int = LONGEST_NAME) -> str:
+    """`name` where its bytes are at most `room`, else its beginning, '~' and eight digits of its SHA-256."""
+    raw = os.fsencode(name)
+    if len(raw) <= room:
+        return name
+    digits = '~' + hashlib.sha256(raw).hexdigest()[:8]
+    return raw[: room - len(digits)].decode('utf-8', 'ignore') + digits
 
 
 @contextmanager
@@ -16,7 +41,8 @@ def replacing(path: str | os.PathLike) -> Iterator[Path]:
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f'.{path.name}.{os.getpid()}.part')
+    ending = f'.{os.getpid()}.part'
+    partial = path.with_name('.' + shorten_name(path.name, LONGEST_NAME - 1 - len(ending)) + ending)
     try:
         yield partial
         partial.replace(path)
@@ -28,3 +54,35 @@ def write_text(path: str | os.PathLike, text: str) -> None:
     """Write a text file (UTF-8), whole or not at all."""
     with replacing(path) as partial:
         partial.write_text(text, encoding='utf-8')
+
+
+def lock(path: str | os.PathLike, what: str) -> IO[str]:
+    """A file that one process at a time has open under a lock, until it closes it or ends, in whatever way.
+
+    Where the file system or Windows has no such locks, nothing is locked.
+
+    Args:
+        path: the file; it stays. Folders are made where missing.
+        what: what the lock is for, for messages.
+
+    Raises:
+        InUseError: another process has it.
+        OSError: the file cannot be made.
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    file = path.open('a')
+    try:
+        import fcntl
+
+        fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except ImportError:
+        return file
+    except OSError as error:
+        if error.errno in NO_LOCKS:
+            return file
+        file.close()
+        if error.errno in (errno.EAGAIN, errno.EACCES):
+            raise InUseError(f'{what} is going on in another process ({path}); wait for it or stop it') from error
+        raise
+    return file

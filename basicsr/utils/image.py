@@ -12,7 +12,7 @@ from torch import Tensor
 
 from basicsr.utils.files import replacing
 
-IMAGE_EXTENSIONS = frozenset({'.jpg', '.jpeg', '.png', '.webp', '.bmp', '.tif', '.tiff'})
+IMAGE_EXTENSIONS = frozenset({'.jpg', '.jpeg', '.png', '.webp', '.bmp', '.tif', '.tiff', '.avif'})
 
 
 class ImageReadError(ValueError):
@@ -44,13 +44,20 @@ def imread(path: str | os.PathLike) -> np.ndarray:
         FileNotFoundError: no such file.
         ImageReadError: empty, truncated, or no picture.
     """
-    path = Path(path)
-    raw = np.frombuffer(path.read_bytes(), np.uint8)
-    if raw.size == 0:
-        raise ImageReadError(f'{path}: the file is empty')
-    image = cv2.imdecode(raw, cv2.IMREAD_COLOR)
+    return decode(Path(path).read_bytes(), path)
+
+
+def decode(raw: bytes | memoryview, source: str | os.PathLike) -> np.ndarray:
+    """The content of a picture file as RGB uint8 (H,W,3), its EXIF orientation applied.
+
+    Raises:
+        ImageReadError: empty, truncated, or no picture; the message names `source`.
+    """
+    if not raw:
+        raise ImageReadError(f'{source}: the file is empty')
+    image = cv2.imdecode(np.frombuffer(raw, np.uint8), cv2.IMREAD_COLOR)
     if image is None:
-        raise ImageReadError(f'{path}: not a readable picture (damaged, or not a picture at all)')
+        raise ImageReadError(f'{source}: not a readable picture (damaged, or not a picture at all)')
     return cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
 
 
@@ -67,7 +74,7 @@ def imwrite(path: str | os.PathLike, image: np.ndarray, quality: int = 95) -> No
     """
     path = Path(path)
     suffix = path.suffix.lower()
-    if suffix not in IMAGE_EXTENSIONS:
+    if suffix not in IMAGE_EXTENSIONS or not cv2.haveImageWriter(f'x{suffix}'):
         raise ValueError(f'{path}: cannot write a picture as "{suffix}"; use one of {sorted(IMAGE_EXTENSIONS)}')
     flags = {
         '.jpg': [cv2.IMWRITE_JPEG_QUALITY, quality],
@@ -79,6 +86,11 @@ def imwrite(path: str | os.PathLike, image: np.ndarray, quality: int = 95) -> No
         raise ValueError(f'{path}: the picture of shape {image.shape} could not be encoded')
     with replacing(path) as partial:
         partial.write_bytes(data.tobytes())
+
+
+def to_8_bits(image: np.ndarray) -> np.ndarray:
+    """uint8 as it is; uint16 divided by 257 and rounded, to uint8."""
+    return image if image.dtype == np.uint8 else cv2.convertScaleAbs(image, alpha=1 / 257)
 
 
 def to_tensor(image: np.ndarray) -> Tensor:

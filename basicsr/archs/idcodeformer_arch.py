@@ -1,0 +1,246 @@
+"""CodeFormer conditioned on identity: cross-attention to identity tokens, and identity-aware feature transformation.
+
+After the proposal "identity-conditioned codebook lookup Transformer" and "IA-CFT" (ID-CodeFormer, sections 2.2 and
+2.3), with the changes that make it trainable: several tokens and a null token instead of one key, and outputs that
+start at zero. New parameters are called `id_*`; all others are CodeFormer's, so that its checkpoints load.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from functools import partial
+from typing import Any, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from basicsr.archs.codeformer_arch import CodeFormer
+from basicsr.utils.registry import ARCH_REGISTRY
+
+
+class Identity(NamedTuple):
+    """Who the faces of a batch are.
+
+    Attributes:
+        vectors: unit embeddings of the references (N,R,D); zero where there is none.
+        mask: which of them there are (N,R), bool.
+    """
+
+    vectors: Tensor
+    mask: Tensor
+
+    def first(self, faces: int) -> Identity:
+        """That of the first faces of the batch."""
+        return Identity(self.vectors[:faces], self.mask[:faces])
+
+    def only(self, reference: int) -> Identity:
+        """What one of the references tells alone."""
+        part = slice(reference, reference + 1)
+        return Identity(self.vectors[:, part], self.mask[:, part])
+
+    @property
+    def known(self) -> Tensor:
+        """Whether anything is known of a face (N,), bool."""
+        return self.mask.any(1)
+
+    @property
+    def mean(self) -> Tensor:
+        """The mean embedding (N,D), of unit length; zero where nothing is known."""
+        return F.normalize(self.vectors.sum(1), dim=1)
+
+
+class IdentityTokens(nn.Module):
+    """Embeddings to tokens, with a null token beside them.
+
+    Args:
+        embedding: length of an embedding.
+        dim: width of the tokens.
+        count: tokens of one embedding. With a single key every query would get the same answer, and no gradient.
+    """
+
+    def __init__(self, embedding: int, dim: int, count: int) -> None:
+        super().__init__()
+        self.count = count
+        self.mlp = nn.Sequential(nn.Linear(embedding, dim), nn.GELU(), nn.Linear(dim, count * dim))
+        self.null = nn.Parameter(torch.randn(1, dim) * 0.02)
+
+    def forward(self, identity: Identity) -> tuple[Tensor, Tensor]:
+        """Tokens (N,R*count+1,dim), the null token last, and which of them count (N,R*count+1)."""
+        n, r, _ = identity.vectors.shape
+        tokens = self.mlp(identity.vectors).view(n, r * self.count, -1)
+        tokens = torch.cat([tokens, self.null.to(tokens.dtype).expand(n, 1, -1)], dim=1)
+        mask = identity.mask.repeat_interleave(self.count, dim=1)
+        return tokens, torch.cat([mask, mask.new_ones(n, 1)], dim=1)
+
+
+class CrossAttention(nn.Module):
+    """Image tokens ask, identity tokens answer; pre-norm, and an output that starts at zero."""
+
+    def __init__(self, dim: int, n_head: int) -> None:
+        super().__init__()
+        self.n_head = n_head
+        self.norm = nn.LayerNorm(dim)
+        self.norm_id = nn.LayerNorm(dim)
+        self.q, self.k, self.v, self.out = (nn.Linear(dim, dim) for _ in range(4))
+        nn.init.zeros_(self.out.weight)
+        nn.init.zeros_(self.out.bias)
+
+    def forward(self, x: Tensor, position: Tensor, tokens: Tensor, mask: Tensor) -> Tensor:
+        """x (L,N,dim), position (L,1,dim), identity tokens (N,T,dim) and which of them count (N,T) -> (L,N,dim)."""
+
+        def heads(y: Tensor) -> Tensor:
+            return y.unflatten(-1, (self.n_head, -1)).transpose(1, 2)  # (N,heads,L,dim/heads)
+
+        query = heads(self.q(self.norm(x) + position).transpose(0, 1))
+        seen = self.norm_id(tokens)
+        keys, values = heads(self.k(seen)), heads(self.v(seen))
+        answer = F.scaled_dot_product_attention(query, keys, values, attn_mask=mask[:, None, None])
+        return x + self.out(answer.transpose(1, 2).flatten(2)).transpose(0, 1)
+
+
+class IdentityStyle(nn.Module):
+    """The styling path of IA-CFT: at each scale, decoder features with the statistics that an identity asks for.
+
+    Args:
+        embedding: length of an embedding.
+        channels: of the decoder features, by side.
+        width: of the layers that the scales share.
+    """
+
+    def __init__(self, embedding: int, channels: Mapping[int, int], width: int = 256) -> None:
+        super().__init__()
+        self.shared = nn.Sequential(nn.Linear(embedding, width), nn.GELU(), nn.Linear(width, width), nn.GELU())
+        self.heads = nn.ModuleDict({str(side): nn.Linear(width, 2 * count) for side, count in channels.items()})
+        self.gates = nn.ParameterDict({str(side): nn.Parameter(torch.zeros(1)) for side in channels})
+        for head, count in zip(self.heads.values(), channels.values(), strict=True):
+            nn.init.normal_(head.weight, std=0.02)
+            with torch.no_grad():
+                head.bias.copy_(torch.cat([torch.ones(count), torch.zeros(count)]))  # gamma 1, beta 0
+
+    def forward(self, side: int, feat: Tensor, identity: Identity) -> Tensor:
+        """What is to be added to a decoder feature (N,C,H,W), zero for faces of which nothing is known."""
+        gamma, beta = self.heads[str(side)](self.shared(identity.mean))[..., None, None].chunk(2, dim=1)
+        mean = feat.mean((2, 3), keepdim=True)
+        deviation = (feat.var((2, 3), keepdim=True, unbiased=False) + 1e-5).sqrt()
+        styled = gamma * (feat - mean) / deviation + beta
+        return self.gates[str(side)] * identity.known[:, None, None, None] * styled
+
+
+@ARCH_REGISTRY.register()
+class IDCodeFormer(CodeFormer):
+    """CodeFormer that may know who it restores.
+
+    A fresh one that loads CodeFormer's parameters restores as that one does, bit for bit, with and without identity.
+
+    Args:
+        condition_transformer: cross-attention to identity tokens after each self-attention.
+        ia_cft: the styling path at each side of `connect_list`.
+        identity_dim: length of the recogniser's embeddings.
+        identity_tokens: tokens of one embedding, 2 or more.
+        identity_dropout: share of training faces that are restored as if nothing were known.
+        options: those of `CodeFormer`.
+
+    Raises:
+        ValueError: sizes that do not fit together.
+    """
+
+    def __init__(
+        self,
+        condition_transformer: bool = True,
+        ia_cft: bool = True,
+        identity_dim: int = 512,
+        identity_tokens: int = 4,
+        identity_dropout: float = 0.2,
+        **options: Any,
+    ) -> None:
+        super().__init__(**options)
+        dim = self.feat_emb.out_features
+        if identity_tokens < 2:
+            raise ValueError(f'identity_tokens {identity_tokens}: must be 2 or more')
+        if not 0 <= identity_dropout < 1:
+            raise ValueError(f'identity_dropout {identity_dropout}: must be from 0 to below 1')
+        self.identity_dim = identity_dim
+        self.identity_dropout = identity_dropout
+        if condition_transformer:
+            heads = self.ft_layers[0].self_attn.num_heads
+            self.id_tokens = IdentityTokens(identity_dim, dim, identity_tokens)
+            self.id_layers = nn.ModuleList(CrossAttention(dim, heads) for _ in self.ft_layers)
+        if ia_cft:
+            self.id_style = IdentityStyle(identity_dim, {side: self.channels_at[side] for side in self.connect_list})
+        self.condition_transformer = condition_transformer
+        self.ia_cft = ia_cft
+
+    def identify(self, faces: int, identity: Tensor | None = None, mask: Tensor | None = None) -> Identity:
+        """The identity of a batch; in training, that of a share of the faces is dropped.
+
+        Args:
+            faces: N.
+            identity: embeddings (N,D), or (N,R,D) of R references each; None knows nothing of anybody.
+            mask: which of the references there are (N,R), bool; None means all.
+
+        Raises:
+            ValueError: shapes that do not fit.
+        """
+        if identity is None:
+            reference = self.position_emb
+            identity, mask = reference.new_zeros(faces, 1, self.identity_dim), None
+            known = torch.zeros(faces, 1, dtype=torch.bool, device=reference.device)
+        else:
+            identity = identity[:, None] if identity.ndim == 2 else identity
+            known = torch.ones(identity.shape[:2], dtype=torch.bool, device=identity.device)
+        if mask is not None:
+            known = mask.bool()
+        if identity.shape != (faces, known.shape[1], self.identity_dim) or len(known) != faces:
+            raise ValueError(
+                f'identity {tuple(identity.shape)} with mask {tuple(known.shape)} for {faces} faces; it must be '
+                f'({faces},{self.identity_dim}) or ({faces},R,{self.identity_dim}) with a mask ({faces},R)'
+            )
+        if self.training and self.identity_dropout:
+            known = known & (torch.rand(faces, 1, device=known.device) >= self.identity_dropout)
+        return Identity(F.normalize(identity.where(known[..., None], 0), dim=2), known)
+
+    def transformer_blocks(self, who: Identity, id_scale: float = 1.0) -> Iterable[Callable[[Tensor, Tensor], Tensor]]:
+        """Self-attention and feed-forward as CodeFormer has them, each followed by cross-attention."""
+        if not self.condition_transformer:
+            return super().transformer_blocks()
+        tokens, mask = self.id_tokens(who)
+
+        def block(layer: nn.Module, cross: nn.Module, x: Tensor, position: Tensor) -> Tensor:
+            return cross(layer(x, position), position, tokens, mask)
+
+        return [partial(block, layer, cross) for layer, cross in zip(self.ft_layers, self.id_layers, strict=True)]
+
+    def decode(
+        self, codes: Tensor, seen: Mapping[int, Tensor], w: float | Tensor, who: Identity, id_scale: float = 1.0
+    ) -> Tensor:
+        """CodeFormer's, with the styling path added at each side of `connect_list`, at any w."""
+        if not self.ia_cft or not id_scale:
+            return super().decode(codes, seen, w)
+
+        def fuse(side: int, feat: Tensor) -> Tensor:
+            styled = id_scale * self.id_style(side, feat, who)
+            return (self.fuse_convs_dict[str(side)](seen[side], feat, w) if side in seen else feat) + styled
+
+        return self.generator(codes, {side: partial(fuse, side) for side in self.connect_list})
+
+    def forward(
+        self,
+        x: Tensor,
+        w: float | Tensor = 0,
+        detach_16: bool = True,
+        code_only: bool = False,
+        adain: bool = False,
+        identity: Tensor | None = None,
+        mask: Tensor | None = None,
+        id_scale: float = 1.0,
+    ) -> tuple[Tensor, ...]:
+        """Restore faces, as `CodeFormer.forward` does, of people who may be known.
+
+        Args:
+            x, w, detach_16, code_only, adain: see `CodeFormer.forward`.
+            identity, mask: see `identify`.
+            id_scale: strength of the styling path, 0 (as CodeFormer) to 2.
+        """
+        who = self.identify(len(x), identity, mask)
+        return super().forward(x, w, detach_16, code_only, adain, who=who, id_scale=id_scale)

@@ -1,0 +1,169 @@
+"""Face recognisers that identity losses and scores can use: what each expects, and where its weights come from.
+
+Entries with a sum were run by this project's authors on real faces (`scripts/check_recogniser.py`). The others state
+what their publishers and usual users do with them; check a file with the script before relying on it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from basicsr.utils.folders import weights_folder
+from basicsr.utils.templates import ARCFACE_112, ffhq_template
+
+RESEARCH = 'non-commercial research'
+ARCFACE_TORCH = 'https://github.com/deepinsight/insightface/tree/master/recognition/arcface_torch'
+PACKS = 'https://github.com/deepinsight/insightface/releases/download/model-zoo'
+
+
+def pack_folder(name: str) -> Path:
+    """Where InsightFace puts a pack of its models."""
+    return Path.home() / '.insightface/models' / name
+
+
+@dataclass(frozen=True)
+class Recogniser:
+    """A recogniser: pixels of 0 to 255 go in as (x - mean) / std, in the order of `channels`.
+
+    Attributes:
+        name: what `weights` may say instead of a path.
+        network: what the file holds; `ONNX` for a graph.
+        training_set: of the weights, as far as it is known.
+        licence: of the weights.
+        url: the file, or the page that offers it; None where no address is known.
+        file: its usual place, in the weights folder, or for a pack the file in `~/.insightface/models/<name>`.
+        sha256: its sum, where it could be verified; the entry is then for this very file.
+        size: height and width of the crop.
+        channels: `rgb`, `bgr` or `grey`.
+        mean: of 0 to 255.
+        std: of 0 to 255.
+        embedding: numbers in an embedding.
+        whole_face: the crop is the whole FFHQ-aligned picture, not ArcFace's.
+        pack: the file belongs to an InsightFace pack of this name.
+    """
+
+    name: str
+    network: str
+    training_set: str
+    licence: str
+    url: str | None
+    file: str
+    sha256: str | None = None
+    size: tuple[int, int] = (112, 112)
+    channels: str = 'rgb'
+    mean: float = 127.5
+    std: float = 127.5
+    embedding: int = 512
+    whole_face: bool = False
+    pack: bool = False
+
+    @property
+    def template(self) -> np.ndarray:
+        """Where the five landmarks lie in the crop, (5,2) pixels; narrower crops lose columns on both sides alike."""
+        if self.whole_face:
+            return ffhq_template(self.size[0])
+        return ARCFACE_112 - [(112 - self.size[1]) / 2, (112 - self.size[0]) / 2]
+
+    @property
+    def place(self) -> Path:
+        """Where its file is looked for."""
+        return pack_folder(self.name) / self.file if self.pack else weights_folder() / self.file
+
+    @property
+    def where_to_get_it(self) -> str:
+        """What to do to have the file, for messages."""
+        if self.pack:
+            return f'fetch {self.url} and unpack it into {self.place.parent}'
+        if self.url is None:
+            return 'no public address of it is known; give its path'
+        if Path(self.url).name == Path(self.file).name:
+            return f"'python scripts/download_pretrained_models.py arcface' fetches it from {self.url}"
+        return f'{self.url} offers it; save it as {self.place}, or give its path'
+
+
+def _iresnet(depth: int) -> Recogniser:
+    return Recogniser(
+        name=f'arcface_r{depth}',
+        network=f'IResNet-{depth}',
+        training_set='MS1MV3 or Glint360K, as the file says',
+        licence=f'MIT (code); {RESEARCH} (weights)',
+        url=ARCFACE_TORCH,
+        file=f'arcface/arcface_r{depth}.pth',
+    )
+
+
+def _pack(name: str, file: str, network: str, training_set: str) -> Recogniser:
+    return Recogniser(
+        name=name,
+        network=f'ONNX ({network})',
+        training_set=training_set,
+        licence=RESEARCH,
+        url=f'{PACKS}/{name}.zip',
+        file=file,
+        pack=True,
+    )
+
+
+RECOGNISERS = {
+    entry.name: entry
+    for entry in (
+        *(_iresnet(depth) for depth in (18, 34, 50, 100)),
+        Recogniser(
+            name='arcface_ir_se50',
+            network='IR-SE-50',
+            training_set='MS1M, refined',
+            licence='MIT',
+            url='https://github.com/xinntao/facexlib/releases/download/v0.1.0/recognition_arcface_ir_se50.pth',
+            file='arcface/recognition_arcface_ir_se50.pth',
+        ),
+        Recogniser(
+            name='mobilefacenet_112',
+            network='MobileFaceNet (InsightFace_Pytorch)',
+            training_set='MS1M, refined',
+            licence='MIT',
+            url='https://github.com/TreB1eN/InsightFace_Pytorch',
+            file='arcface/mobilefacenet_112.pth',
+        ),
+        Recogniser(
+            name='mobilefacenet_casia128',
+            network='MobileFaceNet (MobileFaceNet_Pytorch)',
+            training_set='CASIA-WebFace',
+            licence=RESEARCH,
+            url='https://github.com/Xiaoccer/MobileFaceNet_Pytorch',
+            file='arcface/mobilefacenet_casia128.pth',
+            sha256='7fce3eb623d915611a97cdd7fdb9f72df76c54d07628eb7753720564ee13d691',
+            size=(112, 96),
+            std=128.0,
+            embedding=128,
+        ),
+        Recogniser(
+            name='arcface_resnet18_grey',
+            network='ResNetArcFace',
+            training_set='CASIA-WebFace',
+            licence='Apache-2.0',
+            url='https://github.com/TencentARC/GFPGAN/releases/download/v0.1.0/arcface_resnet18.pth',
+            file='arcface/arcface_resnet18.pth',
+            size=(128, 128),
+            channels='grey',
+            whole_face=True,
+        ),
+        Recogniser(
+            name='arcface_mbf512',
+            network='ONNX (MobileFaceNet)',
+            training_set='not stated',
+            licence='MIT',
+            url=None,
+            file='arcface/arcface_mbf512.onnx',
+            sha256='87aacdfe57510db2af90c0251df680e8eec88f122ee94712121d09bcaaaf3581',
+            channels='bgr',
+        ),
+        _pack('buffalo_l', 'w600k_r50.onnx', 'IResNet-50', 'WebFace600K'),
+        _pack('buffalo_m', 'w600k_r50.onnx', 'IResNet-50', 'WebFace600K'),
+        _pack('buffalo_s', 'w600k_mbf.onnx', 'MobileFaceNet', 'WebFace600K'),
+        _pack('buffalo_sc', 'w600k_mbf.onnx', 'MobileFaceNet', 'WebFace600K'),
+        _pack('antelopev2', 'glintr100.onnx', 'IResNet-100', 'Glint360K'),
+    )
+}

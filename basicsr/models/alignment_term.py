@@ -1,0 +1,86 @@
+"""Alignment learning: two references of one person should give one restoration (after RIDFR, carried over to codes)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import torch.nn.functional as F
+from torch import Tensor
+
+from basicsr.archs import CodeFormer, IDCodeFormer
+from basicsr.archs.idcodeformer_arch import Identity
+from basicsr.models.base_model import BaseModel, Terms
+from basicsr.utils.options import OptionError
+
+
+class Prediction(NamedTuple):
+    """What a network says of degraded faces.
+
+    Attributes:
+        lq_feat: encoder features (N,emb_dim,s,s).
+        seen: detached encoder features for the fusion, by side; empty without fusion.
+        logits: code logits (N,positions,K).
+    """
+
+    lq_feat: Tensor
+    seen: Mapping[int, Tensor]
+    logits: Tensor
+
+
+def known(who: Identity | None) -> dict[str, Any]:
+    """The argument by which a conditioned network's parts are told whom they see; none for another network."""
+    return {} if who is None else {'who': who}
+
+
+class AlignmentTerm:
+    """lambda_align * mean((out_1 - out_2)^2) of the faces restored under the first and the second reference alone.
+
+    Both are decoded through the soft codes, as for the identity term. Options (`train:alignment_opt`): `loss_weight`
+    (lambda_align, 0.1), `tau` of the soft codes (1), `every` (1, iterations), `sub_batch` (faces of a batch, 1).
+
+    Args:
+        model: the stage.
+        network: the trained network.
+
+    Raises:
+        OptionError: the network is not conditioned on identity, or a value is out of its range.
+    """
+
+    OPTIONS: Mapping[str, Any] = {'loss_weight': float, 'tau': float, 'every': int, 'sub_batch': int}
+
+    def __init__(self, model: BaseModel, network: CodeFormer) -> None:
+        section = model.train_opt['alignment_opt']
+        if not isinstance(network, IDCodeFormer):
+            raise OptionError('train:alignment_opt needs a network that is conditioned on identity (IDCodeFormer)')
+        self.model = model
+        self.network = network
+        self.weight = float(section.get('loss_weight', 0.1))
+        self.tau = float(section.get('tau', 1.0))
+        self.every = int(section.get('every', 1))
+        self.faces = int(section.get('sub_batch', 1))
+        if not self.weight > 0 or not self.tau > 0 or self.every < 1 or self.faces < 1:
+            raise OptionError('train:alignment_opt: loss_weight and tau must be above 0, every and sub_batch 1 or more')
+
+    def __call__(self, prediction: Prediction, iteration: int, w: float, who: Identity | None) -> Terms:
+        """The weighted term, or none in an iteration that has none.
+
+        Raises:
+            OptionError: the dataset gives fewer than two references a face.
+        """
+        if iteration % self.every:
+            return {}
+        if who is None or who.vectors.shape[1] < 2:
+            raise OptionError('train:alignment_opt needs two references a face (datasets:train:references: 2)')
+        part = who.first(self.faces)
+        both = part.mask[:, :2].all(1)  # a face with one reference, or whose identity was dropped, has nothing to align
+        outputs = [self._restore(prediction, w, part.only(reference)) for reference in (0, 1)]
+        distance = F.mse_loss(*outputs, reduction='none').mean((1, 2, 3))
+        return {'l_align': self.weight * (distance * both).sum() / both.sum().clamp(min=1)}
+
+    def _restore(self, prediction: Prediction, w: float, who: Identity) -> Tensor:
+        """The first faces under one reference, (n,3,S,S)."""
+        with self.model.autocast():
+            logits = self.network.predict_logits(prediction.lq_feat[: self.faces], who=who)
+            seen = {side: feat[: self.faces] for side, feat in prediction.seen.items()}
+            return self.network.decode(self.network.look_up_softly(logits, self.tau), seen, w, who=who).float()

@@ -1,0 +1,155 @@
+"""The checkpoints of a run: from which it can go on, which are kept, and the best by validation.
+
+A checkpoint is `models/<network>_<iteration>.pth` of every network and `training_states/<iteration>.state`. The state
+is written last and removed first, so where it is, the networks it belongs to are whole.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+import re
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from basicsr.metrics import METRICS
+from basicsr.utils.checkpoint import CheckpointError, read_checkpoint
+from basicsr.utils.files import write_text
+
+logger = logging.getLogger('basicsr')
+
+STATE_KEYS = {'iter', 'optimizers', 'scaler', 'extra'}
+
+
+def state_file(folder: Path, iteration: int) -> Path:
+    """The training state of an iteration in a run's folder."""
+    return folder / 'training_states' / f'{iteration}.state'
+
+
+def network_file(folder: Path, name: str, label: int | str) -> Path:
+    """A network's weights in a run's folder."""
+    return folder / 'models' / f'{name}_{label}.pth'
+
+
+def read_saved(path: Path, networks: Iterable[str]) -> tuple[dict[str, Any], dict[str, dict[str, Any]]]:
+    """A training state, and the content of the network files that belong to it.
+
+    Raises:
+        CheckpointError: one of them is missing or damaged.
+    """
+    state = read_checkpoint(path)
+    if STATE_KEYS - set(state):
+        raise CheckpointError(f'{path}: not a training state')
+    files = {name: network_file(path.parent.parent, name, state['iter']) for name in networks}
+    return state, {name: read_checkpoint(file) for name, file in files.items()}
+
+
+def newest_readable(folder: Path, networks: Iterable[str]) -> tuple[Path | None, list[str]]:
+    """The newest whole state of a run, None if it has none; and what is wrong with newer ones.
+
+    Raises:
+        CheckpointError: there are states, but none is whole.
+    """
+    states = [path for path in (folder / 'training_states').glob('*.state') if path.stem.isdigit()]
+    problems: list[str] = []
+    for path in sorted(states, key=lambda path: int(path.stem), reverse=True):
+        try:
+            read_saved(path, networks)
+        except CheckpointError as error:
+            problems.append(str(error))
+        else:
+            return path, problems
+    if problems:
+        raise CheckpointError(
+            f'{folder}: no checkpoint to go on from is whole: {"; ".join(problems)}. Bring one back, or begin anew '
+            'without --auto_resume, which sets this folder aside'
+        )
+    return None, []
+
+
+def rotate(folder: Path, newest: int, keep_last: int, keep_every: int | None = None) -> None:
+    """Remove the checkpoints before `newest`, which is whole, but for the last ones and those at round iterations.
+
+    Args:
+        folder: the run's.
+        newest: iteration of the last checkpoint; it, and any later one, stays.
+        keep_last: how many stay, `newest` among them; at least 1.
+        keep_every: those at multiples of it stay too.
+    """
+    found: dict[int, list[Path]] = {}
+    for path in (*(folder / 'training_states').glob('*.state'), *(folder / 'models').glob('net_*.pth')):
+        number = re.fullmatch(r'(?:net_\w+?_)?(\d+)', path.stem)
+        if number and int(number[1]) <= newest:
+            found.setdefault(int(number[1]), []).append(path)
+    for iteration in sorted(found, reverse=True)[keep_last:]:
+        if keep_every and iteration % keep_every == 0:
+            continue
+        for path in found[iteration]:  # the state first
+            path.unlink(missing_ok=True)
+
+
+class Best:
+    """The best weights by validation, `models/net_g_best.pth`; `net_g_best.json` beside it says what they reached.
+
+    Options (`val:best`): `metric`, by default the first of `val:metrics`, and `dataset`, by default the first
+    validation section.
+
+    Attributes:
+        judged: the last iteration that was validated.
+    """
+
+    def __init__(self, opt: Mapping[str, Any], folder: Path) -> None:
+        val = opt.get('val') or {}
+        metrics, asked = val.get('metrics') or {}, val.get('best') or {}
+        self.metric = asked.get('metric') or next(iter(metrics), None)
+        self.dataset = asked.get('dataset') or next((name for name in opt['datasets'] if name.startswith('val')), None)
+        self.active = self.metric is not None and self.dataset is not None
+        self.better = METRICS[metrics[self.metric]['type']].better if self.active else 'higher'
+        self.path = folder / 'models' / 'net_g_best.json'
+        self.record = self._read()
+        self.judged = int(self.record.get('judged', 0))
+
+    def _read(self) -> dict[str, Any]:
+        """What an earlier part of the run reached; nothing if it was judged by another metric."""
+        try:
+            record = json.loads(self.path.read_text(encoding='utf-8'))
+        except FileNotFoundError:
+            return {}
+        except (OSError, ValueError) as error:
+            logger.warning('%s: cannot be read (%s); the best weights are looked for anew', self.path, error)
+            return {}
+        same = isinstance(record, dict) and (record.get('metric'), record.get('dataset')) == (self.metric, self.dataset)
+        return record if same else {}
+
+    def see(self, means: Mapping[str, Mapping[str, float]], iteration: int, save: Callable[[Path], None]) -> None:
+        """Compare a validation with the best one so far, and `save` the weights if they are better.
+
+        Args:
+            means: for each validation set the mean of each metric.
+            iteration: of the weights.
+            save: writes them to a path.
+        """
+        self.judged = iteration
+        if not self.active:
+            return
+        value = means[str(self.dataset)][str(self.metric)]
+        if self._is_better(value):
+            save(self.path.with_suffix('.pth'))
+            self.record = {
+                'metric': self.metric,
+                'dataset': self.dataset,
+                'better': self.better,
+                'value': value,
+                'iteration': iteration,
+            }
+            logger.info('best so far: %s %.4f on %s', self.metric, value, self.dataset)
+        if self.record:
+            write_text(self.path, json.dumps({**self.record, 'judged': iteration}, indent=2) + '\n')
+
+    def _is_better(self, value: float) -> bool:
+        if math.isnan(value):
+            return False
+        old = self.record.get('value')
+        return old is None or (value > old if self.better == 'higher' else value < old)

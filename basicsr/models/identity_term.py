@@ -1,0 +1,161 @@
+"""The identity term of stages II and III: a face decoded straight through the codes, judged by a recogniser.
+
+The published networks would give an identity loss no way to the encoder and the Transformer: codes are looked up by
+argmax and detached. Here the looked-up codes carry the gradient of the expected ones (`CodeFormer.look_up_softly`).
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Collection, Iterable, Mapping
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+
+from basicsr.archs import CodeFormer
+from basicsr.archs.idcodeformer_arch import Identity
+from basicsr.losses import IdentityLoss, build_loss
+from basicsr.models.base_model import BaseModel, Terms
+from basicsr.utils.options import OptionError
+from basicsr.utils.registry import nearest
+
+REACH = ('encoder', 'transformer', 'cft')
+FROZEN = ('quantize', 'generator')  # learnt in stage I; no identity gradient reaches them
+
+logger = logging.getLogger('basicsr')
+
+
+def part_of(name: str) -> str:
+    """Which of `REACH` or `FROZEN` a parameter of CodeFormer belongs to, by its name."""
+    first = name.split('.')[0]
+    if first in FROZEN or first == 'encoder':
+        return first
+    return 'cft' if first in ('fuse_convs_dict', 'id_style') else 'transformer'
+
+
+def restrict(loss: Tensor, parameters: Iterable[nn.Parameter], scale: Callable[[Tensor], Tensor]) -> Tensor:
+    """A term with the value of `loss` and its gradient at `parameters`, and none elsewhere.
+
+    Args:
+        loss: scalar with a graph, which is kept.
+        parameters: where its gradient may go.
+        scale: a factor for the backward pass, so that fp16 gradients do not vanish; it is taken out again.
+    """
+    chosen = list(parameters)
+    gradients = torch.autograd.grad(scale(loss), chosen, retain_graph=True, allow_unused=True)
+    factor = scale(torch.ones_like(loss))
+    term = loss.detach()
+    for parameter, gradient in zip(chosen, gradients, strict=True):
+        if gradient is not None:
+            term = term + ((parameter - parameter.detach()) * (gradient / factor)).sum()  # zero, with this gradient
+    return term
+
+
+class IdentityTerm:
+    """lambda_ids * L_ids (ID-CodeFormer, section 3.3), from `train:identity_opt`.
+
+    Options beside those of `IdentityLoss`: `tau` of the soft codes (1), `start_iter` (no term up to it), `sub_batch`
+    (how many faces of a batch are decoded for it; all by default), `reach` (the parts it may train, of `REACH`).
+
+    Args:
+        model: the stage; gets `ids_cosine`, `ids_grad` (norm of the term's gradient at the logits), `ids_share` (its
+            part of that and the norm of all other terms' gradient there), `ids_seconds` (what the term cost) in its
+            log.
+        network: the trained network.
+
+    Raises:
+        OptionError: a value out of its range.
+    """
+
+    OPTIONS: Mapping[str, Any] = {'tau': float, 'start_iter': int, 'sub_batch': int, 'reach': list}
+
+    def __init__(self, model: BaseModel, network: CodeFormer) -> None:
+        section = dict(model.train_opt['identity_opt'])
+        self.tau = float(section.pop('tau', 1.0))
+        self.start = int(section.pop('start_iter', 0))
+        self.sub_batch = section.pop('sub_batch', None)
+        reach: Collection[str] = section.pop('reach', REACH)
+        for part in reach:
+            if part not in REACH:
+                raise OptionError(f"train:identity_opt:reach: no part '{part}'{nearest(part, REACH)}")
+        if not self.tau > 0 or (self.sub_batch is not None and self.sub_batch < 1) or not reach:
+            raise OptionError('train:identity_opt: tau must be above 0, sub_batch 1 or more, reach not empty')
+        if section.get('reduction', 'mean') != 'mean' or not section.get('loss_weight', 1) > 0:
+            raise OptionError('train:identity_opt: reduction must be mean here, and loss_weight above 0')
+        self.model = model
+        self.network = network
+        self.loss = cast(IdentityLoss, build_loss(section).to(model.device))
+        trained = {name: p for name, p in network.named_parameters() if p.requires_grad}
+        self.reached = [p for name, p in trained.items() if part_of(name) in reach]
+        self.is_restricted = len(self.reached) < len(trained)
+        faces = 'every face' if self.sub_batch is None else f'{self.sub_batch} face(s) of a batch'
+        logger.info('identity loss: %s decoded, every %d iteration(s)', faces, self.loss.every)
+
+    def __call__(
+        self,
+        logits: Tensor,
+        batch: Mapping[str, Any],
+        iteration: int,
+        seen: Mapping[int, Tensor],
+        w: float,
+        who: Identity | None,
+    ) -> Terms:
+        """The weighted term, or none in an iteration that has none.
+
+        Args:
+            logits: code logits (N,positions,K) with their graph.
+            batch: its `gt` (N,3,S,S) in [-1, 1] and, where there are any, `landmarks` (N,5,2).
+            iteration: of the run.
+            seen: encoder features for the fusion, by side; empty without fusion.
+            w: weight of the fusion.
+            who: whom the faces show, for a network that is conditioned on it.
+        """
+        if iteration <= self.start or not self.loss.is_due(iteration):
+            return {}
+        begin = self._now()
+        count = self.sub_batch or len(logits)
+        part = logits[:count]
+        landmarks = batch.get('landmarks')
+        with self.model.autocast():
+            codes = self.network.look_up_softly(part, self.tau)
+            known = {'who': who.first(count)} if who else {}
+            output = self.network.decode(codes, {side: feat[:count] for side, feat in seen.items()}, w, **known)
+        value = self.loss(output.float(), batch['gt'][:count], None if landmarks is None else landmarks[:count])
+        self.model.log['ids_cosine'] = 1 - value.item() / self.loss.loss_weight
+        self._watch(value, part, logits, self._now() - begin)
+        if self.is_restricted:
+            value = restrict(value, self.reached, self.model.scaler.scale)
+        return {'l_ids': value}
+
+    def _watch(self, value: Tensor, part: Tensor, logits: Tensor, seconds: float) -> None:
+        """Log gradient norms and the cost when the backward pass comes by."""
+        log, scale = self.model.log, self.model.scaler.get_scale()
+        begun: list[float] = []
+        own: list[Tensor] = []
+        calls: list[None] = []
+
+        def at_part(gradient: Tensor) -> None:
+            own.append(gradient)
+            log['ids_grad'] = gradient.norm().item() / scale
+            log['ids_seconds'] = seconds + self._now() - begun[0]
+
+        def at_logits(gradient: Tensor) -> None:
+            calls.append(None)
+            if not own or (self.is_restricted and len(calls) == 1):  # that is the backward pass of `restrict`
+                return
+            rest = gradient.detach().clone()
+            if not self.is_restricted:
+                rest[: len(part)] -= own[0]
+            norms = [part_.norm().item() for part_ in (own[0], rest)]
+            log['ids_share'] = norms[0] / (sum(norms) or 1)
+
+        value.register_hook(lambda gradient: begun.append(self._now()))
+        part.register_hook(at_part)
+        logits.register_hook(at_logits)
+
+    def _now(self) -> float:
+        if self.model.device.type == 'cuda':
+            torch.cuda.synchronize(self.model.device)
+        return time.perf_counter()

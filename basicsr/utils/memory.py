@@ -1,0 +1,41 @@
+"""How the process asks the system for memory, and how much it has."""
+
+from __future__ import annotations
+
+import ctypes
+import functools
+import platform
+import sys
+from pathlib import Path
+
+# Parameters of mallopt in glibc's malloc.h.
+M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4
+MOST = 2**31 - 1
+
+
+@functools.cache
+def keep_freed_memory() -> bool:
+    """Let the C library keep freed memory for the next request, whatever its size, instead of giving it back.
+
+    Tensors of tens of megabytes are otherwise mapped, filled with zeros by the system page by page, and unmapped by
+    every operation of a network on the CPU, which takes longer than many an operation itself. The memory in use does
+    not grow by it, but what the process holds stays at its highest mark.
+
+    Returns:
+        Whether the C library is glibc and took it.
+    """
+    if platform.libc_ver()[0] != 'glibc':
+        return False
+    libc = ctypes.CDLL(None)
+    return bool(libc.mallopt(M_MMAP_MAX, 0) and libc.mallopt(M_TRIM_THRESHOLD, MOST))
+
+
+def peak_memory() -> int:
+    """The most memory that this process held so far, in bytes."""
+    status = Path('/proc/self/status')
+    if status.is_file():  # the other way counts what the parent held when it started this process
+        line = next(line for line in status.read_text().splitlines() if line.startswith('VmHWM'))
+        return int(line.split()[1]) * 1024
+    import resource  # not on Windows
+
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == 'darwin' else 1024)

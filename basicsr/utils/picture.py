@@ -1,0 +1,326 @@
+"""Whole picture files: 8 or 16 bits, alpha, colour profile, orientation; read within a limit, written as PNG.
+
+`basicsr.utils.image.imread` is the fast way to RGB uint8 for data sets. `read_picture` is for users' pictures: it keeps
+what their files hold, and says what is wrong with those that it cannot read. Pillow reads them; OpenCV decodes 16 bits
+a channel, of which Pillow keeps eight, and writes PNG.
+"""
+
+from __future__ import annotations
+
+import os
+import struct
+import threading
+import zlib
+from dataclasses import dataclass, replace
+from io import BytesIO
+from pathlib import Path
+from typing import cast
+
+import cv2
+import numpy as np
+from PIL import Image, ImageCms, UnidentifiedImageError
+from PIL.ExifTags import Base
+from PIL.TiffImagePlugin import TiffImageFile
+
+from basicsr.utils.files import replacing
+from basicsr.utils.image import IMAGE_EXTENSIONS, ImageReadError
+
+# Names of pictures, those included that are tried only to say why they cannot be read.
+PICTURE_EXTENSIONS = IMAGE_EXTENSIONS | {'.gif', '.heic', '.heif', '.jfif', '.jp2', '.jxl'}
+MAX_MEGAPIXELS = 250.0
+GREY_MODES = frozenset({'1', 'L', 'LA', 'La', 'I;16', 'I;16B', 'I;16L'})
+COLOUR_MODES = frozenset({'P', 'PA', 'RGB', 'RGBA', 'RGBa', 'RGBX', 'YCbCr', 'CMYK'})
+# What Pillow raises for damaged files, found by damaging files of every format.
+DAMAGE = (
+    OSError,
+    SyntaxError,
+    ValueError,
+    LookupError,
+    TypeError,
+    EOFError,
+    OverflowError,
+    RuntimeError,
+    struct.error,
+    zlib.error,
+    cv2.error,
+)
+HIDDEN_REACH = 2  # pixels that bicubic enlargement looks at on each side
+PNG_HEADER = 33  # bytes of signature and IHDR, after which the colour profile comes
+_LIMIT_LOCK = threading.Lock()
+
+
+@dataclass(frozen=True, eq=False)
+class Picture:
+    """A picture with what its file holds.
+
+    Attributes:
+        image: RGB (H,W,3), uint8 or uint16, upright.
+        alpha: (H,W) of the same type, or None without transparency.
+        icc: the colour profile that the values of `image` are in; None for sRGB.
+        grey: the file has one channel of colour; those of `image` are equal.
+        note: what was not kept, or '' .
+    """
+
+    image: np.ndarray
+    alpha: np.ndarray | None = None
+    icc: bytes | None = None
+    grey: bool = False
+    note: str = ''
+
+    def holding(self, image: np.ndarray) -> Picture:
+        """The same with another RGB image (h,w,3), for a part of the picture: without alpha."""
+        return replace(self, image=image, alpha=None)
+
+    def enlarged(self, image: np.ndarray) -> Picture:
+        """The same with an RGB image (h,w,3) of another size that shows the same; alpha is resized, bicubic."""
+        return replace(self, image=image, alpha=None if self.alpha is None else _fit_alpha(self.alpha, image))
+
+
+def _fit_alpha(alpha: np.ndarray, image: np.ndarray) -> np.ndarray:
+    """`alpha` in the size and depth of `image`."""
+    if image.dtype != alpha.dtype:
+        ratio = np.iinfo(image.dtype).max / np.iinfo(alpha.dtype).max
+        alpha = np.rint(alpha * ratio).astype(image.dtype)
+    shrinks = image.shape[0] < alpha.shape[0]
+    return cv2.resize(alpha, image.shape[1::-1], interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_CUBIC)
+
+
+def read_picture(path: str | os.PathLike, factor: float = 1, max_megapixels: float = MAX_MEGAPIXELS) -> Picture:
+    """A picture, upright, in its own depth and colour space; CMYK becomes sRGB. Of several pages the first.
+
+    Args:
+        path: the file.
+        factor: by which the caller will enlarge the picture.
+        max_megapixels: most pixels of the picture and of the enlarged picture; judged by the header.
+
+    Raises:
+        ImageReadError: missing, empty, damaged, cut off, too large, or no picture; the message says which.
+    """
+    path = Path(path)
+    _check_file(path)
+    try:
+        with _open(path) as file:
+            _check_size(path, file.size, factor, max_megapixels)
+            return _decode(path, file)
+    except ImageReadError:
+        raise
+    except PermissionError as error:
+        raise ImageReadError(f'{path}: no permission to read it') from error
+    except UnidentifiedImageError as error:
+        raise ImageReadError(f'{path}: not a readable picture ({_what_else(path)})') from error
+    except DAMAGE as error:
+        raise ImageReadError(f'{path}: the picture is damaged or cut off ({error})') from error
+
+
+def _check_file(path: Path) -> None:
+    """Raise ImageReadError unless `path` is a file with something in it."""
+    try:
+        if path.is_dir():
+            next(path.iterdir(), None)  # without permission to look into it, that is the trouble
+            raise ImageReadError(f'{path}: a folder, not a picture')
+        if path.is_symlink() and not path.exists():
+            raise ImageReadError(f'{path}: the link leads nowhere')
+        if not path.is_file():
+            raise ImageReadError(f'{path}: {"no regular file" if path.exists() else "no such file"}')
+        if path.stat().st_size == 0:
+            raise ImageReadError(f'{path}: the file is empty')
+    except PermissionError as error:
+        raise ImageReadError(f'{path}: no permission to read it') from error
+
+
+def _open(path: Path) -> Image.Image:
+    """The file with its header read. Pillow's own limit, which is a global, is off for that: `_check_size` follows."""
+    with _LIMIT_LOCK:
+        limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
+        try:
+            return Image.open(path)
+        finally:
+            Image.MAX_IMAGE_PIXELS = limit
+
+
+def _check_size(path: Path, size: tuple[int, int], factor: float, max_megapixels: float) -> None:
+    """Raise ImageReadError for a picture of (width, height) that is, or will be, too large."""
+    own = size[0] * size[1] / 1e6
+    enlarged = own * factor**2
+    if max(own, enlarged) <= max_megapixels:
+        return
+    shape = f'{path}: {size[0]}x{size[1]} pixels'
+    limit = f'the limit of {max_megapixels:g} megapixels (--max_megapixels)'
+    if own > max_megapixels:
+        raise ImageReadError(f'{shape} are over {limit}; reduce the picture, or raise the limit if memory allows')
+    raise ImageReadError(
+        f'{shape}, enlarged {factor:g} times {enlarged:.0f} megapixels, are over {limit}; enlarge less (--upscale 1), '
+        'or raise the limit if memory allows'
+    )
+
+
+def _what_else(path: Path) -> str:
+    """What a file is that is no picture to Pillow, and what to do about it."""
+    with path.open('rb') as file:
+        head = file.read(16)
+    if head.startswith(b'PK\x03\x04'):
+        return 'a zip archive; unpack it and give the folder'
+    if head[4:12] in (b'ftypheic', b'ftypheix', b'ftyphevc', b'ftypmif1', b'ftypmsf1'):
+        return 'HEIC is not read here; convert it to JPEG or PNG'
+    if head[4:12] in (b'ftypavif', b'ftypavis') and '.avif' not in Image.registered_extensions():
+        return 'this Pillow reads no AVIF; update it: pip install --upgrade pillow'
+    if head.startswith((b'\xff\x0a', b'\0\0\0\x0cJXL ')):
+        return 'JPEG XL is not read here; convert it to JPEG or PNG'
+    return 'damaged, or not a picture at all'
+
+
+def _decode(path: Path, file: Image.Image) -> Picture:
+    if file.mode not in GREY_MODES | COLOUR_MODES:
+        raise ImageReadError(f'{path}: samples of kind "{file.mode}" are not read; save it with 8 or 16 bits, as RGB')
+    grey, icc, notes = file.mode in GREY_MODES, file.info.get('icc_profile') or None, []
+    pages = getattr(file, 'n_frames', 1)
+    file.load()
+    if pages > 1 and file.format != 'MPO':  # the second picture of an MPO is a preview or a gain map
+        notes.append(f'the first of {pages} pages; the others were left')
+    if _has_16_bits(path, file):
+        image, alpha = _read_16_bits(path)
+    elif file.mode == 'CMYK':
+        image, alpha = np.asarray(_from_cmyk(file, icc, notes)), None
+        icc = None
+    else:
+        image, alpha = _read_8_bits(file, 'L' if grey else 'RGB')
+    turn = _orientation(file)
+    image, alpha = _turned(image, turn), None if alpha is None else _turned(alpha, turn)
+    if icc is not None and icc[16:20] != (b'GRAY' if grey else b'RGB '):
+        notes.append(f'its colour profile, which is not for {"grey" if grey else "RGB"}, was left out')
+        icc = None
+    if image.ndim == 2:
+        image = cv2.cvtColor(image, cv2.COLOR_GRAY2RGB)
+    return Picture(image, alpha, icc, grey, '; '.join(notes))
+
+
+def _has_16_bits(path: Path, file: Image.Image) -> bool:
+    """Whether the file has 16 bits a channel, which Pillow does not always tell by the mode."""
+    if isinstance(file, TiffImageFile) and file.mode != 'CMYK':
+        return set(file.tag_v2.get(Base.BitsPerSample, ())) == {16}
+    if file.format == 'PNG':
+        with path.open('rb') as raw:
+            return raw.read(25)[24] == 16
+    return False
+
+
+def _read_16_bits(path: Path) -> tuple[np.ndarray, np.ndarray | None]:
+    """Colours (H,W) or RGB (H,W,3), and alpha (H,W), uint16."""
+    decoded = cv2.imdecode(np.frombuffer(path.read_bytes(), np.uint8), cv2.IMREAD_UNCHANGED)
+    if decoded is None or decoded.dtype != np.uint16:
+        raise ImageReadError(f'{path}: this kind of picture with 16 bits is not read; save it as PNG')
+    if decoded.ndim == 2:
+        return decoded, None
+    alpha = decoded[..., 3].copy() if decoded.shape[2] == 4 else None
+    return cv2.cvtColor(decoded, cv2.COLOR_BGR2RGB if alpha is None else cv2.COLOR_BGRA2RGB), alpha
+
+
+def _read_8_bits(file: Image.Image, mode: str) -> tuple[np.ndarray, np.ndarray | None]:
+    """Colours (H,W) for mode L or (H,W,3) for RGB, and alpha (H,W), uint8. Palettes are looked up."""
+    if not file.has_transparency_data:
+        return np.array(file.convert(mode)), None
+    both = np.asarray(file.convert(mode + 'A'))
+    colours = both[..., 0] if mode == 'L' else both[..., :3]
+    return np.ascontiguousarray(colours), both[..., -1].copy()
+
+
+def _from_cmyk(file: Image.Image, icc: bytes | None, notes: list[str]) -> Image.Image:
+    """The picture as sRGB: through its profile, black on black; without one by the plain formula."""
+    if icc is None:
+        notes.append('CMYK without a colour profile, converted to sRGB by the plain formula')
+        return file.convert('RGB')
+    try:
+        converted = ImageCms.profileToProfile(
+            file,
+            ImageCms.ImageCmsProfile(BytesIO(icc)),
+            ImageCms.createProfile('sRGB'),
+            renderingIntent=ImageCms.Intent.RELATIVE_COLORIMETRIC,
+            outputMode='RGB',
+            flags=ImageCms.Flags.BLACKPOINTCOMPENSATION,
+        )
+    except (ImageCms.PyCMSError, OSError):
+        notes.append('CMYK with a damaged colour profile, converted to sRGB by the plain formula')
+        return file.convert('RGB')
+    notes.append('CMYK, converted to sRGB through its colour profile')
+    return cast(Image.Image, converted)  # None only where the conversion is asked to work in place
+
+
+def _orientation(file: Image.Image) -> int:
+    """By EXIF, 1 to 8; 1 where it says nothing or is damaged, and for a TIFF, which both libraries turn on loading."""
+    try:
+        turn = file.getexif().get(Base.Orientation, 1)
+    except DAMAGE:
+        return 1
+    return turn if turn in range(1, 9) else 1
+
+
+def _turned(image: np.ndarray, orientation: int) -> np.ndarray:
+    """(H,W) or (H,W,C) made upright, for an EXIF orientation of 1 to 8."""
+    if orientation >= 5:
+        image = image.swapaxes(0, 1)
+    if orientation in (2, 3, 6, 7):
+        image = image[:, ::-1]
+    if orientation in (3, 4, 7, 8):
+        image = image[::-1]
+    return np.ascontiguousarray(image)
+
+
+def fill_hidden(picture: Picture) -> Picture:
+    """Wholly transparent pixels next to visible ones take their mean colour, so that enlarging draws no fringe."""
+    if picture.alpha is None or picture.alpha.all():
+        return picture
+    visible = picture.alpha > 0
+    side = 2 * HIDDEN_REACH + 1
+    near = cv2.dilate(visible.astype(np.uint8), np.ones((side, side), np.uint8)) > 0
+    rows, columns = np.nonzero(near & ~visible)
+    total, count = np.zeros((len(rows), 3)), np.zeros((len(rows), 1))
+    for down in range(-HIDDEN_REACH, HIDDEN_REACH + 1):
+        for right in range(-HIDDEN_REACH, HIDDEN_REACH + 1):
+            y, x = (rows + down).clip(0, len(visible) - 1), (columns + right).clip(0, visible.shape[1] - 1)
+            seen = visible[y, x, None]
+            total += picture.image[y, x] * seen
+            count += seen
+    image = picture.image.copy()
+    image[rows, columns] = np.rint(total / count)
+    return replace(picture, image=image)
+
+
+def write_png(path: str | os.PathLike, picture: Picture) -> None:
+    """Write a picture as PNG with its depth, alpha and colour profile, complete or not at all.
+
+    A grey picture is written with one channel (two with alpha; four for 16 bits, which no library here writes as two).
+
+    Args:
+        path: folders are made where missing.
+        picture: its profile is left out where it does not fit the channels written.
+
+    Raises:
+        ValueError: it could not be encoded.
+    """
+    image, alpha = picture.image, picture.alpha
+    if picture.grey and alpha is not None and image.dtype == np.uint8:
+        with replacing(path) as partial:
+            both = np.dstack([cv2.cvtColor(image, cv2.COLOR_RGB2GRAY), alpha])
+            Image.fromarray(both).save(partial, 'PNG', icc_profile=picture.icc)
+        return
+    if alpha is not None:
+        data = cv2.cvtColor(np.ascontiguousarray(image), cv2.COLOR_RGB2BGRA)
+        data[..., 3] = alpha
+    else:
+        data = cv2.cvtColor(np.ascontiguousarray(image), cv2.COLOR_RGB2GRAY if picture.grey else cv2.COLOR_RGB2BGR)
+    done, encoded = cv2.imencode('.png', data)
+    if not done:
+        raise ValueError(f'{path}: the picture of shape {image.shape} could not be encoded')
+    png = encoded.data
+    icc = picture.icc or b''
+    fits = icc[16:20] == (b'GRAY' if data.ndim == 2 else b'RGB ')
+    with replacing(path) as partial, partial.open('wb') as file:
+        file.write(png[:PNG_HEADER])
+        file.write(_profile_chunk(icc) if fits else b'')
+        file.write(png[PNG_HEADER:])
+
+
+def _profile_chunk(icc: bytes) -> bytes:
+    """A colour profile as a PNG chunk (PNG specification, 11.3.2.3 iCCP)."""
+    body = b'iCCP' + b'ICC profile\0\0' + zlib.compress(icc)
+    return struct.pack('>I', len(body) - 4) + body + struct.pack('>I', zlib.crc32(body))

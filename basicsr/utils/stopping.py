@@ -1,0 +1,75 @@
+"""Being told to stop: SIGTERM and Ctrl-C are noted, so that a run can save itself and leave between two iterations."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import threading
+from collections.abc import Callable
+from types import FrameType, TracebackType
+from typing import Any
+
+
+class StoppedError(Exception):
+    """A run was told to stop and did, in good order; `number` is the signal's."""
+
+    def __init__(self, number: int, message: str) -> None:
+        super().__init__(message)
+        self.number = number
+
+
+class StopSignals:
+    """While entered, the first SIGTERM or SIGINT is only noted; a second one leaves at once (exit code 128 + number).
+
+    Also, `hold_worker_errors` keeps the error that torch raises when a data worker dies, in the middle of whatever the
+    main thread does, for where it does no harm. In threads other than the main one nothing is changed.
+
+    Attributes:
+        received: the signal's number, 0 as long as there was none.
+        worker_error: what was said of a data worker that died.
+    """
+
+    def __init__(self) -> None:
+        self.received = 0
+        self.worker_error: RuntimeError | None = None
+        self.previous: dict[int, Any] = {}
+
+    def __enter__(self) -> StopSignals:
+        for number in (signal.SIGTERM, signal.SIGINT):
+            self._install(number, self._note)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        for number, handler in self.previous.items():
+            signal.signal(number, handler)
+        self.previous = {}
+
+    def hold_worker_errors(self) -> None:
+        """To be called when the data workers run: their death is noted from here on, and no longer raised."""
+        number = getattr(signal, 'SIGCHLD', None)  # absent on Windows
+        told = number and signal.getsignal(number)
+        if not number or not callable(told):
+            return
+
+        def note(number: int, frame: FrameType | None) -> None:
+            try:
+                told(number, frame)
+            except RuntimeError as error:
+                self.worker_error = error
+
+        self._install(number, note)
+
+    def _install(self, number: int, handler: Callable[[int, FrameType | None], None]) -> None:
+        if threading.current_thread() is threading.main_thread():
+            self.previous.setdefault(number, signal.getsignal(number))
+            signal.signal(number, handler)
+
+    def _note(self, number: int, frame: FrameType | None) -> None:
+        if self.received:
+            raise SystemExit(128 + number)
+        self.received = number
+        text = f'\n{signal.Signals(number).name}: saving after this iteration, then leaving; once more leaves at once\n'
+        os.write(sys.__stderr__.fileno() if sys.__stderr__ else 2, text.encode())  # print could be the code interrupted

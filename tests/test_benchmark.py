@@ -1,0 +1,103 @@
+"""The benchmark runs, at sizes whose figures mean nothing, and its page says what its figures say."""
+
+from __future__ import annotations
+
+import csv
+import math
+
+import pytest
+import torch
+
+from basicsr.utils.memory import keep_freed_memory, peak_memory
+from scripts import benchmark
+from scripts.performance_page import latest, number, verdict
+
+
+@pytest.fixture(scope='module')
+def setup(tmp_path_factory):
+    tiny = benchmark.Setup(
+        tmp_path_factory.mktemp('benchmark'), benchmark.TINY, 2, 64, (1, 2), 4, (('tiny', '', 'fp32'),)
+    )
+    tiny.prepare()
+    return tiny
+
+
+def read(path):
+    with path.open(newline='', encoding='utf-8') as file:
+        return list(csv.DictReader(file))
+
+
+def test_script_adds_rows_and_writes_the_page(tmp_path):
+    table, page = tmp_path / 'figures.csv', tmp_path / 'page.md'
+    command = ['--tiny', '--csv', str(table), '--page', str(page), '--only']
+    assert benchmark.main([*command, 'memory']) == 0
+    (fp32, bf16) = read(table)
+    assert (fp32['measurement'], fp32['case'], bf16['case']) == ('memory', 'fp32', 'bf16')
+    assert float(fp32['best']) > 0.05
+    assert all(fp32[name] for name in ('commit', 'torch', 'machine', 'date'))
+    text = page.read_text(encoding='utf-8')
+    assert '## Memory' in text and f'| fp32 | peak | {number(fp32["best"])} |' in text
+    assert benchmark.main([*command, 'none']) == 0
+    assert len(read(table)) == 2 and page.read_text(encoding='utf-8') == text
+
+
+@pytest.mark.parametrize('name', ['forward', 'batch', 'picture', 'video'])
+def test_measurements_are_finite_and_complete(name, setup):
+    threads = torch.get_num_threads()
+    rows = benchmark.MEASUREMENTS[name](setup)
+    assert torch.get_num_threads() == threads
+    assert {row.measurement for row in rows} == {name}
+    assert all(math.isfinite(value) and value > 0 for row in rows for value in (row.best, row.median))
+    if name == 'video':
+        assert '4 frames' in rows[0].note and rows[1].best <= 1
+
+
+def test_a_measurement_that_fails_is_a_row(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(benchmark, 'alone', lambda *args: (_ for _ in ()).throw(RuntimeError('no more memory')))
+    table = tmp_path / 'figures.csv'
+    arguments = ['--tiny', '--csv', str(table), '--page', str(tmp_path / 'page.md'), '--only', 'memory']
+    assert benchmark.main(arguments) == 1
+    assert [(row['figure'], row['note']) for row in read(table)] == [('failed', 'no more memory')]
+
+
+def test_unknown_measurements_are_named(capsys):
+    with pytest.raises(SystemExit):
+        benchmark.main(['--only', 'foward'])
+    assert "no measurement 'foward'" in capsys.readouterr().err
+
+
+def test_work_is_that_of_the_published_network():
+    """NETWORKS.md has 810 GFLOP; in inference the convolutions after enlargements need 4 of 9 multiplications."""
+    trained, inferred = (benchmark.count_flops(benchmark.FULL, training) for training in (True, False))
+    assert trained == pytest.approx(813, abs=5)
+    enlargements = sum(
+        2 * c * c * 9 * side**2 for c, side in ((512, 32), (256, 64), (256, 128), (128, 256), (128, 512))
+    )
+    assert trained - inferred == pytest.approx(5 / 9 * enlargements / 1e9, rel=0.01)
+
+
+def test_rows_of_the_last_run_count():
+    def row(case, best, measurement='forward'):
+        return {'measurement': measurement, 'case': case, 'figure': 'share of the product', 'best': best}
+
+    rows = [row('fp32', '0.5'), row('bf16', '0.5'), row('x', '1', 'start'), row('fp32', '0.9')]
+    assert latest(rows) == [rows[3], rows[2]]
+    assert [verdict(one) for one in rows] == [
+        'at least 0.8: missed',
+        'at least 0.6: missed',
+        '',
+        'at least 0.8: reached',
+    ]
+
+
+def test_peak_memory_grows_with_what_is_held():
+    before = peak_memory()
+    held = torch.ones(64 * 2**20)
+    assert peak_memory() - before > 200e6
+    assert held[-1] == 1
+
+
+def test_keeping_freed_memory_changes_no_result():
+    keep_freed_memory()
+    x = torch.arange(10**7, dtype=torch.float64)
+    assert (x + x).sum().item() == 10**7 * (10**7 - 1)

@@ -1,0 +1,202 @@
+"""The identity-conditioned network: day-0 equality, what conditioning does, where gradients go (IDENTITY, 4 and 5)."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+import torch.nn.functional as F
+from small import CODEFORMER
+
+from basicsr.archs import CodeFormer, IDCodeFormer, build_network
+from basicsr.archs.loader import load_network
+from basicsr.schema import check_options
+from basicsr.utils.checkpoint import load_state, save_atomic
+from basicsr.utils.options import OptionError
+
+PARTS = [(True, True), (True, False), (False, True), (False, False)]
+
+
+def faces(count=2):
+    return torch.rand(count, 3, 64, 64) * 2 - 1
+
+
+def embeddings(*shape):
+    return F.normalize(torch.randn(*shape, 32), dim=-1)
+
+
+def fresh(condition_transformer=True, ia_cft=True, **options):
+    """An IDCodeFormer with a CodeFormer's parameters, and that CodeFormer."""
+    base = build_network(CODEFORMER).eval()
+    for module in base.fuse_convs_dict.modules():  # so that the fusion does something
+        if isinstance(module, torch.nn.Conv2d):
+            torch.nn.init.normal_(module.weight, std=0.1)
+    opt = {**CODEFORMER, 'type': 'IDCodeFormer', 'identity_dim': 32, **options}
+    network = build_network({**opt, 'condition_transformer': condition_transformer, 'ia_cft': ia_cft}).eval()
+    load_state(network, base.state_dict(), strict=False)
+    return network, base
+
+
+def awake(**options):
+    """An IDCodeFormer whose zero-initialised outputs and gates are not zero, as after some training."""
+    network, _ = fresh(**options)
+    with torch.no_grad():
+        for cross in network.id_layers:
+            cross.out.weight.normal_(std=0.3)
+            cross.out.bias.normal_(std=0.3)
+        for gate in network.id_style.gates.values():
+            gate.fill_(0.3)
+    return network
+
+
+@pytest.mark.parametrize('parts', PARTS)
+@pytest.mark.parametrize('w', [0, 0.7])
+@torch.no_grad()
+def test_on_day_0_it_restores_as_the_codeformer_it_loads_bit_for_bit(parts, w):
+    network, base = fresh(*parts)
+    x = faces()
+    expected = base(x, w=w, adain=True)
+    for identity in (None, embeddings(2), embeddings(2, 3)):
+        for mine, theirs in zip(network(x, w=w, adain=True, identity=identity), expected, strict=True):
+            assert torch.equal(mine, theirs)
+
+
+@pytest.mark.parametrize('parts', PARTS)
+def test_every_new_key_has_a_new_prefix_and_nothing_else_is_missing(parts):
+    network, base = fresh(*parts)
+    new = set(network.state_dict()) - set(base.state_dict())
+    assert set(base.state_dict()) <= set(network.state_dict())
+    assert all(name.startswith('id_') for name in new)
+    assert bool(new) == any(parts)
+
+
+@torch.no_grad()
+def test_none_an_all_masked_row_and_a_dropped_identity_are_the_same():
+    network, x = awake(identity_dropout=0.999999), faces()
+    blind = network(x, w=0.5)
+    masked = network(x, w=0.5, identity=embeddings(2, 3), mask=torch.zeros(2, 3))
+    dropped = network.train()(x, w=0.5, identity=embeddings(2))
+    for a, b, c in zip(blind, masked, dropped, strict=True):
+        torch.testing.assert_close(a, b)
+        torch.testing.assert_close(a, c)
+    one = network.eval()(x, w=0.5, identity=embeddings(2, 1), mask=torch.tensor([[True], [False]]))
+    torch.testing.assert_close(one[0][1], blind[0][1])
+    assert not torch.allclose(one[0][0], blind[0][0], atol=1e-3)
+
+
+@torch.no_grad()
+def test_dropout_drops_its_share_in_training_and_nothing_otherwise():
+    network, _ = fresh(identity_dropout=0.25)
+    identity = embeddings(4000)
+    assert network.identify(4000, identity).known.all()
+    assert network.train().identify(4000, identity).known.float().mean().item() == pytest.approx(0.75, abs=0.03)
+
+
+@torch.no_grad()
+def test_the_order_of_references_and_what_is_behind_the_mask_do_not_matter():
+    network, x, identity = awake(), faces(), embeddings(2, 4)
+    mask = torch.tensor([[True, True, False, True], [True, False, True, True]])
+    expected = network(x, w=0.5, identity=identity, mask=mask)[0]
+    order = torch.tensor([2, 0, 3, 1])
+    torch.testing.assert_close(network(x, w=0.5, identity=identity[:, order], mask=mask[:, order])[0], expected)
+    noise = identity.where(mask[..., None], torch.tensor(float('nan')))
+    torch.testing.assert_close(network(x, w=0.5, identity=noise, mask=mask)[0], expected)
+
+
+@torch.no_grad()
+def test_one_reference_of_each_face_is_a_list_of_one():
+    network, x, identity = awake(), faces(), embeddings(2)
+    assert torch.equal(network(x, identity=identity)[0], network(x, identity=identity[:, None])[0])
+
+
+@torch.no_grad()
+def test_another_person_changes_codes_and_image_and_only_of_that_face():
+    network, x, identity = awake(), faces(), embeddings(2)
+    other = identity.clone()
+    other[0] = embeddings(1)[0]
+    image, logits, feat = network(x, w=0.5, identity=identity)
+    changed, changed_logits, same_feat = network(x, w=0.5, identity=other)
+    assert torch.equal(feat, same_feat)
+    assert (logits[0] - changed_logits[0]).abs().max() > 1e-3
+    assert (image[0] - changed[0]).abs().max() > 1e-3
+    torch.testing.assert_close(logits[1], changed_logits[1])
+
+
+@torch.no_grad()
+def test_id_scale_0_is_the_published_transformation_and_more_is_more():
+    network, x, identity = awake(), faces(), embeddings(2)
+    unstyled, _ = fresh(ia_cft=False)
+    load_state(unstyled, {k: v for k, v in network.state_dict().items() if 'id_style' not in k})
+    plain = unstyled(x, w=0.5, identity=identity)[0]
+    assert torch.equal(network(x, w=0.5, identity=identity, id_scale=0)[0], plain)
+    steps = [(network(x, w=0.5, identity=identity, id_scale=s)[0] - plain).abs().mean().item() for s in (0.1, 0.5, 2)]
+    assert 0 < steps[0] < steps[1] < steps[2]
+
+
+@torch.no_grad()
+def test_the_styling_path_is_the_closed_form():
+    network, identity = awake(), embeddings(2)
+    style, side = network.id_style, network.connect_list[0]
+    feat = torch.randn(2, network.channels_at[side], side, side) * 3 + 1
+    who = network.identify(2, identity)
+    gamma, beta = style.heads[str(side)](style.shared(identity))[..., None, None].chunk(2, dim=1)
+    normal = F.instance_norm(feat, eps=1e-5)
+    torch.testing.assert_close(style(side, feat, who), 0.3 * (gamma * normal + beta), atol=1e-5, rtol=1e-4)
+
+
+def test_gradients_reach_tokens_query_key_value_null_and_gate():
+    network = awake().train()
+    network.identity_dropout = 0
+    image, logits, _ = network(faces(), w=0.5, identity=embeddings(2), detach_16=True)
+    (logits.square().mean() + image.square().mean()).backward()
+    cross = network.id_layers[0]
+    for part in (network.id_tokens.mlp[0], cross.q, cross.k, cross.v, cross.out, network.id_style.shared[0]):
+        assert part.weight.grad.abs().max() > 0
+    assert network.id_tokens.null.grad.abs().max() > 0
+    assert all(gate.grad.abs().max() > 0 for gate in network.id_style.gates.values())
+
+
+def test_on_day_0_the_outputs_and_gates_have_gradients_so_that_training_can_start():
+    network, _ = fresh()
+    network.train().identity_dropout = 0
+    image, logits, _ = network(faces(), w=0.5, identity=embeddings(2))
+    (logits.square().mean() + image.square().mean()).backward()
+    assert all(cross.out.weight.grad.abs().max() > 0 for cross in network.id_layers)
+    assert all(gate.grad.abs().max() > 0 for gate in network.id_style.gates.values())
+
+
+@pytest.mark.parametrize('parts', PARTS[:3])
+def test_a_checkpoint_tells_its_parts_and_sizes(parts, tmp_path):
+    network, _ = fresh(*parts, identity_tokens=3)
+    save_atomic({'params': network.state_dict(), 'network': {'n_head': 2}}, tmp_path / 'net.pth')
+    loaded = load_network(tmp_path / 'net.pth')
+    assert isinstance(loaded, IDCodeFormer)
+    x, identity = faces(), embeddings(2)
+    assert torch.equal(loaded(x, w=0.5, identity=identity)[0], network(x, w=0.5, identity=identity)[0])
+
+
+def test_codeformer_itself_takes_no_identity():
+    network = build_network(CODEFORMER)
+    assert type(network) is CodeFormer
+    with pytest.raises(TypeError, match='identity'):
+        network(faces(), identity=embeddings(2))
+
+
+@pytest.mark.parametrize(
+    ('identity', 'mask'),
+    [((3,), None), ((2, 3), (2, 2)), ((2, 3), (3, 3))],
+)
+def test_shapes_that_do_not_fit_are_errors(identity, mask):
+    network, _ = fresh()
+    with pytest.raises(ValueError, match='for 2 faces'):
+        network(faces(), identity=embeddings(*identity), mask=None if mask is None else torch.ones(mask))
+
+
+def test_options_know_the_arguments_of_both_classes(tmp_path):
+    from small import stage_options
+
+    opt = stage_options(2, tmp_path)
+    opt['network_g'] |= {'type': 'IDCodeFormer', 'identity_dim': 32, 'identity_tokens': 3}
+    check_options(opt)
+    opt['network_g']['identity_token'] = 3
+    with pytest.raises(OptionError, match="did you mean 'identity_tokens'"):
+        check_options(opt)
