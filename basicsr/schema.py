@@ -126,7 +126,7 @@ def check_options(opt: Mapping[str, Any]) -> None:
     _check_best(opt)
 
 
-def _parameters(entry: type) -> dict[str, inspect.Parameter]:
+def _parameters(entry: Any) -> dict[str, inspect.Parameter]:
     """The arguments of a constructor, with those of its base class where it passes on what it does not know."""
     own = dict(inspect.signature(entry).parameters)
     passed_on = [name for name, parameter in own.items() if parameter.kind is parameter.VAR_KEYWORD]

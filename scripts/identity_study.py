@@ -95,7 +95,7 @@ def histogram(runs: Mapping[str, Sequence[float]], title: str, width: int = 720,
         cv2.putText(canvas, f'{tick:.1f}', (x - 10, bottom + 16), font, 0.4, (0, 0, 0), 1, cv2.LINE_AA)
     cv2.putText(canvas, title, (left, 18), font, 0.45, (0, 0, 0), 1, cv2.LINE_AA)
     for number, (name, count) in enumerate(counts.items()):
-        hue = np.uint8([[[round(150 * number / max(1, len(counts) - 1)), 220, 190]]])
+        hue = np.array([[[round(150 * number / max(1, len(counts) - 1)), 220, 190]]], np.uint8)
         colour = tuple(int(v) for v in cv2.cvtColor(hue, cv2.COLOR_HSV2RGB)[0, 0])
         points = [place(x, y) for i, y in enumerate(count) for x in (edges[i], edges[i + 1])]
         cv2.polylines(canvas, [np.array(points, np.int32)], False, colour, 2, cv2.LINE_AA)

@@ -111,12 +111,16 @@ class IdentityStyle(nn.Module):
     def __init__(self, embedding: int, channels: Mapping[int, int], width: int = 256) -> None:
         super().__init__()
         self.shared = nn.Sequential(nn.Linear(embedding, width), nn.GELU(), nn.Linear(width, width), nn.GELU())
-        self.heads = nn.ModuleDict({str(side): nn.Linear(width, 2 * count) for side, count in channels.items()})
+        self.heads = nn.ModuleDict({str(side): self._head(width, count) for side, count in channels.items()})
         self.gates = nn.ParameterDict({str(side): nn.Parameter(torch.zeros(1)) for side in channels})
-        for head, count in zip(self.heads.values(), channels.values(), strict=True):
-            nn.init.normal_(head.weight, std=0.02)
-            with torch.no_grad():
-                head.bias.copy_(torch.cat([torch.ones(count), torch.zeros(count)]))  # gamma 1, beta 0
+
+    @staticmethod
+    def _head(width: int, channels: int) -> nn.Linear:
+        """To gamma and beta, which start near 1 and 0."""
+        head = nn.Linear(width, 2 * channels)
+        nn.init.normal_(head.weight, std=0.02)
+        head.bias.data = torch.cat([torch.ones(channels), torch.zeros(channels)])
+        return head
 
     def forward(self, side: int, feat: Tensor, identity: Identity) -> Tensor:
         """What is to be added to a decoder feature (N,C,H,W), zero for faces of which nothing is known."""
@@ -163,9 +167,9 @@ class IDCodeFormer(CodeFormer):
         self.identity_dim = identity_dim
         self.identity_dropout = identity_dropout
         if condition_transformer:
-            heads = self.ft_layers[0].self_attn.num_heads
+            n_head = options.get('n_head', 8)
             self.id_tokens = IdentityTokens(identity_dim, dim, identity_tokens)
-            self.id_layers = nn.ModuleList(CrossAttention(dim, heads) for _ in self.ft_layers)
+            self.id_layers = nn.ModuleList(CrossAttention(dim, n_head) for _ in self.ft_layers)
         if ia_cft:
             self.id_style = IdentityStyle(identity_dim, {side: self.channels_at[side] for side in self.connect_list})
         self.condition_transformer = condition_transformer
