@@ -221,3 +221,22 @@ def test_small_networks_keep_the_mean_colour():
     feat = torch.randn(4, 32, 16, 16) + torch.randn(4, 32, 1, 1)
     means = network.generator(feat).mean((2, 3))
     assert means.std(0).min() > 0.05
+
+
+@pytest.mark.parametrize('fused', [0.0, 0.7])
+def test_inference_computes_what_training_does(fused):
+    """Without gradients, activations are overwritten and enlargements are done by transposed convolutions."""
+    network = fill(build_network(CODEFORMER)).eval()
+    x = image(1, 2, 64)
+    trained = network(x, w=fused, adain=True)
+    with torch.inference_mode():
+        inferred = network(x, w=fused, adain=True)
+    for one, other in zip(trained, inferred, strict=True):
+        torch.testing.assert_close(other, one.detach(), rtol=1e-4, atol=1e-4)
+
+
+def test_loading_draws_no_random_numbers(tmp_path):
+    save_atomic({'params': build_network(CODEFORMER).state_dict(), 'network': CODEFORMER}, tmp_path / 'net.pth')
+    before = torch.get_rng_state()
+    load_network(tmp_path / 'net.pth')
+    assert torch.equal(torch.get_rng_state(), before)

@@ -6,6 +6,7 @@ import json
 import os
 from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
 
 import cv2
 import numpy as np
@@ -32,14 +33,15 @@ from odd_pictures import (
     turned_exif,
 )
 from PIL import Image, ImageOps
-from small_faces import Found, Unchanged, aligned_face, blurred_portrait, save_tiny_model
+from small_faces import ASTRONAUT_LANDMARKS, Found, Unchanged, aligned_face, blurred_portrait, save_tiny_model
 
 import inference_codeformer
+from basicsr.faces.detection import Face
 from basicsr.faces.geometry import scaling
 from basicsr.faces.paste import face_mask, paste_face
 from basicsr.inference import ImageRestorer
 from basicsr.inference.report import FileRecord, format_table
-from basicsr.inference.runner import plan_jobs, skipped_files
+from basicsr.inference.runner import Job, Runner, plan_jobs, skipped_files
 from basicsr.utils import files, picture
 from basicsr.utils.image import ImageReadError, imread, imwrite, to_8_bits
 from basicsr.utils.picture import Picture, fill_hidden, read_picture, write_png
@@ -195,7 +197,7 @@ def everything(model, tmp_path_factory):
     return Run(code, output, files_of(source, output), '\n'.join(screen))
 
 
-@pytest.mark.parametrize('name', KINDS, ids=ascii)
+@pytest.mark.parametrize('name', KINDS, ids=lambda name: ascii(name)[1:30])
 def test_every_kind_has_its_status_and_message(everything, name):
     _, status, message = KINDS[name]
     if status is None:
@@ -497,17 +499,34 @@ def test_what_is_written_is_read_again(tmp_path, bits, clear, grey):
     assert [path.name for path in tmp_path.iterdir()] == ['a.png']
 
 
+def test_boxes_are_as_bright_in_sixteen_bits():
+    face = Face(np.zeros(4), 1.0, ASTRONAUT_LANDMARKS)
+    result = ImageRestorer(Unchanged(), Found(face), upscale=1, draw_box=True).restore(portrait_16()).image
+    assert (result == (0, 65535, 0)).all(axis=2).sum() > 100
+
+
+class Doubled:
+    """A stand-in for an upsampler that repeats pixels; its network enlarges `scale` times."""
+
+    def __init__(self, scale: int) -> None:
+        self.model = SimpleNamespace(scale=scale)
+
+    def upscale(self, image, factor):
+        return image.repeat(2, 0).repeat(2, 1)
+
+
 def test_the_upsampler_enlarges_sixteen_bits_too():
-    class Nearest:
-        class model:  # noqa: N801
-            scale = 2
-
-        def upscale(self, image, factor):
-            return image.repeat(2, 0).repeat(2, 1)
-
     image = deep(scene())
-    result = ImageRestorer(Unchanged(), Found(), upscale=2, bg_upsampler=Nearest()).restore(image).image
+    result = ImageRestorer(Unchanged(), Found(), upscale=2, bg_upsampler=Doubled(2)).restore(image).image
     assert np.array_equal(result[::2, ::2], image)
+
+
+def test_the_limit_is_for_what_the_upsampler_makes_before_it_is_reduced(tmp_path):
+    save(scene(1000, 1000))(tmp_path / 'a.png')
+    for scale, status in ((2, 'no_face'), (4, 'failed')):
+        restorer = ImageRestorer(Unchanged(), Found(), upscale=2, bg_upsampler=Doubled(scale))
+        (record,) = Runner(restorer, tmp_path / 'out', max_megapixels=5).run([Job(tmp_path / 'a.png', 'a')])
+        assert record.status == status
 
 
 def test_pasting_in_bands_equals_pasting_at_once(monkeypatch):
