@@ -12,6 +12,7 @@ import cv2
 import numpy as np
 import pytest
 import tifffile
+import torch
 from odd_pictures import (
     ZIP_HEAD,
     cmyk_profile,
@@ -34,6 +35,7 @@ from odd_pictures import (
 )
 from PIL import Image, ImageOps
 from small_faces import ASTRONAUT_LANDMARKS, Found, Unchanged, aligned_face, blurred_portrait, save_tiny_model
+from spandrel.architectures.ESRGAN import ESRGAN
 
 import inference_codeformer
 from basicsr.faces.detection import Face
@@ -42,6 +44,7 @@ from basicsr.faces.paste import face_mask, paste_face
 from basicsr.inference import ImageRestorer
 from basicsr.inference.report import FileRecord, format_table
 from basicsr.inference.runner import Job, Runner, plan_jobs, skipped_files
+from basicsr.inference.upsampler import Upsampler
 from basicsr.utils import files, picture
 from basicsr.utils.image import ImageReadError, imread, imwrite, to_8_bits
 from basicsr.utils.picture import Picture, fill_hidden, read_picture, write_png
@@ -519,6 +522,14 @@ def test_the_upsampler_enlarges_sixteen_bits_too():
     image = deep(scene())
     result = ImageRestorer(Unchanged(), Found(), upscale=2, bg_upsampler=Doubled(2)).restore(image).image
     assert np.array_equal(result[::2, ::2], image)
+
+
+def test_a_network_sees_sixteen_bits_as_it_sees_eight(tmp_path):
+    torch.save(ESRGAN(num_filters=8, num_blocks=1, scale=4).state_dict(), tmp_path / 'esrgan.pth')
+    upsampler = Upsampler(tmp_path / 'esrgan.pth')
+    shallow, fine = upsampler.upscale(scene(), 2), upsampler.upscale(scene().astype(np.uint16) * 257, 2)
+    assert fine.dtype == np.uint16 and len(np.unique(fine)) > 256
+    assert np.abs(fine / 257 - shallow).max() <= 1
 
 
 def test_the_limit_is_for_what_the_upsampler_makes_before_it_is_reduced(tmp_path):

@@ -120,7 +120,7 @@ class FaceRestorer:
             raise ValueError('precision fp16 needs a CUDA device; use bf16 or fp32 on the CPU')
         path, name = find_model(model, weights_folder() if weights_dir is None else weights_dir)
         network = load_codeformer(path, map_location=self.device)
-        self.network = network.to(dtype=PRECISIONS[precision], memory_format=torch.channels_last)
+        self.network = network.to(PRECISIONS[precision]).to(memory_format=torch.channels_last)
         if self.device == 'cpu':
             keep_freed_memory()
         self.color_fix = path.name == SMALL.name if color_fix is None else color_fix
