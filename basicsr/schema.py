@@ -58,6 +58,8 @@ DATASET = {
     'on_error': str, 'num_worker_per_gpu': int, 'batch_size_per_gpu': int, 'num_prefetch_queue': int,
     'pin_memory': bool, 'seed': int, 'io_backend': SECTION, 'scale': int, 'motion_kernel_prob': float,
     'color_jitter_prob': float, 'color_jitter_pt_prob': float, 'gray_prob': float, 'color_jitter_shift': float,
+    'identities': str, 'embeddings': str, 'recogniser': str, 'references': int, 'self_reference': bool,
+    'dataroot_ref': str,
     **dict.fromkeys(('mean', 'std', 'kernel_list', 'kernel_prob', 'brightness', 'contrast', 'saturation', 'hue'), list),
     **{
         key + suffix: list
@@ -74,6 +76,7 @@ SECTIONS = {
     'path': PATH, 'train': TRAIN, 'val': VAL, 'logger': LOGGER,
     'dist_params': {'backend': str, 'port': int, 'dead_after': float},
 }  # fmt: skip
+PAIRS = ('PairedImageDataset', 'PairedReferenceDataset')
 REQUIRED = ('name', 'model_type', 'datasets', 'network_g', 'train')
 
 
@@ -162,8 +165,8 @@ def _check_dataset(where: str, name: str, section: Mapping[str, Any]) -> None:
     kind = str(section.get('type'))
     if kind not in DATASET_REGISTRY:
         raise OptionError(f"{where}: unknown type '{kind}'{nearest(kind, DATASET_REGISTRY.names())}")
-    if name.startswith(('val', 'test')) and kind != 'PairedImageDataset':
-        raise OptionError(f'{where}: validation compares pairs; use PairedImageDataset (scripts/make_val_pairs.py)')
+    if name.startswith(('val', 'test')) and kind not in PAIRS:
+        raise OptionError(f'{where}: validation compares pairs; use {" or ".join(PAIRS)} (scripts/make_val_pairs.py)')
     check_keys(where, section, vars(DATASET_REGISTRY.get(kind))['OPTION_KEYS'])
     check_values(where, {key: value for key, value in section.items() if key in DATASET}, DATASET)
 

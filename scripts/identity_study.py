@@ -21,6 +21,7 @@ import cv2
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.utils.data import DataLoader, Dataset, Subset
 from tqdm import tqdm
 
 from basicsr.archs import CodeFormer, FaceEmbedder
@@ -66,11 +67,21 @@ class Judge:
         }
 
 
-def judge_run(network: nn.Module | None, folder: Path, w: float, judge: Judge, name: str) -> dict[str, list[float]]:
-    """The scores of every pair in a folder; those of the degraded faces themselves without a network."""
+def read_pairs(folder: Path, limit: int | None) -> Dataset:
+    """The pairs of a folder, `limit` of them at even steps.
+
+    Raises:
+        DataError: no such folders, or files without a partner.
+    """
     pairs = PairedImageDataset({'dataroot_lq': str(folder / 'lq'), 'dataroot_gt': str(folder / 'gt')})
+    count = min(limit or len(pairs), len(pairs))
+    return Subset(pairs, [i * len(pairs) // count for i in range(count)])
+
+
+def judge_run(network: nn.Module | None, pairs: Dataset, w: float, judge: Judge, name: str) -> dict[str, list[float]]:
+    """The scores of every pair; those of the degraded faces themselves without a network."""
     scores: dict[str, list[float]] = {score: [] for score in SCORES}
-    for batch in tqdm(torch.utils.data.DataLoader(pairs, BATCH), desc=name, leave=False):
+    for batch in tqdm(DataLoader(pairs, BATCH), desc=name, leave=False):
         output = batch['lq'] if network is None else network(batch['lq'], w=w, adain=True)[0].clamp(-1, 1)
         for score, values in judge(output, batch['gt']).items():
             scores[score] += values
@@ -151,6 +162,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument('--pairs', type=named, action='append', required=True, help='NAME=FOLDER with lq/ and gt/')
     parser.add_argument('--recogniser', required=True, help='that judges; another than that of the loss')
     parser.add_argument('--vgg', required=True, help='VGG16 weights in torchvision names')
+    parser.add_argument('--limit', type=int, help='faces of a set, at even steps (default: all)')
     parser.add_argument('--w', type=float, default=0, help='fidelity weight (default: 0)')
     parser.add_argument('--out', type=Path, required=True, help='results without extension')
     args = parser.parse_args(argv)
@@ -165,8 +177,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         sums = {name: sha256_of(path)[:16] for name, path in args.run}
         rows, charts = [], []
         for pairs, folder in args.pairs:
-            inputs = judge_run(None, folder, args.w, judge, f'{pairs}, input')
-            runs = {name: judge_run(net, folder, args.w, judge, f'{pairs}, {name}') for name, net in networks.items()}
+            data = read_pairs(folder, args.limit)
+            inputs = judge_run(None, data, args.w, judge, f'{pairs}, input')
+            runs = {name: judge_run(net, data, args.w, judge, f'{pairs}, {name}') for name, net in networks.items()}
             base = runs[next(iter(runs))]
             for name, scores in {'degraded input': inputs, **runs}.items():
                 rows.append({**summarise(name, pairs, scores, base), 'sha256': sums.get(name, ''), **about})

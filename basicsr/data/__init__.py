@@ -11,6 +11,8 @@ from basicsr.data.common import LOADER_KEYS, DataError
 from basicsr.data.ffhq_blind_dataset import FFHQBlindDataset
 from basicsr.data.ffhq_blind_joint_dataset import FFHQBlindJointDataset
 from basicsr.data.paired_image_dataset import PairedImageDataset
+from basicsr.data.paired_reference_dataset import PairedReferenceDataset
+from basicsr.data.reference_blind_dataset import ReferenceBlindDataset, ReferenceBlindJointDataset
 from basicsr.data.sampler import ResumableSampler, build_dataloader
 from basicsr.utils.registry import DATASET_REGISTRY
 
@@ -20,6 +22,9 @@ __all__ = [
     'FFHQBlindDataset',
     'FFHQBlindJointDataset',
     'PairedImageDataset',
+    'PairedReferenceDataset',
+    'ReferenceBlindDataset',
+    'ReferenceBlindJointDataset',
     'ResumableSampler',
     'build_dataloader',
     'build_dataset',

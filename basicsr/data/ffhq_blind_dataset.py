@@ -25,7 +25,7 @@ from basicsr.data.common import (
 from basicsr.data.components import ENLARGE_RATIOS, ComponentBoxes
 from basicsr.data.degradation import LARGE, ColourRanges, DegradationRanges, change_colour, degrade, to_bytes, to_unit
 from basicsr.data.latents import LatentCodes
-from basicsr.data.storage import open_files, read_file
+from basicsr.data.storage import Files, open_files, read_file
 from basicsr.utils.registry import DATASET_REGISTRY
 
 logger = logging.getLogger(__name__)
@@ -76,7 +76,7 @@ class FFHQBlindDataset(Dataset):
         self.on_error = opt.get('on_error', 'raise')
         if self.on_error not in ('raise', 'skip'):
             raise DataError(f"on_error: '{self.on_error}' is unknown; use 'raise' or 'skip'")
-        self.files = open_files(opt, 'dataroot_gt')
+        self.files = self._open(opt)
         self.paths = self.files.paths
         # In shared memory, so that the main process sees what its workers pass over.
         self._bad = torch.zeros(len(self.paths), dtype=torch.uint8)
@@ -87,6 +87,10 @@ class FFHQBlindDataset(Dataset):
             self.latents = LatentCodes(opt['latent_gt_path'], self.paths, self.root, strict=self.on_error == 'raise')
         if opt.get('component_path'):
             self.components = ComponentBoxes(opt, self.paths, self.root, self.gt_size)
+
+    def _open(self, opt: Mapping[str, Any]) -> Files:
+        """The pictures."""
+        return open_files(opt, 'dataroot_gt')
 
     def __len__(self) -> int:
         return len(self.paths)

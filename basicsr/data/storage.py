@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from itertools import accumulate, pairwise
 from pathlib import Path
 from typing import Any, Protocol
@@ -132,6 +132,23 @@ class MemoryFiles:
             raise DataError(self.failures[index])
         start, end = self.places[index]
         return memoryview(self.content)[start:end]
+
+
+class ChosenFiles:
+    """Some of other files.
+
+    Args:
+        source: where the files come from.
+        chosen: which of them, rising.
+    """
+
+    def __init__(self, source: Files, chosen: Sequence[int]) -> None:
+        self.source, self.chosen = source, chosen
+        self.paths = [source.paths[index] for index in chosen]
+
+    def read(self, index: int) -> bytes | memoryview:
+        """See `Files`."""
+        return self.source.read(self.chosen[index])
 
 
 def open_files(opt: Mapping[str, Any], key: str) -> Files:

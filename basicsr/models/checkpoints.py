@@ -14,9 +14,10 @@ from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from basicsr.metrics import METRICS
+from basicsr.metrics import row_of
 from basicsr.utils.checkpoint import CheckpointError, read_checkpoint
 from basicsr.utils.files import write_text
+from basicsr.utils.registry import METRIC_REGISTRY
 
 logger = logging.getLogger('basicsr')
 
@@ -106,7 +107,8 @@ class Best:
         self.metric = asked.get('metric') or next(iter(metrics), None)
         self.dataset = asked.get('dataset') or next((name for name in opt['datasets'] if name.startswith('val')), None)
         self.active = self.metric is not None and self.dataset is not None
-        self.better = METRICS[metrics[self.metric]['type']].better if self.active else 'higher'
+        kind = metrics[self.metric]['type'] if self.active else 'calculate_psnr'
+        self.better = row_of(METRIC_REGISTRY.get(kind)).better
         self.path = folder / 'models' / 'net_g_best.json'
         self.record = self._read()
         self.judged = int(self.record.get('judged', 0))

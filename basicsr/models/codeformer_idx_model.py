@@ -72,7 +72,13 @@ class CodeFormerIdxModel(BaseModel):
         """Whom a batch shows, by its `identity` and `identity_mask`; None for a network that does not ask."""
         if not isinstance(self.net_g, IDCodeFormer):
             return None
-        return self.net_g.identify(len(batch['gt']), batch.get('identity'), batch.get('identity_mask'))
+        identity = batch.get('identity')
+        if identity is not None and identity.shape[-1] != self.net_g.identity_dim:
+            raise OptionError(
+                f'network_g:identity_dim is {self.net_g.identity_dim}, but embeddings of {identity.shape[-1]} numbers '
+                f'come from datasets:train:embeddings; set network_g:identity_dim: {identity.shape[-1]}'
+            )
+        return self.net_g.identify(len(batch['gt']), identity, batch.get('identity_mask'))
 
     def predict(self, source: Tensor, sides: Sequence[int], who: Identity | None) -> Prediction:
         """Features of degraded faces (N,3,S,S), those for the fusion at `sides`, and code logits."""

@@ -1,0 +1,88 @@
+"""Which photographs tell who somebody is, and what a recogniser made of them."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from basicsr.data.common import DataError
+
+
+def reference_items(vectors: Sequence[Tensor], paths: Sequence[Path], count: int, dim: int) -> dict[str, Any]:
+    """What a dataset gives of one face's references.
+
+    Args:
+        vectors: their embeddings (dim,), `count` or fewer.
+        paths: their files.
+        count: R.
+        dim: D.
+
+    Returns:
+        'identity' (R,D) float32, zero where there is none; 'identity_mask' (R,), bool; 'ref_path', joined by ';'.
+    """
+    identity = torch.zeros(count, dim)
+    for place, vector in enumerate(vectors):
+        identity[place] = vector
+    mask = torch.arange(count) < len(vectors)
+    return {'identity': identity, 'identity_mask': mask, 'ref_path': ';'.join(map(str, paths))}
+
+
+class References:
+    """References of pictures: other photographs of the same person.
+
+    Args:
+        paths: the pictures, P of them.
+        people: who is on each; None for nobody that is known.
+        rows: of each the row of its embeddings; one row is one content, whatever the files are called.
+        vectors: embeddings (rows,2,K,D): as it is and mirrored, in K variants of which the first is not degraded.
+        count: references of a picture, R.
+        self_reference: somebody with one photograph has that itself, mirrored and degraded, as the only reference.
+
+    Raises:
+        DataError: numbers that do not allow it.
+    """
+
+    def __init__(
+        self,
+        paths: Sequence[Path],
+        people: Sequence[str | None],
+        rows: Sequence[int],
+        vectors: Tensor,
+        count: int = 1,
+        self_reference: bool = False,
+    ) -> None:
+        if count < 1:
+            raise DataError(f'references: {count}; a face needs 1 or more')
+        if self_reference and vectors.shape[2] < 2:
+            raise DataError('self_reference needs degraded variants; embed with --variants 2 or more')
+        self.paths, self.people, self.rows, self.vectors = paths, people, rows, vectors
+        self.count, self.self_reference = count, self_reference
+        photos: dict[str, dict[int, int]] = defaultdict(dict)  # of a person, the first picture of each content
+        for index, (person, row) in enumerate(zip(people, rows, strict=True)):
+            if person is not None:
+                photos[person].setdefault(row, index)
+        self.photos = dict(photos)
+
+    def can_serve(self, index: int) -> bool:
+        """Whether picture `index` has a reference."""
+        person = self.people[index]
+        return person is not None and (self.self_reference or len(self.photos[person]) > 1)
+
+    def __call__(self, index: int, flip: bool, rng: np.random.Generator) -> dict[str, Any]:
+        """References of picture `index` or (`flip`) of its mirror image, if it has one; see `reference_items`."""
+        row = self.rows[index]
+        others = [other for content, other in self.photos[str(self.people[index])].items() if content != row]
+        variants = self.vectors.shape[2]
+        if others:
+            chosen = rng.permutation(others)[: self.count].tolist()
+            looks = [(int(rng.integers(2)), int(rng.integers(variants))) for _ in chosen]
+        else:
+            chosen, looks = [index], [(1 - int(flip), int(rng.integers(1, variants)))]
+        vectors = [self.vectors[self.rows[photo]][look] for photo, look in zip(chosen, looks, strict=True)]
+        return reference_items(vectors, [self.paths[photo] for photo in chosen], self.count, self.vectors.shape[3])
