@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import skimage.data
 
-from basicsr.metrics import METRICS, calculate_metric, calculate_psnr, calculate_ssim
+from basicsr.metrics import METRICS, calculate_metric, calculate_psnr, calculate_ssim, row_of
 from basicsr.metrics.psnr_ssim import to_y
 from basicsr.utils.registry import METRIC_REGISTRY
 
@@ -119,14 +119,22 @@ def test_call_by_options(pair: tuple[np.ndarray, np.ndarray]) -> None:
         calculate_metric({}, {'type': 'calculate_psn'})
 
 
-def test_the_table_lists_every_metric_with_its_direction(pair: tuple[np.ndarray, np.ndarray]) -> None:
+def test_every_registered_function_has_a_row_with_its_direction(pair: tuple[np.ndarray, np.ndarray]) -> None:
     clean, noisy = pair
     worse = np.random.default_rng(1).integers(0, 255, clean.shape, np.uint8)
-    assert set(METRICS) == set(METRIC_REGISTRY.names())
-    for name, metric in METRICS.items():
-        assert METRIC_REGISTRY.get(name) is metric.function
-        good, bad = (
-            metric.function(**dict(zip(metric.inputs, (clean, other), strict=True))) for other in (noisy, worse)
-        )
+    for name in METRIC_REGISTRY.names():
+        function = METRIC_REGISTRY.get(name)
+        metric = row_of(function)
+        good, bad = function(clean, noisy), function(clean, worse)
         assert (good > bad) == (metric.better == 'higher')
         assert metric.limits[0] <= bad and good <= metric.limits[1]
+    with pytest.raises(KeyError, match='plain_ssim has no row'):
+        row_of(plain_ssim)
+
+
+def test_the_table_is_whole() -> None:
+    for metric in METRICS.values():
+        assert metric.better in ('higher', 'lower') and metric.inputs in ('pair', 'single', 'set')
+        assert metric.limits[0] < metric.limits[1] and metric.protocol
+        assert metric.against in ('gt', 'lq', 'ref') if metric.inputs == 'pair' else metric.against in ('', 'gt')
+    assert len({metric.name for metric in METRICS.values()}) == len(METRICS)

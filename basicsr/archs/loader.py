@@ -14,6 +14,8 @@ from torch.overrides import TorchFunctionMode
 from basicsr.archs import CodeFormer, build_network
 from basicsr.utils.checkpoint import CheckpointError, load_state, read_checkpoint, read_metadata, unwrap
 
+DRAWING = (Tensor.uniform_, Tensor.normal_, nn.init.uniform_, nn.init.normal_, nn.init.kaiming_uniform_)
+
 
 class _WithoutDraws(TorchFunctionMode):
     """Networks are built without the random numbers that a checkpoint replaces: a second for the published one.
@@ -26,7 +28,7 @@ class _WithoutDraws(TorchFunctionMode):
     ) -> Any:
         """Everything as it is, but for what draws."""
         kwargs = kwargs or {}
-        if func in (Tensor.uniform_, Tensor.normal_, nn.init.kaiming_uniform_):
+        if func in DRAWING:
             return args[0] if args else kwargs['tensor']
         return func(*args, **kwargs)
 

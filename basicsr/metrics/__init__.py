@@ -2,41 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 
 from basicsr.metrics.psnr_ssim import calculate_psnr, calculate_ssim
+from basicsr.metrics.table import METRICS, Metric, row_of
 from basicsr.utils.registry import METRIC_REGISTRY
 
-__all__ = ['METRICS', 'Metric', 'calculate_metric', 'calculate_psnr', 'calculate_ssim']
-
-
-@dataclass(frozen=True)
-class Metric:
-    """One row of the table.
-
-    Args:
-        name: for people.
-        function: what computes it, also in METRIC_REGISTRY.
-        better: 'higher' or 'lower'.
-        limits: least and greatest value.
-        inputs: what it is computed from.
-    """
-
-    name: str
-    function: Callable[..., float]
-    better: str
-    limits: tuple[float, float]
-    inputs: tuple[str, ...]
-
-
-METRICS: dict[str, Metric] = {
-    'calculate_psnr': Metric('PSNR (dB)', calculate_psnr, 'higher', (0.0, float('inf')), ('img', 'img2')),
-    'calculate_ssim': Metric('SSIM', calculate_ssim, 'higher', (-1.0, 1.0), ('img', 'img2')),
-}
+__all__ = ['METRICS', 'Metric', 'calculate_metric', 'calculate_psnr', 'calculate_ssim', 'row_of']
 
 
 def calculate_metric(data: Mapping[str, np.ndarray], opt: Mapping[str, Any]) -> float:

@@ -1,0 +1,184 @@
+"""The pictures of an evaluation: folders matched by name, each file read or refused with one message."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+from torch.utils.data import Dataset
+
+from basicsr.metrics.identity import input_of
+from basicsr.metrics.table import EvaluationError
+from basicsr.utils.image import ImageReadError, imread, scan_images
+from basicsr.utils.picture import read_picture
+
+
+@dataclass
+class Folder:
+    """The pictures below a folder, by their path without extension.
+
+    Attributes:
+        root: the folder.
+        files: name to file, sorted.
+        problems: files of one name, which are left out.
+    """
+
+    root: Path
+    files: dict[str, Path] = field(default_factory=dict)
+    problems: list[str] = field(default_factory=list)
+
+    @classmethod
+    def scan(cls, root: str | Path, role: str) -> Folder:
+        """The pictures below `root`.
+
+        Args:
+            root: sub-folders are included.
+            role: what the folder is for, for messages.
+
+        Raises:
+            EvaluationError: no such folder, or no picture in it.
+        """
+        root = Path(root)
+        try:
+            paths = scan_images(root)
+        except FileNotFoundError as error:
+            raise EvaluationError(f'{role}: {error}') from error
+        if not paths:
+            raise EvaluationError(f'{role}: {root} holds no picture')
+        named: dict[str, list[Path]] = {}
+        for path in paths:
+            named.setdefault(path.relative_to(root).with_suffix('').as_posix(), []).append(path)
+        folder = cls(root)
+        for name, files in named.items():
+            if len(files) == 1:
+                folder.files[name] = files[0]
+            else:
+                listing = ' and '.join(path.name for path in files)
+                folder.problems.append(f'{root}: {name}: {listing} have one name; keep one')
+        return folder
+
+    def find(self, name: str) -> Path | None:
+        """The picture of a restored one: of the same name, or of the input that the name states."""
+        return self.files.get(name) or self.files.get(input_of(name) or '')
+
+    def references(self, name: str) -> list[Path]:
+        """The references of a restored picture.
+
+        Those of a folder of its name; else, for `<person>/<photo>`, the other photos of the person, because a reference
+        is never the photo itself; else the picture of its name, or of the input that the name states.
+        """
+        own = [path for key, path in self.files.items() if key.startswith(f'{name}/')]
+        person = name.rpartition('/')[0]
+        siblings = {key: path for key, path in self.files.items() if person and key.rpartition('/')[0] == person}
+        others = [path for key, path in siblings.items() if key not in (name, input_of(name))]
+        same = self.find(name)
+        return own or others or ([same] if same and not siblings else [])
+
+
+@dataclass
+class Case:
+    """One restored picture with what it is compared with, RGB uint8 (H,W,3).
+
+    Attributes:
+        name: its path below the folder without extension.
+        paths: where they come from, by role: `restored`, `gt`, `lq`, `ref0`, `ref1`, ...
+        images: the pictures by role.
+        scores: what was computed on reading.
+        problems: what is wrong, one message each; without images then.
+    """
+
+    name: str
+    paths: dict[str, Path]
+    images: dict[str, np.ndarray] = field(default_factory=dict)
+    scores: dict[str, float | None] = field(default_factory=dict)
+    problems: list[str] = field(default_factory=list)
+
+
+def read_colour(path: Path) -> np.ndarray:
+    """A picture that metrics can be computed on, RGB uint8 (H,W,3).
+
+    Raises:
+        ImageReadError: damaged; or of one channel, 16 bits or with transparency, which would have to be converted: the
+            result would depend on how.
+    """
+    picture = read_picture(path)
+    wrong = (
+        (picture.grey, 'one channel; metrics compare RGB: save it with three equal ones if that is meant'),
+        (picture.image.dtype != np.uint8, '16 bits a channel; metrics compare 8: convert it in a way that you choose'),
+        (picture.alpha is not None, 'transparency; put it on a background first'),
+    )
+    for found, what in wrong:
+        if found:
+            raise ImageReadError(f'{path}: {what}')
+    return picture.image
+
+
+class Cases(Dataset):
+    """Restored pictures one by one, with the scores that need no network.
+
+    Args:
+        cases: name and paths; left as they are.
+        scorers: metric to what computes it from a case; its ValueError becomes a problem of the picture.
+    """
+
+    def __init__(self, cases: list[Case], scorers: Mapping[str, Callable[[Case], float | None]]) -> None:
+        self.cases = cases
+        self.scorers = dict(scorers)
+
+    def __len__(self) -> int:
+        return len(self.cases)
+
+    def __getitem__(self, index: int) -> Case:
+        case = Case(self.cases[index].name, self.cases[index].paths)
+        try:
+            for role, path in case.paths.items():
+                case.images[role] = read_colour(path) if role in ('restored', 'gt') else imread(path)
+        except (ImageReadError, OSError) as error:
+            return Case(case.name, case.paths, problems=[str(error)])
+        sizes = {role: case.images[role].shape[1::-1] for role in ('restored', 'gt') if role in case.images}
+        if len(set(sizes.values())) > 1:
+            listing = ', '.join(f'{role} {width}x{height}' for role, (width, height) in sizes.items())
+            return Case(case.name, case.paths, problems=[f'{case.paths["restored"]}: sizes differ ({listing})'])
+        score(case, self.scorers)
+        return case
+
+
+def score(case: Case, scorers: Mapping[str, Callable[[Case], float | None]]) -> None:
+    """Put the scores of a case into it; a metric that refuses the picture leaves a problem instead."""
+    for metric, compute in scorers.items():
+        try:
+            case.scores[metric] = compute(case)
+        except ValueError as error:
+            case.problems.append(f'{case.paths["restored"]}: {metric}: {error}')
+
+
+def match(restored: Folder, others: Mapping[str, Folder], needed: set[str]) -> tuple[list[Case], list[str]]:
+    """The restored pictures with their partners, and what has none.
+
+    Args:
+        restored: the folder to judge.
+        others: folders by role, of `gt`, `lq` and `ref`.
+        needed: roles that metrics need; a picture without one of these is left out. `gt` also lists what was not
+            restored.
+    """
+    cases, problems = [], list(restored.problems)
+    for name, path in restored.files.items():
+        paths = {'restored': path}
+        missing = []
+        for role, folder in others.items():
+            found = folder.references(name) if role == 'ref' else [folder.find(name)]
+            partners = [partner for partner in found if partner is not None]
+            if not partners and role in needed:
+                missing.append(f'{path}: no picture of that name in {folder.root} (--{role})')
+            used = partners if role in needed else partners[:1]  # for the report one is enough
+            paths |= {f'ref{i}' if role == 'ref' else role: partner for i, partner in enumerate(used)}
+        problems += missing
+        if not missing:
+            cases.append(Case(name, paths))
+    if 'gt' in others:
+        tried = {others['gt'].find(name) for name in restored.files}
+        left = (path for path in others['gt'].files.values() if path not in tried)
+        problems += [f'{path}: not restored in {restored.root}' for path in left]
+    return cases, problems
