@@ -9,11 +9,13 @@ from pathlib import Path
 import cv2
 import numpy as np
 import torch
+from torch import nn
 
 from basicsr.archs.loader import load_codeformer
+from basicsr.archs.vqgan_arch import Upsample
 from basicsr.utils.folders import REPOSITORY_WEIGHTS, weights_folder
 from basicsr.utils.image import to_image, to_tensor
-from basicsr.utils.memory import keep_freed_memory
+from basicsr.utils.memory import give_back_freed_memory, keep_freed_memory
 
 OFFICIAL = Path('CodeFormer') / 'codeformer.pth'
 SMALL = Path('small') / 'codeformer_128.safetensors'
@@ -78,6 +80,19 @@ def fix_colour(restored: np.ndarray, original: np.ndarray) -> np.ndarray:
     return np.rint(np.clip(restored + drift, 0, 255)).astype(np.uint8)
 
 
+def reuse_memory(network: nn.Module) -> None:
+    """Let activations on the CPU take the place of earlier ones, which saves a seventh of the time of a face.
+
+    What is left over is given back before each enlargement and at the end: activations of another size do not fit into
+    its gaps, which would add up.
+    """
+    keep_freed_memory()
+    for module in network.modules():
+        if isinstance(module, Upsample):
+            module.register_forward_pre_hook(lambda *_: give_back_freed_memory())
+    network.register_forward_hook(lambda *_: give_back_freed_memory())
+
+
 class FaceRestorer:
     """Restores aligned faces in batches.
 
@@ -122,7 +137,7 @@ class FaceRestorer:
         network = load_codeformer(path, map_location=self.device)
         self.network = network.to(PRECISIONS[precision]).to(memory_format=torch.channels_last)
         if self.device == 'cpu':
-            keep_freed_memory()
+            reuse_memory(network)
         self.color_fix = path.name == SMALL.name if color_fix is None else color_fix
         self.precision = precision
         self.batch_size = batch_size

@@ -14,20 +14,29 @@ MOST = 2**31 - 1
 
 
 @functools.cache
-def keep_freed_memory() -> bool:
+def _glibc() -> ctypes.CDLL | None:
+    """The C library, where it is glibc."""
+    return ctypes.CDLL(None) if platform.libc_ver()[0] == 'glibc' else None
+
+
+def keep_freed_memory() -> None:
     """Let the C library keep freed memory for the next request, whatever its size, instead of giving it back.
 
     Tensors of tens of megabytes are otherwise mapped, filled with zeros by the system page by page, and unmapped by
-    every operation of a network on the CPU, which takes longer than many an operation itself. The memory in use does
-    not grow by it, but what the process holds stays at its highest mark.
-
-    Returns:
-        Whether the C library is glibc and took it.
+    every operation of a network on the CPU, which takes as long as many an operation itself. Does nothing where the C
+    library is not glibc.
     """
-    if platform.libc_ver()[0] != 'glibc':
-        return False
-    libc = ctypes.CDLL(None)
-    return bool(libc.mallopt(M_MMAP_MAX, 0) and libc.mallopt(M_TRIM_THRESHOLD, MOST))
+    libc = _glibc()
+    if libc is not None:
+        libc.mallopt(M_MMAP_MAX, 0)
+        libc.mallopt(M_TRIM_THRESHOLD, MOST)
+
+
+def give_back_freed_memory() -> None:
+    """Give what `keep_freed_memory` kept back to the system, where it is not worth keeping because sizes change."""
+    libc = _glibc()
+    if libc is not None:
+        libc.malloc_trim(0)
 
 
 def peak_memory() -> int:
