@@ -10,6 +10,7 @@ from test_stages import batch_of
 
 from basicsr.models import build_model
 from basicsr.models.identity_term import part_of, restrict
+from basicsr.models.prediction import Prediction
 from basicsr.schema import check_options
 from basicsr.utils.options import OptionError
 
@@ -34,7 +35,8 @@ def identity_gradients(model, batch):
     source = batch['in']
     sides = model.net_g.connect_list if 'in_large_de' in batch else ()
     lq_feat, seen = model.net_g.encode(source, sides)
-    terms = model.identity(model.net_g.predict_logits(lq_feat), batch, 1, seen, 1.0, None)
+    prediction = Prediction(lq_feat, seen, model.net_g.predict_logits(lq_feat))
+    terms = model.identity(prediction, batch, 1, 1.0, None)
     terms['l_ids'].backward()
     norms: dict[str, float] = {}
     for name, parameter in model.net_g.named_parameters():

@@ -12,9 +12,10 @@ from basicsr.archs import CodeFormer, IDCodeFormer
 from basicsr.archs.idcodeformer_arch import Identity
 from basicsr.archs.quantizer import perplexity
 from basicsr.losses import code_cross_entropy, code_feature_loss
-from basicsr.models.alignment_term import AlignmentTerm, Prediction, known
+from basicsr.models.alignment_term import AlignmentTerm
 from basicsr.models.base_model import BaseModel, Batch, Terms
 from basicsr.models.identity_term import IdentityTerm
+from basicsr.models.prediction import Prediction, known
 from basicsr.models.target_codes import TargetCodes
 from basicsr.utils.options import OptionError
 from basicsr.utils.registry import MODEL_REGISTRY
@@ -92,7 +93,7 @@ class CodeFormerIdxModel(BaseModel):
         """The terms that keep the person, where the options ask for them; see `IdentityTerm` and `AlignmentTerm`."""
         terms: Terms = {}
         if self.identity:
-            terms |= self.identity(prediction.logits, batch, iteration, prediction.seen, w, who)
+            terms |= self.identity(prediction, batch, iteration, w, who)
         if self.alignment:
             terms |= self.alignment(prediction, iteration, w, who)
         return terms

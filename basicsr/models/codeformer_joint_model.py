@@ -8,11 +8,11 @@ from typing import Any, cast
 from torch import Tensor
 
 from basicsr.archs.codeformer_arch import FuseBlock
-from basicsr.models.alignment_term import known
 from basicsr.models.base_model import Batch, Terms
 from basicsr.models.codeformer_idx_model import CodeFormerIdxModel
 from basicsr.models.gan import AdversarialLosses
 from basicsr.models.image_losses import ImageLosses
+from basicsr.models.prediction import known
 from basicsr.models.schedule import Curriculum
 from basicsr.utils.options import OptionError
 from basicsr.utils.registry import MODEL_REGISTRY

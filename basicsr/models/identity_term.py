@@ -18,6 +18,7 @@ from basicsr.archs import CodeFormer
 from basicsr.archs.idcodeformer_arch import Identity
 from basicsr.losses import IdentityLoss, build_loss
 from basicsr.models.base_model import BaseModel, Terms
+from basicsr.models.prediction import Prediction, known
 from basicsr.utils.options import OptionError
 from basicsr.utils.registry import nearest
 
@@ -95,33 +96,32 @@ class IdentityTerm:
 
     def __call__(
         self,
-        logits: Tensor,
+        prediction: Prediction,
         batch: Mapping[str, Any],
         iteration: int,
-        seen: Mapping[int, Tensor],
         w: float,
         who: Identity | None,
     ) -> Terms:
         """The weighted term, or none in an iteration that has none.
 
         Args:
-            logits: code logits (N,positions,K) with their graph.
+            prediction: of the network, with its graph.
             batch: its `gt` (N,3,S,S) in [-1, 1] and, where there are any, `landmarks` (N,5,2).
             iteration: of the run.
-            seen: encoder features for the fusion, by side; empty without fusion.
             w: weight of the fusion.
             who: whom the faces show, for a network that is conditioned on it.
         """
         if iteration <= self.start or not self.loss.is_due(iteration):
             return {}
         begin = self._now()
+        logits = prediction.logits
         count = self.sub_batch or len(logits)
         part = logits[:count]
         landmarks = batch.get('landmarks')
         with self.model.autocast():
             codes = self.network.look_up_softly(part, self.tau)
-            known = {'who': who.first(count)} if who else {}
-            output = self.network.decode(codes, {side: feat[:count] for side, feat in seen.items()}, w, **known)
+            seen = {side: feat[:count] for side, feat in prediction.seen.items()}
+            output = self.network.decode(codes, seen, w, **known(who and who.first(count)))
         value = self.loss(output.float(), batch['gt'][:count], None if landmarks is None else landmarks[:count])
         self.model.log['ids_cosine'] = 1 - value.item() / self.loss.loss_weight
         self._watch(value, part, logits, self._now() - begin)
