@@ -27,6 +27,7 @@ from basicsr.utils import dist, slurm
 from basicsr.utils.checkpoint import CheckpointError
 from basicsr.utils.files import InUseError, lock, write_text
 from basicsr.utils.logger import get_root_logger, write_environment
+from basicsr.utils.memory import keep_freed_memory
 from basicsr.utils.options import OptionError, drop_nulls, dump_options, load_options, merge
 from basicsr.utils.stopping import StoppedError
 
@@ -175,6 +176,8 @@ def _train(opt: Mapping[str, Any], folder: Path, auto_resume: bool) -> BaseModel
     section = opt['datasets'].get('train') or {}
     per_iteration = int(section.get('batch_size_per_gpu') or 1) * int(opt['train'].get('accumulate') or 1)
     problems: list[str] = []
+    if not uses_cuda(opt):
+        keep_freed_memory()
     try:
         model = build_model(opt, 'cuda' if uses_cuda(opt) else 'cpu')
         if dist.get_rank() == 0:

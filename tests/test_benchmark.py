@@ -10,14 +10,13 @@ import torch
 
 from basicsr.utils.memory import keep_freed_memory, peak_memory
 from scripts import benchmark
+from scripts.benchmark_cases import FULL, MEASUREMENTS, TINY, Setup, count_flops
 from scripts.performance_page import latest, number, verdict
 
 
 @pytest.fixture(scope='module')
 def setup(tmp_path_factory):
-    tiny = benchmark.Setup(
-        tmp_path_factory.mktemp('benchmark'), benchmark.TINY, 2, 64, (1, 2), 4, (('tiny', '', 'fp32'),)
-    )
+    tiny = Setup(tmp_path_factory.mktemp('benchmark'), TINY, 2, 64, (1, 2), 4, (('tiny', '', 'fp32'),))
     tiny.prepare()
     return tiny
 
@@ -44,7 +43,7 @@ def test_script_adds_rows_and_writes_the_page(tmp_path):
 @pytest.mark.parametrize('name', ['forward', 'batch', 'picture', 'video'])
 def test_measurements_are_finite_and_complete(name, setup):
     threads = torch.get_num_threads()
-    rows = benchmark.MEASUREMENTS[name](setup)
+    rows = MEASUREMENTS[name](setup)
     assert torch.get_num_threads() == threads
     assert {row.measurement for row in rows} == {name}
     assert all(math.isfinite(value) and value > 0 for row in rows for value in (row.best, row.median))
@@ -68,7 +67,7 @@ def test_unknown_measurements_are_named(capsys):
 
 def test_work_is_that_of_the_published_network():
     """NETWORKS.md has 810 GFLOP; in inference the convolutions after enlargements need 4 of 9 multiplications."""
-    trained, inferred = (benchmark.count_flops(benchmark.FULL, training) for training in (True, False))
+    trained, inferred = (count_flops(FULL, training) for training in (True, False))
     assert trained == pytest.approx(813, abs=5)
     enlargements = sum(
         2 * c * c * 9 * side**2 for c, side in ((512, 32), (256, 64), (256, 128), (128, 256), (128, 512))
