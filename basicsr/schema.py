@@ -10,6 +10,7 @@ import torch
 
 from basicsr import archs, data, losses, metrics, models
 from basicsr.models.alignment_term import AlignmentTerm
+from basicsr.models.identity_source import IdentitySource
 from basicsr.models.identity_term import IdentityTerm
 from basicsr.models.schedule import SCHEDULERS
 from basicsr.utils.options import OptionError, check_keys, check_values
@@ -40,7 +41,8 @@ PATH = {
 TRAIN = {
     'optim_g': SECTION, 'optim_d': SECTION, 'scheduler': SECTION, 'total_iter': int, 'warmup_iter': int,
     'ema_decay': float, 'pixel_opt': SECTION, 'perceptual_opt': SECTION, 'gan_opt': SECTION,
-    'identity_opt': SECTION, 'alignment_opt': AlignmentTerm.OPTIONS, 'codebook_opt': {'loss_weight': float},
+    'identity_opt': SECTION, 'alignment_opt': AlignmentTerm.OPTIONS, 'identity_input': IdentitySource.OPTIONS,
+    'codebook_opt': {'loss_weight': float},
     'use_hq_feat_loss': bool, 'feat_loss_weight': float, 'cross_entropy_loss': bool, 'entropy_loss_weight': float,
     'fidelity_weight': float, 'use_adaptive_weight': bool, 'scale_adaptive_gan_weight': float,
     'disc_weight': float, 'fix_generator': bool, 'net_g_start_iter': int, 'net_d_iters': int, 'net_d_start_iter': int,

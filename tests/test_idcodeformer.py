@@ -103,6 +103,83 @@ def test_the_order_of_references_and_what_is_behind_the_mask_do_not_matter():
 
 
 @torch.no_grad()
+def test_a_confidence_of_0_is_masked_and_of_1_is_there_bit_for_bit():
+    network, x, identity = awake(), faces(), embeddings(2, 3)
+    mask = torch.tensor([[True, False, True], [False, False, True]])
+
+    def restored(mask):
+        return network(x, 0.5, identity=identity, mask=mask)[0]
+
+    assert torch.equal(restored(mask.float()), restored(mask))
+    assert torch.equal(restored(torch.ones(2, 3)), restored(None))
+    assert torch.equal(restored(torch.zeros(2, 3)), network(x, 0.5)[0])
+
+
+@torch.no_grad()
+def test_a_confidence_in_between_leads_from_blind_to_known_step_by_step():
+    network, identity = awake(), embeddings(1)
+    cross, style, side = network.id_layers[0], network.id_style, network.connect_list[0]
+    torch.nn.init.eye_(cross.out.weight)  # so that the heads, of which each goes straight, stay apart
+    x, position = torch.randn(4, 1, 32), torch.randn(4, 1, 32)
+    feat = torch.randn(1, network.channels_at[side], side, side)
+    seen, styled = [], []
+    for confidence in (0.0, 0.01, 0.3, 0.8, 1.0):
+        who = network.identify(1, identity, torch.tensor([[confidence]]))
+        seen.append(cross(x, position, *network.id_tokens(who)))
+        styled.append(style(side, feat, who))
+        torch.testing.assert_close(styled[-1], confidence * style(side, feat, network.identify(1, identity)))
+    away = [(answer - seen[0]).norm().item() for answer in seen]
+    near = [(answer - seen[-1]).norm().item() for answer in seen]
+    assert away == sorted(set(away)) and near == sorted(set(near), reverse=True)
+
+
+@torch.no_grad()
+def test_a_doubtful_reference_counts_less_than_a_certain_one():
+    network, identity = awake(), embeddings(1, 2)
+    means = [network.identify(1, identity, torch.tensor([[1.0, c]])).mean for c in (0.0, 0.25, 1.0)]
+    nearness = [(mean * identity[:, 1]).sum().item() for mean in means]
+    assert nearness == sorted(nearness)
+    torch.testing.assert_close(means[1], F.normalize(identity[:, 0] + 0.25 * identity[:, 1]))
+
+
+def test_gradients_under_any_confidence_are_finite_and_reach_it():
+    network, identity = awake().train(), embeddings(2, 2)
+    network.identity_dropout = 0
+    confidence = torch.tensor([[0.0, 0.4], [1e-42, 1.0]], requires_grad=True)
+    image, logits, _ = network(faces(), w=0.5, identity=identity, mask=confidence)
+    (logits.square().mean() + image.square().mean()).backward()
+    assert all(p.grad.isfinite().all() for p in network.parameters() if p.grad is not None)
+    assert confidence.grad.isfinite().all() and confidence.grad[0, 1] != 0
+
+
+@pytest.mark.parametrize('value', [-0.1, 1.1, 2, float('nan')])
+def test_a_confidence_out_of_range_is_an_error(value):
+    network, _ = fresh()
+    with pytest.raises(ValueError, match='from 0 to 1'):
+        network(faces(), identity=embeddings(2), mask=torch.tensor([[0.5], [value]]))
+
+
+@torch.no_grad()
+def test_confidence_in_a_compiled_and_in_an_exported_network():
+    class Known(torch.nn.Module):
+        def __init__(self, network):
+            super().__init__()
+            self.network = network
+
+        def forward(self, x, identity, mask):
+            return self.network(x, w=0.5, identity=identity, mask=mask)[0]
+
+    torch.compiler.reset()
+    known = Known(awake()).eval()
+    compiled = torch.compile(known, backend='aot_eager', fullgraph=True)
+    exported = torch.export.export(known, (faces(), embeddings(2, 1), torch.ones(2, 1)), strict=False).module()
+    for mask in (torch.tensor([[0.3], [1.0]]), torch.tensor([[0.0], [0.7]])):
+        given = faces(), embeddings(2, 1), mask
+        torch.testing.assert_close(compiled(*given), known(*given))
+        torch.testing.assert_close(exported(*given), known(*given))
+
+
+@torch.no_grad()
 def test_one_reference_of_each_face_is_a_list_of_one():
     network, x, identity = awake(), faces(), embeddings(2)
     assert torch.equal(network(x, identity=identity)[0], network(x, identity=identity[:, None])[0])
@@ -183,7 +260,7 @@ def test_codeformer_itself_takes_no_identity():
 
 @pytest.mark.parametrize(
     ('identity', 'mask'),
-    [((3,), None), ((2, 3), (2, 2)), ((2, 3), (3, 3))],
+    [((3,), None), ((2, 3), (2, 2)), ((2, 3), (3, 3)), ((2, 3), (2,))],
 )
 def test_shapes_that_do_not_fit_are_errors(identity, mask):
     network, _ = fresh()

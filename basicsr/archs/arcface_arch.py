@@ -150,6 +150,7 @@ class FaceEmbedder(nn.Module):
 
     Attributes:
         recogniser: the table's entry, as far as it holds for this file.
+        path: its weights file.
         name: for reports; with the file's name where that tells more.
 
     Args:
@@ -165,7 +166,7 @@ class FaceEmbedder(nn.Module):
 
     def __init__(self, weights: str | Path | None = None, flip: bool = False, arch: str | None = None) -> None:
         super().__init__()
-        path = find_recogniser(weights)
+        self.path = path = find_recogniser(weights)
         self.recogniser, network = load_recogniser(path, arch)
         # Past nn.Module.__setattr__, which would register it.
         object.__setattr__(self, 'network', network.eval().requires_grad_(False))

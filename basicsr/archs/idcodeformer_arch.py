@@ -24,30 +24,30 @@ class Identity(NamedTuple):
 
     Attributes:
         vectors: unit embeddings of the references (N,R,D); zero where there is none.
-        mask: which of them there are (N,R), bool.
+        confidence: how far each can be trusted (N,R), from 0 (as if it were not there) to 1.
     """
 
     vectors: Tensor
-    mask: Tensor
+    confidence: Tensor
 
     def first(self, faces: int) -> Identity:
         """That of the first faces of the batch."""
-        return Identity(self.vectors[:faces], self.mask[:faces])
+        return Identity(self.vectors[:faces], self.confidence[:faces])
 
     def only(self, reference: int) -> Identity:
         """What one of the references tells alone."""
         part = slice(reference, reference + 1)
-        return Identity(self.vectors[:, part], self.mask[:, part])
+        return Identity(self.vectors[:, part], self.confidence[:, part])
 
     @property
     def known(self) -> Tensor:
-        """Whether anything is known of a face (N,), bool."""
-        return self.mask.any(1)
+        """How far anything is known of a face (N,): the confidence of its most trusted reference."""
+        return self.confidence.amax(1)
 
     @property
     def mean(self) -> Tensor:
-        """The mean embedding (N,D), of unit length; zero where nothing is known."""
-        return F.normalize(self.vectors.sum(1), dim=1)
+        """The mean embedding (N,D) by confidence, of unit length; zero where nothing is known."""
+        return F.normalize((self.confidence[..., None] * self.vectors).sum(1), dim=1)
 
 
 class IdentityTokens(nn.Module):
@@ -66,12 +66,14 @@ class IdentityTokens(nn.Module):
         self.null = nn.Parameter(torch.randn(1, dim) * 0.02)
 
     def forward(self, identity: Identity) -> tuple[Tensor, Tensor]:
-        """Tokens (N,R*count+1,dim), the null token last, and which of them count (N,R*count+1)."""
+        """Tokens (N,R*count+1,dim), the null token last, and the logarithm of their confidence (N,R*count+1)."""
         n, r, _ = identity.vectors.shape
         tokens = self.mlp(identity.vectors).view(n, r * self.count, -1)
         tokens = torch.cat([tokens, self.null.to(tokens.dtype).expand(n, 1, -1)], dim=1)
-        mask = identity.mask.repeat_interleave(self.count, dim=1)
-        return tokens, torch.cat([mask, mask.new_ones(n, 1)], dim=1)
+        confidence = identity.confidence
+        smallest = torch.finfo(confidence.dtype).tiny  # the logarithm of 0 would have no gradient
+        bias = confidence.clamp(min=smallest).log().masked_fill(confidence == 0, float('-inf'))
+        return tokens, F.pad(bias.repeat_interleave(self.count, dim=1), (0, 1))
 
 
 class CrossAttention(nn.Module):
@@ -86,8 +88,11 @@ class CrossAttention(nn.Module):
         nn.init.zeros_(self.out.weight)
         nn.init.zeros_(self.out.bias)
 
-    def forward(self, x: Tensor, position: Tensor, tokens: Tensor, mask: Tensor) -> Tensor:
-        """x (L,N,dim), position (L,1,dim), identity tokens (N,T,dim) and which of them count (N,T) -> (L,N,dim)."""
+    def forward(self, x: Tensor, position: Tensor, tokens: Tensor, bias: Tensor) -> Tensor:
+        """x (L,N,dim), position (L,1,dim), identity tokens (N,T,dim) and the bias of their logits (N,T) -> (L,N,dim).
+
+        The logarithm of a confidence c as bias weighs a token as c of it: 0 is none, 1 the whole.
+        """
 
         def heads(y: Tensor) -> Tensor:
             return y.unflatten(-1, (self.n_head, -1)).transpose(1, 2)  # (N,heads,L,dim/heads)
@@ -95,7 +100,7 @@ class CrossAttention(nn.Module):
         query = heads(self.q(self.norm(x) + position).transpose(0, 1))
         seen = self.norm_id(tokens)
         keys, values = heads(self.k(seen)), heads(self.v(seen))
-        answer = F.scaled_dot_product_attention(query, keys, values, attn_mask=mask[:, None, None])
+        answer = F.scaled_dot_product_attention(query, keys, values, attn_mask=bias[:, None, None].to(query.dtype))
         return x + self.out(answer.transpose(1, 2).flatten(2)).transpose(0, 1)
 
 
@@ -123,7 +128,7 @@ class IdentityStyle(nn.Module):
         return head
 
     def forward(self, side: int, feat: Tensor, identity: Identity) -> Tensor:
-        """What is to be added to a decoder feature (N,C,H,W), zero for faces of which nothing is known."""
+        """What is to be added to a decoder feature (N,C,H,W), in proportion to how far the face is known."""
         gamma, beta = self.heads[str(side)](self.shared(identity.mean))[..., None, None].chunk(2, dim=1)
         mean = feat.mean((2, 3), keepdim=True)
         deviation = (feat.var((2, 3), keepdim=True, unbiased=False) + 1e-5).sqrt()
@@ -143,6 +148,7 @@ class IDCodeFormer(CodeFormer):
         identity_dim: length of the recogniser's embeddings.
         identity_tokens: tokens of one embedding, 2 or more.
         identity_dropout: share of training faces that are restored as if nothing were known.
+        recogniser: whose embeddings they are, a name or a file; for whoever restores with it.
         options: those of `CodeFormer`.
 
     Raises:
@@ -156,6 +162,7 @@ class IDCodeFormer(CodeFormer):
         identity_dim: int = 512,
         identity_tokens: int = 4,
         identity_dropout: float = 0.2,
+        recogniser: str | None = None,
         **options: Any,
     ) -> None:
         super().__init__(**options)
@@ -166,6 +173,7 @@ class IDCodeFormer(CodeFormer):
             raise ValueError(f'identity_dropout {identity_dropout}: must be from 0 to below 1')
         self.identity_dim = identity_dim
         self.identity_dropout = identity_dropout
+        self.recogniser = recogniser
         if condition_transformer:
             n_head = options.get('n_head', 8)
             self.id_tokens = IdentityTokens(identity_dim, dim, identity_tokens)
@@ -181,37 +189,42 @@ class IDCodeFormer(CodeFormer):
         Args:
             faces: N.
             identity: embeddings (N,D), or (N,R,D) of R references each; None knows nothing of anybody.
-            mask: which of the references there are (N,R), bool; None means all.
+            mask: which of the references there are (N,R), bool, or how far each can be trusted, from 0 (it is not
+                there) to 1; None means all. Values are not checked in compiled and exported networks.
 
         Raises:
-            ValueError: shapes that do not fit.
+            ValueError: shapes that do not fit, or a confidence out of its range.
         """
         if identity is None:
             reference = self.position_emb
             identity, mask = reference.new_zeros(faces, 1, self.identity_dim), None
-            known = torch.zeros(faces, 1, dtype=torch.bool, device=reference.device)
+            confidence = reference.new_zeros(faces, 1)
         else:
             identity = identity[:, None] if identity.ndim == 2 else identity
-            known = torch.ones(identity.shape[:2], dtype=torch.bool, device=identity.device)
+            confidence = identity.new_ones(identity.shape[:2])
         if mask is not None:
-            known = mask.bool()
-        if identity.shape != (faces, known.shape[1], self.identity_dim) or len(known) != faces:
+            is_certain = mask.dtype == torch.bool or torch.compiler.is_compiling()
+            if not is_certain and not ((mask >= 0) & (mask <= 1)).all():
+                raise ValueError(f'mask: confidence must be from 0 to 1, not {mask.tolist()}')
+            confidence = mask.to(identity.dtype)
+        if len(identity) != faces or identity.shape != (*confidence.shape, self.identity_dim):
             raise ValueError(
-                f'identity {tuple(identity.shape)} with mask {tuple(known.shape)} for {faces} faces; it must be '
+                f'identity {tuple(identity.shape)} with mask {tuple(confidence.shape)} for {faces} faces; it must be '
                 f'({faces},{self.identity_dim}) or ({faces},R,{self.identity_dim}) with a mask ({faces},R)'
             )
         if self.training and self.identity_dropout:
-            known = known & (torch.rand(faces, 1, device=known.device) >= self.identity_dropout)
-        return Identity(F.normalize(identity.where(known[..., None], 0), dim=2), known)
+            confidence = confidence * (torch.rand(faces, 1, device=confidence.device) >= self.identity_dropout)
+        there = confidence[..., None] > 0
+        return Identity(F.normalize(identity.where(there, 0), dim=2), confidence)
 
     def transformer_blocks(self, who: Identity, id_scale: float = 1.0) -> Iterable[Callable[[Tensor, Tensor], Tensor]]:
         """Self-attention and feed-forward as CodeFormer has them, each followed by cross-attention."""
         if not self.condition_transformer:
             return super().transformer_blocks()
-        tokens, mask = self.id_tokens(who)
+        tokens, bias = self.id_tokens(who)
 
         def block(layer: nn.Module, cross: nn.Module, x: Tensor, position: Tensor) -> Tensor:
-            return cross(layer(x, position), position, tokens, mask)
+            return cross(layer(x, position), position, tokens, bias)
 
         return [partial(block, layer, cross) for layer, cross in zip(self.ft_layers, self.id_layers, strict=True)]
 

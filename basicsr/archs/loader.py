@@ -14,6 +14,7 @@ from torch.overrides import TorchFunctionMode
 from basicsr.archs import CodeFormer, build_network
 from basicsr.utils.checkpoint import CheckpointError, load_state, read_checkpoint, read_metadata, unwrap
 
+STATED = ('n_head', 'img_size', 'attn_resolutions', 'recogniser')  # what shapes do not tell
 DRAWING = (Tensor.uniform_, Tensor.normal_, nn.init.uniform_, nn.init.normal_, nn.init.kaiming_uniform_)
 
 
@@ -133,7 +134,11 @@ def load_network(path: str | os.PathLike, map_location: str = 'cpu', key: str | 
     stated = checkpoint.get('network') or json.loads(read_metadata(path).get('network', '{}'))
     try:
         sizes = describe(state)
-        told = {name: stated[name] for name in ('n_head', 'img_size', 'attn_resolutions') if name in stated}
+        told = {
+            name: stated[name]
+            for name in STATED
+            if name in stated and (name != 'recogniser' or 'identity_dim' in sizes)
+        }
         with _WithoutDraws():
             network = build_network({**sizes, **told})
     except (CheckpointError, ValueError) as error:

@@ -55,7 +55,8 @@ class AlignmentTerm:
         if who is None or who.vectors.shape[1] < 2:
             raise OptionError('train:alignment_opt needs two references a face (datasets:train:references: 2)')
         part = who.first(self.faces)
-        both = part.mask[:, :2].all(1)  # a face with one reference, or whose identity was dropped, has nothing to align
+        # A face with one reference, or whose identity was dropped, has nothing to align.
+        both = (part.confidence[:, :2] > 0).all(1)
         one, other = (self._restore(prediction, w, part.only(reference)) for reference in (0, 1))
         distance = F.mse_loss(one, other, reduction='none').mean((1, 2, 3))
         return {'l_align': self.weight * (distance * both).sum() / both.sum().clamp(min=1)}

@@ -14,6 +14,7 @@ from basicsr.archs.quantizer import perplexity
 from basicsr.losses import code_cross_entropy, code_feature_loss
 from basicsr.models.alignment_term import AlignmentTerm
 from basicsr.models.base_model import BaseModel, Batch, Terms
+from basicsr.models.identity_source import IdentitySource
 from basicsr.models.identity_term import IdentityTerm
 from basicsr.models.prediction import Prediction, known
 from basicsr.models.target_codes import TargetCodes
@@ -28,8 +29,8 @@ class CodeFormerIdxModel(BaseModel):
     No image is decoded but for the identity term, at w = 0 (ID-CodeFormer, L'_tf = L_tf + lambda_ids L_ids).
 
     Options (`train`): `use_hq_feat_loss`, `feat_loss_weight`, `cross_entropy_loss`, `entropy_loss_weight`,
-    `identity_opt` (see `IdentityTerm`), `alignment_opt` (see `AlignmentTerm`), `fidelity_weight` (w of the validation
-    pictures).
+    `identity_opt` (see `IdentityTerm`), `alignment_opt` (see `AlignmentTerm`), `identity_input` (see `IdentitySource`),
+    `fidelity_weight` (w of the validation pictures).
     """
 
     default_w = 0.0
@@ -38,6 +39,7 @@ class CodeFormerIdxModel(BaseModel):
         super().__init__(opt, device, is_train)
         train = self.train_opt
         self.net_g = cast(CodeFormer, self.add_network('net_g', opt['network_g'], train.get('ema_decay') or 0))
+        self.source = IdentitySource(self, self.net_g)
         self.w = train.get('fidelity_weight', self.default_w)
         self.adain = (opt.get('val') or {}).get('adain', False)
         if is_train:
@@ -69,17 +71,11 @@ class CodeFormerIdxModel(BaseModel):
         self.log['perplexity'] = perplexity(predicted, self.net_g.codebook_size).item()
         return terms
 
-    def who(self, batch: Batch) -> Identity | None:
-        """Whom a batch shows, by its `identity` and `identity_mask`; None for a network that does not ask."""
+    def who(self, batch: Batch, faces: str) -> Identity | None:
+        """Whom the degraded faces `batch[faces]` show (see `IdentitySource`); None for a network that does not ask."""
         if not isinstance(self.net_g, IDCodeFormer):
             return None
-        identity = batch.get('identity')
-        if identity is not None and identity.shape[-1] != self.net_g.identity_dim:
-            raise OptionError(
-                f'network_g:identity_dim is {self.net_g.identity_dim}, but embeddings of {identity.shape[-1]} numbers '
-                f'come from datasets:train:embeddings; set network_g:identity_dim: {identity.shape[-1]}'
-            )
-        return self.net_g.identify(len(batch['gt']), identity, batch.get('identity_mask'))
+        return self.net_g.identify(len(batch['gt']), **self.source(batch, faces))
 
     def predict(self, source: Tensor, sides: Sequence[int], who: Identity | None) -> Prediction:
         """Features of degraded faces (N,3,S,S), those for the fusion at `sides`, and code logits."""
@@ -100,7 +96,7 @@ class CodeFormerIdxModel(BaseModel):
 
     def code_only_losses(self, batch: Batch, source: str, iteration: int) -> Terms:
         """The loss sum of stage II on the degraded faces `batch[source]`."""
-        who = self.who(batch)
+        who = self.who(batch, source)
         prediction = self.predict(batch[source], (), who)
         terms = self.code_losses(prediction.logits, prediction.lq_feat, self.target_codes(batch))
         return terms | self.identity_terms(prediction, batch, iteration, 0, who)
@@ -112,7 +108,6 @@ class CodeFormerIdxModel(BaseModel):
     @torch.no_grad()
     def infer(self, batch: Batch) -> Tensor:
         """The restored face at `train:fidelity_weight`, with AdaIN if `val:adain` says so."""
-        names = {'identity': 'identity', 'mask': 'identity_mask'} if isinstance(self.net_g, IDCodeFormer) else {}
-        known = {name: batch.get(key) for name, key in names.items()}
+        told = self.source(batch, 'lq')
         with self.autocast():
-            return self.get_bare_model()(batch['lq'], w=self.w, adain=self.adain, **known)[0].float()
+            return self.get_bare_model()(batch['lq'], w=self.w, adain=self.adain, **told)[0].float()

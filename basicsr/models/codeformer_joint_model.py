@@ -60,7 +60,7 @@ class CodeFormerJointModel(CodeFormerIdxModel):
         if not phase.has_image_losses(iteration):
             yield self.code_only_losses(batch, 'in_large_de', iteration)
             return
-        gt, net, who = batch['gt'], self.net_g, self.who(batch)
+        gt, net, who = batch['gt'], self.net_g, self.who(batch, 'in')
         prediction = self.predict(batch['in'], net.connect_list, who)
         with self.autocast():
             output = net.decode(net.look_up(prediction.logits).detach(), prediction.seen, phase.w, **known(who))
