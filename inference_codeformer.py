@@ -6,7 +6,7 @@ import argparse
 import io
 import os
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -15,20 +15,39 @@ from tqdm import tqdm
 
 from basicsr.faces.detection import DEFAULT_DETECTOR, DETECTORS, build_detector
 from basicsr.faces.paste import PARSING_FILE, ParsingMask
+from basicsr.inference.build_guide import Wishes, build_guide
 from basicsr.inference.face_restorer import PRECISIONS, FaceRestorer
 from basicsr.inference.image_restorer import ImageRestorer
-from basicsr.inference.report import FileRecord, exit_code, format_table, printable, write_summary
+from basicsr.inference.people import THRESHOLD
+from basicsr.inference.recogniser import REMEDY
+from basicsr.inference.report import FileRecord, exit_code, format_identity, format_table, printable, write_summary
 from basicsr.inference.runner import SUMMARY, Runner, plan_jobs, skipped_files
 from basicsr.utils.folders import WEIGHTS_VARIABLE, weights_folder
 from basicsr.utils.picture import MAX_MEGAPIXELS
 
+AUTO = 'auto'
 
-def fidelity(text: str) -> float:
+
+def fidelity(text: str) -> float | str:
     """The value of -w."""
+    if text == AUTO:
+        return AUTO
     value = float(text)
     if not 0 <= value <= 1:
         raise argparse.ArgumentTypeError(f'{text} is outside 0 (quality) to 1 (fidelity)')
     return value
+
+
+def between(least: float, most: float) -> Callable[[str], float]:
+    """What reads a number from `least` to `most`."""
+
+    def number(text: str) -> float:
+        value = float(text)
+        if not least <= value <= most:
+            raise argparse.ArgumentTypeError(f'{text} is outside {least:g} to {most:g}')
+        return value
+
+    return number
 
 
 def megapixels(text: str) -> float:
@@ -56,7 +75,14 @@ def build_parser() -> argparse.ArgumentParser:
     add = parser.add_argument
     add('-i', '--input_path', required=True, help='a picture, a clip, or a folder of them (sub-folders included)')
     add('-o', '--output_path', default='results', help='folder for the results (default: results)')
-    add('-w', '--w', '--fidelity_weight', type=fidelity, default=0.8, help='0 quality to 1 fidelity (default: 0.8)')
+    add(
+        '-w',
+        '--w',
+        '--fidelity_weight',
+        type=fidelity,
+        default=0.8,
+        help='0 quality to 1 fidelity, or auto: chosen for each face (default: 0.8)',
+    )
     add('-s', '--upscale', type=float, default=2, help='factor by which pictures are enlarged (default: 2)')
     add('--has_aligned', action='store_true', help='the pictures are aligned, cropped faces')
     add('--only_center_face', action='store_true', help='restore the face nearest to the middle only')
@@ -97,7 +123,36 @@ def build_parser() -> argparse.ArgumentParser:
         default=str(weights_folder()),
         help=f"the weights folder (default: ${WEIGHTS_VARIABLE}, else this repository's)",
     )
+    add_identity_flags(parser.add_argument_group('who the people are'))
     return parser
+
+
+def add_identity_flags(group: argparse._ArgumentGroup) -> None:
+    """Those about references and recognisers."""
+    add = group.add_argument
+    add(
+        '--ref',
+        nargs='+',
+        action='extend',
+        default=[],
+        metavar='PATH',
+        help='photographs of the person, or a folder of them; or a folder with a sub-folder for each person',
+    )
+    add('--id_scale', type=between(0, 2), default=1.0, help='strength of the identity styling, 0 to 2 (default: 1)')
+    add(
+        '--id_threshold',
+        type=between(-1, 1),
+        default=THRESHOLD,
+        help=f'smallest cosine at which a face is taken for a person (default: {THRESHOLD:g})',
+    )
+    add('--recogniser', help="file, pack or name of a face recogniser (default: the network's, or one in the weights)")
+    add(
+        '--identity',
+        choices=('none', 'input'),
+        default='none',
+        help='faces without reference: restore blind, or tell the network what the input itself says (default: none)',
+    )
+    add('--calibration', help='for --identity input and -w auto: how far the recogniser can be trusted')
 
 
 def build_restorer(args: argparse.Namespace) -> ImageRestorer:
@@ -110,11 +165,17 @@ def build_restorer(args: argparse.Namespace) -> ImageRestorer:
 
         upsampler = Upsampler(find_upsampler(background or 'realesrgan', args.weights_dir), args.bg_tile, faces.device)
     parsing = Path(args.weights_dir) / PARSING_FILE
-    whole = not args.has_aligned
+    whole, auto = not args.has_aligned, args.w == AUTO
+    detector = None
+    if whole or args.ref:
+        detector = build_detector(args.detection_model, args.weights_dir, device=faces.device)
+    wishes = Wishes(
+        args.ref, args.recogniser, args.id_threshold, args.id_scale, args.identity == 'input', args.calibration, auto
+    )
     return ImageRestorer(
         faces,
-        detector=build_detector(args.detection_model, args.weights_dir, device=faces.device) if whole else None,
-        w=args.w,
+        detector=detector if whole else None,
+        w=0.8 if auto else args.w,
         adain=args.adain,
         upscale=args.upscale,
         bg_upsampler=upsampler if background else None,
@@ -123,7 +184,39 @@ def build_restorer(args: argparse.Namespace) -> ImageRestorer:
         draw_box=args.draw_box,
         parsing=ParsingMask(parsing, faces.device) if whole and parsing.is_file() else None,
         force=args.force,
+        guide=build_guide(wishes, faces, detector, args.weights_dir),
+        choose_w=auto,
     )
+
+
+def say_identity(restorer: ImageRestorer) -> None:
+    """On the screen: how identity is measured, whose references there are, and what was left out of them."""
+    guide = restorer.guide
+    if guide is None:
+        print(f'Identity is not measured, as there is no face recogniser: {REMEDY}')
+        return
+    print(f'Recogniser: {guide.embedder.name}')
+    for note in guide.notes:
+        print(f'warning: {printable(note)}', file=sys.stderr)
+    if guide.people is None:
+        return
+    print('References: ' + printable(', '.join(f'{p.name} ({len(p.files)})' for p in guide.people.persons)))
+    if not guide.tells_people:
+        print('This network cannot be told who people are: references only serve to measure, and to choose w')
+
+
+def about_identity(restorer: ImageRestorer) -> dict[str, Any]:
+    """The same for the summary."""
+    guide = restorer.guide
+    if guide is None:
+        return {'recogniser': None}
+    people = guide.people
+    return {
+        'recogniser': guide.embedder.name,
+        'network_is_told': guide.tells_people and people is not None,
+        'references': {p.name: [str(file) for file in p.files] for p in people.persons} if people else {},
+        'notes': list(guide.notes),
+    }
 
 
 def make_output(path: Path) -> None:
@@ -162,16 +255,19 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f'error: {error.args[0] if isinstance(error, KeyError) else error}', file=sys.stderr)
         return 2
     print(f'Model: {restorer.restorer.description}')
+    say_identity(restorer)
     records: list[FileRecord] = []
     skipped = skipped_files(args.input_path, output)
     flags = {**vars(args), 'save_video_fps': str(args.save_video_fps or '') or None}
-    about = {**flags, 'model': restorer.restorer.description, 'skipped': skipped}
+    about = {**flags, 'model': restorer.restorer.description, 'skipped': skipped, 'who': about_identity(restorer)}
     try:
         for record in tqdm(runner.run(jobs), total=len(jobs), unit='file', disable=len(jobs) == 1):
             records.append(record)
     finally:
         saved = save_summary(output / SUMMARY, records, about)
     print(format_table(records, args.input_path))
+    if any(record.identity for record in records):
+        print(format_identity(records, args.input_path))
     if skipped:
         print(f'Passed over, as the names are not those of pictures or clips: {printable(", ".join(skipped))}')
     print(f'Results {f"and {SUMMARY} " if saved else ""}are in {output}')

@@ -5,12 +5,14 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
 import torch
 from torch import nn
 
+from basicsr.archs.idcodeformer_arch import IDCodeFormer
 from basicsr.archs.loader import load_codeformer
 from basicsr.archs.vqgan_arch import Upsample
 from basicsr.utils.folders import REPOSITORY_WEIGHTS, weights_folder
@@ -109,6 +111,8 @@ class FaceRestorer:
 
     Attributes:
         size: side at which the network works; results have it.
+        takes_identity: the network can be told who the faces are.
+        told_by: the recogniser whose embeddings it takes, if its checkpoint says so, and how many numbers they have.
         description: which weights these are.
 
     Raises:
@@ -142,21 +146,38 @@ class FaceRestorer:
         self.precision = precision
         self.batch_size = batch_size
         self.size: int = network.img_size
+        self.takes_identity = isinstance(network, IDCodeFormer)
+        self.told_by: tuple[str | None, int | None] = (None, None)
+        if isinstance(network, IDCodeFormer):
+            self.told_by = (network.recogniser, network.identity_dim)
         self.description = f'{name}, {self.size}x{self.size} pixels, {precision} on {self.device}'
 
-    def restore(self, faces: Sequence[np.ndarray] | np.ndarray, w: float = 0.8, adain: bool = True) -> list[np.ndarray]:
+    def restore(
+        self,
+        faces: Sequence[np.ndarray] | np.ndarray,
+        w: float = 0.8,
+        adain: bool = True,
+        identity: torch.Tensor | None = None,
+        mask: torch.Tensor | None = None,
+        id_scale: float = 1.0,
+    ) -> list[np.ndarray]:
         """Restore aligned faces.
 
         Args:
             faces: RGB uint8 pictures (h,w,3) of any square size, aligned as FFHQ; or one such picture.
             w: 0 for quality (codes only) to 1 for fidelity to the input.
             adain: give the code features the statistics of the input's features, as the published inference does.
+            identity: who the faces are, embeddings (N,D) or (N,R,D) of the recogniser that the network was trained
+                with; None restores them as if nothing were known.
+            mask: which of R references there are (N,R), or how far each can be trusted, 0 to 1; None means all.
+            id_scale: strength of the identity styling, 0 to 2.
 
         Returns:
             RGB uint8 (size,size,3), one for each face.
 
         Raises:
-            ValueError: `w` is outside 0 to 1, or a face is no RGB uint8 picture.
+            ValueError: `w` is outside 0 to 1, a face is no RGB uint8 picture, or the identity does not fit the faces or
+                the network.
             RuntimeError: the network failed, or returned values that are not finite.
         """
         check_fidelity(w)
@@ -164,9 +185,15 @@ class FaceRestorer:
             faces = [faces]
         fitted = [self._fit(face) for face in faces]
         inputs = [to_tensor(face) for face in fitted]
+        self._check_identity(len(inputs), identity, mask, id_scale)
         restored: list[np.ndarray] = []
         for start in range(0, len(inputs), self.batch_size):
-            restored += self._run(torch.stack(inputs[start : start + self.batch_size]), w, adain)
+            part = slice(start, start + self.batch_size)
+            known: dict[str, Any] = {}
+            if identity is not None:
+                told = None if mask is None else self._moved(mask[part])
+                known = {'identity': self._moved(identity[part]), 'mask': told, 'id_scale': id_scale}
+            restored += self._run(torch.stack(inputs[part]), w, adain, **known)
         if self.color_fix:
             return [fix_colour(face, original) for face, original in zip(restored, fitted, strict=True)]
         return restored
@@ -177,11 +204,28 @@ class FaceRestorer:
         shrinks = max(face.shape[:2]) > self.size
         return cv2.resize(face, (self.size, self.size), interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_CUBIC)
 
+    def _check_identity(
+        self, count: int, identity: torch.Tensor | None, mask: torch.Tensor | None, id_scale: float
+    ) -> None:
+        if identity is None:
+            return
+        if not self.takes_identity:
+            raise ValueError(
+                f'{self.description}: this network cannot be told who the faces are; restore without identity'
+            )
+        if len(identity) != count or (mask is not None and len(mask) != count):
+            raise ValueError(f'{len(identity)} identities for {count} faces')
+        if not 0 <= id_scale <= 2:
+            raise ValueError(f'id_scale = {id_scale}: must be from 0 to 2')
+
+    def _moved(self, values: torch.Tensor) -> torch.Tensor:
+        """To the device; numbers in the network's precision."""
+        return values.to(self.device, PRECISIONS[self.precision] if values.is_floating_point() else None)
+
     @torch.inference_mode()
-    def _run(self, batch: torch.Tensor, w: float, adain: bool) -> list[np.ndarray]:
+    def _run(self, batch: torch.Tensor, w: float, adain: bool, **known: Any) -> list[np.ndarray]:
         """(N,3,S,S) in [-1, 1] to N pictures."""
-        batch = batch.to(self.device, PRECISIONS[self.precision])
-        output = self.network(batch, w=w, adain=adain)[0].float()
+        output = self.network(self._moved(batch), w=w, adain=adain, **known)[0].float()
         if not torch.isfinite(output).all():
             raise RuntimeError(f'the network returned values that are not finite (precision {self.precision})')
         return [to_image(face) for face in output]

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING
 
 import cv2
 import numpy as np
+import torch
+from torch import Tensor
 
 from basicsr.faces.detection import Face, FaceDetector
 from basicsr.faces.geometry import (
@@ -22,7 +24,11 @@ from basicsr.faces.geometry import (
 )
 from basicsr.faces.paste import ParsingMask, face_mask, paste_face
 from basicsr.faces.sharpness import LARGEST_LOOK, is_sharper_than
+from basicsr.inference.auto_fidelity import CANDIDATES, choose_all
 from basicsr.inference.face_restorer import FaceRestorer, check_fidelity
+from basicsr.inference.identity_guide import IdentityGuide
+from basicsr.inference.identity_meter import FaceIdentity, compare
+from basicsr.inference.people import Person
 from basicsr.utils.image import to_8_bits
 from basicsr.utils.templates import ffhq_template
 
@@ -47,6 +53,10 @@ class FaceResult:
         matrix: from the original picture to `crop`, (2,3).
         whole: the picture is this one aligned face and nothing else.
         grey: the crop has no colour, and the restored face is to have none.
+        person: who it is, as far as that is known.
+        seen: embedding of the crop (D,), where likeness is to be measured.
+        w: the fidelity weight of the restoration; None where it was left alone.
+        likeness: what became of the likeness, where it was measured.
     """
 
     crop: np.ndarray
@@ -56,6 +66,10 @@ class FaceResult:
     matrix: np.ndarray = field(default_factory=lambda: scaling(1))
     whole: bool = False
     grey: bool = False
+    person: Person | None = None
+    seen: Tensor | None = None
+    w: float | None = None
+    likeness: FaceIdentity | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -101,6 +115,8 @@ class ImageRestorer:
         draw_box: mark the crops in the result.
         parsing: narrows what is pasted to the face itself.
         force: restore faces that are already sharper than the network's size can hold, too.
+        guide: knows the people and measures their likeness; None measures nothing.
+        choose_w: choose w for each face among a few, see `choose_fidelity`; needs a guide.
 
     Raises:
         ValueError: `w` or `upscale` is out of range.
@@ -117,11 +133,15 @@ class ImageRestorer:
     draw_box: bool = False
     parsing: ParsingMask | None = None
     force: bool = False
+    guide: IdentityGuide | None = None
+    choose_w: bool = False
 
     def __post_init__(self) -> None:
         check_fidelity(self.w)
         if not self.upscale > 0:
             raise ValueError(f'upscale {self.upscale}: must be above 0')
+        if self.choose_w and self.guide is None:
+            raise ValueError('choosing w needs a face recogniser (guide)')
 
     def restore(self, image: np.ndarray) -> ImageResult:
         """Restore every face in an RGB (H,W,3) picture, uint8 or uint16; faces are looked at and restored in 8 bits.
@@ -131,7 +151,7 @@ class ImageRestorer:
             RuntimeError: the network failed.
         """
         seen = to_8_bits(image)
-        faces = self.restore_crops([self._crop(seen, face) for face in self.find(seen)])
+        faces = self.restore_crops(self._recognise([[self._crop(seen, face) for face in self.find(seen)]]))
         return ImageResult(self.finish(image, faces), faces)
 
     def find(self, image: np.ndarray) -> list[Face]:
@@ -164,7 +184,7 @@ class ImageRestorer:
         Raises:
             RuntimeError: the network failed.
         """
-        return self.restore_crops([self.take_aligned(face) for face in faces])
+        return self.restore_crops(self._recognise([[self.take_aligned(face)] for face in faces]))
 
     def take_aligned(self, image: np.ndarray) -> FaceResult:
         """A picture (RGB uint8, square) that is an aligned face itself, and whether it is to be restored."""
@@ -190,15 +210,51 @@ class ImageRestorer:
         Raises:
             RuntimeError: the network failed.
         """
-        crops = [face.crop for face in faces if face.status == RESTORED]
-        results = iter(self.restorer.restore(crops, self.w, self.adain))
-        done = []
-        for face in faces:
-            restored = next(results) if face.status == RESTORED else None
-            if restored is not None and face.grey:
-                restored = cv2.cvtColor(cv2.cvtColor(restored, cv2.COLOR_RGB2GRAY), cv2.COLOR_GRAY2RGB)
-            done.append(replace(face, restored=restored))
+        done = iter(self._restore([face for face in faces if face.status == RESTORED]))
+        return [next(done) if face.status == RESTORED else face for face in faces]
+
+    def _recognise(self, pictures: Sequence[Sequence[FaceResult]]) -> list[FaceResult]:
+        """The faces of all pictures, one after the other, now with who they are, as far as that is known."""
+        faces = [face for picture in pictures for face in picture]
+        if self.guide is None or not faces:
+            return faces
+        vectors = self.guide.embed([face.crop for face in faces])
+        persons: list[Person | None] = []
+        for picture, part in zip(pictures, vectors.split([len(picture) for picture in pictures]), strict=True):
+            persons += self.guide.recognise([face.crop for face in picture], part, alone=len(picture) == 1)
+        return [
+            replace(face, person=person, seen=vector)
+            for face, person, vector in zip(faces, persons, vectors, strict=True)
+        ]
+
+    def _restore(self, faces: Sequence[FaceResult]) -> list[FaceResult]:
+        """The same faces, restored; the likeness of those with `seen` is measured."""
+        weights = CANDIDATES if self.choose_w else (self.w,)
+        known = self.guide.condition([face.person for face in faces]) if self.guide else {}
+        crops = [face.crop for face in faces]
+        rows = [self._in_grey(faces, self.restorer.restore(crops, w, self.adain, **known)) for w in weights]  # [K][N]
+        done = [replace(face, restored=restored, w=weights[0]) for face, restored in zip(faces, rows[0], strict=True)]
+        measured = [place for place, face in enumerate(faces) if face.seen is not None]
+        if self.guide is None or not measured:
+            return done
+        persons = [faces[place].person for place in measured]
+        seen = torch.stack([face.seen for face in faces if face.seen is not None])
+        vectors = torch.stack([self.guide.embed([row[place] for place in measured]) for row in rows])  # (K,N,D)
+        targets, trust = self.guide.targets(seen, persons)
+        candidates = [[row[place] for place in measured] for row in rows]
+        chosen = choose_all(candidates, vectors, targets, trust) if self.choose_w else [0] * len(measured)
+        for n, (place, k) in enumerate(zip(measured, chosen, strict=True)):
+            likeness = compare(seen[n], vectors[k, n], persons[n], weights[k])
+            done[place] = replace(done[place], restored=rows[k][place], w=weights[k], likeness=likeness)
         return done
+
+    @staticmethod
+    def _in_grey(faces: Sequence[FaceResult], restored: Sequence[np.ndarray]) -> list[np.ndarray]:
+        """The restored faces, those without colour in grey."""
+        return [
+            cv2.cvtColor(cv2.cvtColor(image, cv2.COLOR_RGB2GRAY), cv2.COLOR_GRAY2RGB) if face.grey else image
+            for face, image in zip(faces, restored, strict=True)
+        ]
 
     def _judge(self, crop: np.ndarray, own_size: float) -> str:
         """The status for a crop shown at the size it has in its picture, `own_size`."""

@@ -10,6 +10,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from basicsr.inference.identity_meter import FaceIdentity
 from basicsr.inference.image_restorer import ALREADY_SHARP, RESTORED
 from basicsr.utils.files import replacing
 
@@ -27,6 +28,7 @@ class FileRecord:
         restored: how many of them were restored; the others were already sharp.
         outputs: what was written, relative to the output folder.
         message: why it failed, or what else there is to say.
+        identity: what became of the likeness of each face, where it was measured.
     """
 
     input: str
@@ -35,6 +37,7 @@ class FileRecord:
     restored: int = 0
     outputs: list[str] = field(default_factory=list)
     message: str = ''
+    identity: list[FaceIdentity] = field(default_factory=list)
 
 
 def write_summary(path: str | os.PathLike, records: Sequence[FileRecord], about: Mapping[str, Any]) -> None:
@@ -58,17 +61,37 @@ def format_table(records: Sequence[FileRecord], root: str | os.PathLike) -> str:
     """A line for each file, its path relative to `root` where it lies below it, and a last line with the counts."""
     rows = [('file', 'status', 'faces', 'restored', 'message')]
     for record in records:
-        path = Path(record.input)
-        name = path.relative_to(root) if path.is_relative_to(root) and path != Path(root) else path
         numbers = (str(record.faces), str(record.restored))
-        rows.append((printable(str(name)), record.status, *numbers, printable(record.message)))
-    widths = [max(len(row[i]) for row in rows) for i in range(4)]
-    lines = [
-        '  '.join([*(cell.ljust(width) for cell, width in zip(row, widths, strict=False)), row[4]]) for row in rows
-    ]
+        rows.append((_name(record, root), record.status, *numbers, printable(record.message)))
     counts = Counter(record.status for record in records)
     total = ', '.join(f'{number} {status}' for status, number in sorted(counts.items()))
-    return '\n'.join([*(line.rstrip() for line in lines), f'{len(records)} file(s): {total}'])
+    return '\n'.join([*_aligned(rows), f'{len(records)} file(s): {total}'])
+
+
+def format_identity(records: Sequence[FileRecord], root: str | os.PathLike) -> str:
+    """A line for each face whose likeness was measured: cosines with its person or its input, w, and the warning."""
+    rows = [('file', 'face', 'compared with', 'before', 'after', 'w', 'warning')]
+    for record in records:
+        for face in record.identity:
+            before = '' if face.before is None else f'{face.before:.2f}'
+            numbers = (before, f'{face.after:.2f}', f'{face.w:g}')
+            person = printable(face.person or face.compared_with)
+            rows.append((_name(record, root), str(face.face), person, *numbers, printable(face.warning)))
+    return '\n'.join(_aligned(rows))
+
+
+def _name(record: FileRecord, root: str | os.PathLike) -> str:
+    path = Path(record.input)
+    return printable(str(path.relative_to(root) if path.is_relative_to(root) and path != Path(root) else path))
+
+
+def _aligned(rows: Sequence[Sequence[str]]) -> list[str]:
+    """Lines with the cells of each column below each other."""
+    widths = [*(max(map(len, column)) for column in zip(*rows, strict=True))][:-1]
+    return [
+        '  '.join([*(cell.ljust(width) for cell, width in zip(row, widths, strict=False)), row[-1]]).rstrip()
+        for row in rows
+    ]
 
 
 def exit_code(records: Sequence[FileRecord]) -> int:

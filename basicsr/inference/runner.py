@@ -13,6 +13,7 @@ from pathlib import Path
 
 import cv2
 
+from basicsr.inference.identity_meter import FaceIdentity
 from basicsr.inference.image_restorer import FAILED, FaceResult, ImageRestorer
 from basicsr.inference.report import FileRecord
 from basicsr.utils.files import LONGEST_NAME, is_video_file, shorten_name
@@ -179,7 +180,8 @@ class Runner:
             return _failed(job, error, written)
         done = sum(face.restored is not None for face in result.faces)
         messages = ['' if result.faces else 'no face found; the picture was only enlarged', picture.note]
-        return FileRecord(str(job.path), result.status, len(result.faces), done, written, _joined(messages))
+        identity = _likeness(result.faces)
+        return FileRecord(str(job.path), result.status, len(result.faces), done, written, _joined(messages), identity)
 
     def _read(self, path: Path) -> Picture:
         """A picture to restore, if it and its result are within the limit."""
@@ -214,7 +216,7 @@ class Runner:
         except FILE_ERRORS as error:
             return _failed(job, error, [])
         message = _joined(['left as it was' if left else '', picture.note])
-        return FileRecord(str(job.path), face.status, 1, int(not left), written, message)
+        return FileRecord(str(job.path), face.status, 1, int(not left), written, message, _likeness([face]))
 
     def _write(self, folder: str, name: str, picture: Picture, ending: str = '') -> str:
         """Write a result as PNG; its path relative to the output folder."""
@@ -232,7 +234,8 @@ class Runner:
             result = restorer.restore_file(job.path, self.output / relative, self.fps)
         except FILE_ERRORS as error:
             return _failed(job, error, [])
-        return FileRecord(str(job.path), result.status, result.faces, result.restored, [relative], result.message)
+        numbers = (result.faces, result.restored)
+        return FileRecord(str(job.path), result.status, *numbers, [relative], result.message, result.identity)
 
     def _place(self, folder: str, name: str, extension: str, ending: str = '') -> str:
         """Where a result goes, relative to the output folder. A name that would be too long is shortened.
@@ -256,6 +259,10 @@ def _read_square(path: Path, max_megapixels: float) -> Picture:
         size = f'{width}x{height}'
         raise ValueError(f'{path}: an aligned face must be square, not {size}; restore it without --has_aligned')
     return picture
+
+
+def _likeness(faces: Sequence[FaceResult]) -> list[FaceIdentity]:
+    return [replace(face.likeness, face=index) for index, face in enumerate(faces) if face.likeness is not None]
 
 
 def _joined(messages: Sequence[str]) -> str:

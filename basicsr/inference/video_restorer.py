@@ -18,7 +18,9 @@ from tqdm import tqdm
 from basicsr.faces.detection import Face
 from basicsr.faces.geometry import ffhq_template
 from basicsr.faces.tracking import CutFinder, Tracked, Tracker
+from basicsr.inference.identity_meter import FaceIdentity
 from basicsr.inference.image_restorer import ALREADY_SHARP, NO_FACE, RESTORED, FaceResult, ImageRestorer, is_grey
+from basicsr.inference.track_identity import TrackIdentities
 from basicsr.inference.video_io import MOST_RATE, TimedFrame, VideoReader, VideoReadError, resample
 from basicsr.inference.video_writer import VideoWriter
 from basicsr.utils.files import replacing
@@ -41,6 +43,7 @@ class VideoResult:
         output: the file written.
         seconds: from start to end.
         network_seconds: how much of it the restoration network was at work.
+        identity: what became of the likeness of each track, where it was measured.
     """
 
     status: str
@@ -51,6 +54,7 @@ class VideoResult:
     output: Path
     seconds: float
     network_seconds: float
+    identity: list[FaceIdentity] = field(default_factory=list)
 
 
 @dataclass(frozen=True, eq=False)
@@ -60,6 +64,11 @@ class _Frame:
     shown: TimedFrame
     faces: list[FaceResult]
     tracks: list[int]
+
+    @property
+    def by_track(self) -> dict[int, FaceResult]:
+        """The faces by the number of their track."""
+        return dict(zip(self.tracks, self.faces, strict=True))
 
 
 @dataclass
@@ -71,6 +80,7 @@ class _Tally:
     notes: list[str] = field(default_factory=list)
     sound_lost: bool = False
     network_seconds: float = 0
+    people: TrackIdentities | None = None
 
 
 @dataclass(frozen=True)
@@ -102,13 +112,18 @@ class VideoRestorer:
         Raises:
             FileNotFoundError: `source` is not there.
             VideoReadError: not one frame of it can be read.
-            ValueError: `fps` is out of range, or a frame is not square though it is to be an aligned face.
+            ValueError: `fps` is out of range, or a frame is not square though it is to be an aligned face; or w
+                is to be chosen, which would differ from frame to frame.
             OSError: the result cannot be written.
             RuntimeError: the network failed.
         """
         if fps is not None and not 0 < fps <= MOST_RATE:
             raise ValueError(f'{fps} frames a second: must be above 0 and at most {MOST_RATE}')
+        if self.images.choose_w:
+            raise ValueError(f'{source}: -w auto is for pictures, in a clip faces would flicker; give a number')
         begin, tally, size = time.perf_counter(), _Tally(), self.images.restorer.batch_size
+        if self.images.guide is not None:
+            tally.people = TrackIdentities(self.images.guide)
         with VideoReader(source) as clip, replacing(target) as partial:
             rate = fps or clip.rate
             shown = clip.frames() if fps is None else resample(clip.frames(), fps)
@@ -167,6 +182,9 @@ class VideoRestorer:
         """The same frames, their faces restored in batches over several frames."""
         for batch in batches(frames, self.images.restorer.batch_size):
             begin = time.perf_counter()
+            if tally.people is not None:
+                told = tally.people.recognise([frame.by_track for frame in batch])
+                batch = [replace(frame, faces=list(faces.values())) for frame, faces in zip(batch, told, strict=True)]
             faces = iter(self.images.restore_crops([face for frame in batch for face in frame.faces]))
             tally.network_seconds += time.perf_counter() - begin
             for frame in batch:
@@ -175,7 +193,10 @@ class VideoRestorer:
                 tally.restored.update(
                     n for n, face in zip(frame.tracks, done, strict=True) if face.restored is not None
                 )
-                yield replace(frame, faces=done)
+                restored = replace(frame, faces=done)
+                if tally.people is not None:
+                    tally.people.note(restored.by_track)
+                yield restored
 
     def _write(self, path: Path, clip: VideoReader, rate: Fraction, tally: _Tally, frames: Iterator[_Frame]) -> None:
         """Paste the faces in and write the frames."""
@@ -221,6 +242,7 @@ class VideoRestorer:
             target,
             seconds,
             tally.network_seconds,
+            tally.people.report() if tally.people else [],
         )
 
 

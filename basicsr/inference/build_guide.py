@@ -1,0 +1,125 @@
+"""From what a user asks for to an `IdentityGuide`: recogniser, references, and what the input tells by itself."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from torch import Tensor
+
+from basicsr.archs.arcface_arch import FaceEmbedder
+from basicsr.faces.detection import FaceDetector
+from basicsr.inference.face_restorer import FaceRestorer
+from basicsr.inference.identity_guide import IdentityGuide
+from basicsr.inference.people import THRESHOLD
+from basicsr.inference.recogniser import choose_recogniser
+from basicsr.inference.references import ReferenceReader
+from basicsr.utils.checkpoint import CheckpointError
+from basicsr.utils.download import sha256_of
+
+CALIBRATIONS = Path(__file__).resolve().parents[2] / 'options' / 'confidence'
+
+
+@dataclass(frozen=True)
+class Wishes:
+    """What the user asks for.
+
+    Attributes:
+        references: photographs and folders, see `references.gather`.
+        recogniser: see `choose_recogniser`.
+        threshold: see `People`.
+        id_scale: see `IdentityGuide`.
+        own: tell the network what the input itself says of who it is, where there is no reference.
+        calibration: how far the recogniser can be trusted on such inputs; a file of scripts/calibrate_confidence.py, or
+            None for the one in `CALIBRATIONS` that is for the recogniser.
+        choose_w: w is to be chosen by identity.
+    """
+
+    references: Sequence[str] = ()
+    recogniser: str | None = None
+    threshold: float = THRESHOLD
+    id_scale: float = 1.0
+    own: bool = False
+    calibration: str | None = None
+    choose_w: bool = False
+
+    @property
+    def needs(self) -> str:
+        """What cannot be done without a recogniser; empty if everything can."""
+        wishes = {'--ref': self.references, '-w auto': self.choose_w, '--identity input': self.own}
+        return ' and '.join(flag for flag, wished in wishes.items() if wished)
+
+
+def build_guide(
+    wishes: Wishes, restorer: FaceRestorer, detector: FaceDetector | None, weights_dir: str | os.PathLike
+) -> IdentityGuide | None:
+    """The guide, or None where nothing is asked for and no recogniser is there.
+
+    Args:
+        wishes: of the user.
+        restorer: whose network is told of the people if it listens.
+        detector: finds the faces of the references; not needed without.
+        weights_dir: the weights folder.
+
+    Raises:
+        CheckpointError: see `choose_recogniser`; or the calibration is missing, damaged or of another recogniser.
+        FileNotFoundError: a reference is not there.
+        ValueError: the network listens to nobody though `own` asks for it; no reference can be used.
+    """
+    listens = restorer.takes_identity
+    if wishes.own and not listens:
+        raise ValueError(f'--identity input: {restorer.description} cannot be told who the faces are; leave it out')
+    told_by, dim = restorer.told_by if listens else (None, None)
+    embedder = choose_recogniser(wishes.recogniser, told_by, weights_dir, dim, wishes.needs)
+    if embedder is None:
+        return None
+    embedder.to(restorer.device)
+    people = None
+    if wishes.references:
+        if detector is None:
+            raise ValueError('references need a face detector')
+        people = ReferenceReader(detector, embedder, wishes.threshold)(wishes.references)
+    return IdentityGuide(
+        embedder,
+        people,
+        _of_input(embedder, wishes),
+        restorer.size,
+        tells_people=listens,
+        tells_own=wishes.own,
+        id_scale=wishes.id_scale,
+        notes=(*_doubts(embedder, told_by), *(people.notes if people else ())),
+    )
+
+
+def _doubts(embedder: FaceEmbedder, trained_with: str | None) -> list[str]:
+    """What speaks against telling a network trained with one recogniser what another one says."""
+    names = {embedder.recogniser.name, Path(embedder.recogniser.file).stem, embedder.path.stem}
+    if trained_with is None or Path(trained_with).stem in names:
+        return []
+    return [f'the network was trained with {trained_with}, and what {embedder.name} says of people may mislead it']
+
+
+def _of_input(embedder: FaceEmbedder, wishes: Wishes) -> Callable[[Tensor], tuple[Tensor, Tensor]] | None:
+    """What tells the identity of an input and how far it can be trusted; None where that is not known or not wanted.
+
+    Raises:
+        CheckpointError: it is asked for, and there is no calibration for this recogniser.
+    """
+    if not (wishes.own or wishes.choose_w):
+        return None
+    from basicsr.archs.confidence import Calibration, InputIdentity  # imports torchvision, which takes seconds
+
+    if wishes.calibration is not None:
+        return InputIdentity(embedder, wishes.calibration)
+    digest = sha256_of(embedder.path)
+    for path in sorted(CALIBRATIONS.glob('*.json')):
+        if Calibration.read(path).recogniser_sum == digest:
+            return InputIdentity(embedder, path)
+    if wishes.own:
+        raise CheckpointError(
+            f'--identity input: nothing in {CALIBRATIONS} tells how far {embedder.name} can be trusted on a damaged '
+            'face; make a file with scripts/calibrate_confidence.py, and name it with --calibration'
+        )
+    return None

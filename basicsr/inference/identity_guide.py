@@ -1,0 +1,108 @@
+"""What is known of the people in the pictures: told to a network that listens, and measured on what it restores."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import cv2
+import numpy as np
+import torch
+from torch import Tensor
+
+from basicsr.archs.arcface_arch import FaceEmbedder
+from basicsr.inference.people import People, Person, as_identity
+from basicsr.inference.recogniser import embed_faces
+from basicsr.utils.image import to_tensor
+
+OWN = 'input'
+UNCALIBRATED = 0.5  # trust in the input's own embedding where nothing is known of how far it can be trusted
+
+
+@dataclass(frozen=True, eq=False)
+class IdentityGuide:
+    """Says who faces are, and how much of that is left after restoration.
+
+    Args:
+        embedder: the recogniser.
+        people: those with references.
+        own: aligned faces (N,3,H,W) in [-1, 1] to embeddings (N,D) and how far each can be trusted (N,); for faces
+            without reference.
+        size: side at which `own` is shown faces, pixels.
+        tells_people: the network is told who has references.
+        tells_own: the network is told what `own` says of the others.
+        id_scale: strength of its identity styling.
+        notes: what the user should know: references that were left out, and why.
+    """
+
+    embedder: FaceEmbedder
+    people: People | None = None
+    own: Callable[[Tensor], tuple[Tensor, Tensor]] | None = None
+    size: int = 256
+    tells_people: bool = False
+    tells_own: bool = False
+    id_scale: float = 1.0
+    notes: Sequence[str] = ()
+
+    def embed(self, crops: Sequence[np.ndarray]) -> Tensor:
+        """Unit vectors (N,D) of aligned faces, RGB uint8 (n,n,3)."""
+        return embed_faces(self.embedder, crops)
+
+    def recognise(
+        self, crops: Sequence[np.ndarray], vectors: Tensor, alone: bool, taken: Collection[Person] = ()
+    ) -> list[Person | None]:
+        """Who the faces of one picture are: somebody with references, else what the face itself tells, else None.
+
+        Args:
+            crops: the aligned faces, RGB uint8.
+            vectors: their embeddings (N,D).
+            alone: see `People.match`.
+            taken: who is somebody else in the picture.
+        """
+        found: list[Person | None] = [None] * len(crops)
+        if self.people is not None:
+            found = self.people.match(vectors, alone, taken)
+        if self.own is None:
+            return found
+        nobody = [place for place, person in enumerate(found) if person is None]
+        for place, person in zip(nobody, self._by_itself([crops[place] for place in nobody]), strict=True):
+            found[place] = person
+        return found
+
+    @torch.inference_mode()
+    def _by_itself(self, crops: Sequence[np.ndarray]) -> list[Person]:
+        """What faces tell of themselves."""
+        if self.own is None or not crops:
+            return []
+        shown = [cv2.resize(crop, (self.size, self.size), interpolation=cv2.INTER_AREA) for crop in crops]
+        device = next(self.embedder.network.parameters()).device
+        vectors, trust = self.own(torch.stack([to_tensor(face) for face in shown]).to(device))
+        return [
+            Person(OWN, (), vector[None], value)
+            for vector, value in zip(vectors.float().cpu(), trust.tolist(), strict=True)
+        ]
+
+    def condition(self, persons: Sequence[Person | None]) -> dict[str, Any]:
+        """What `FaceRestorer.restore` is told of the faces; nothing where there is nothing to tell."""
+        told = [
+            person if person and (self.tells_people if person.files else self.tells_own) else None for person in persons
+        ]
+        if not any(told):
+            return {}
+        identity, mask = as_identity(told, self.embedder.dim)
+        return {'identity': identity, 'mask': mask, 'id_scale': self.id_scale}
+
+    @staticmethod
+    def targets(seen: Tensor, persons: Sequence[Person | None]) -> tuple[Tensor, Tensor]:
+        """Whom the restorations are to be like (N,D), and how far that can be trusted (N,).
+
+        Args:
+            seen: embeddings of the inputs (N,D).
+            persons: who they are.
+        """
+        rows = [
+            person.mean if person and person.files else vector for person, vector in zip(persons, seen, strict=True)
+        ]
+        trust = [person.trust if person else UNCALIBRATED for person in persons]
+        return torch.stack(rows), torch.tensor(trust)

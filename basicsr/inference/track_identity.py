@@ -1,0 +1,75 @@
+"""Who the faces of a clip are: decided once for each track, and measured now and then."""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from basicsr.inference.identity_guide import IdentityGuide
+from basicsr.inference.identity_meter import FaceIdentity, average
+from basicsr.inference.image_restorer import RESTORED, FaceResult
+from basicsr.inference.people import Person
+
+MEASURE_EVERY = 5  # frames of a track
+Faces = Mapping[int, FaceResult]  # those of a frame, by track
+
+
+class TrackIdentities:
+    """Gives each track of a clip one identity, from its first frames.
+
+    Args:
+        guide: knows the people.
+    """
+
+    def __init__(self, guide: IdentityGuide) -> None:
+        self.guide = guide
+        self._persons: dict[int, Person | None] = {}
+        self._sightings: Counter[int] = Counter()
+        self._measured: dict[int, list[FaceIdentity]] = defaultdict(list)
+
+    def recognise(self, frames: Sequence[Faces]) -> list[dict[int, FaceResult]]:
+        """The same faces, with who they are, and in some frames with an embedding, so that likeness is measured."""
+        fresh = self._embed_new(frames)
+        for faces in frames:
+            self._decide({track: face for track, face in faces.items() if track not in self._persons}, faces, fresh)
+        return [{track: self._told(track, face) for track, face in faces.items()} for faces in frames]
+
+    def note(self, faces: Faces) -> None:
+        """Keep what was measured on a restored frame."""
+        for track, face in faces.items():
+            if face.likeness is not None:
+                self._measured[track].append(face.likeness)
+
+    def report(self) -> list[FaceIdentity]:
+        """Of every track that was measured, in order."""
+        return [average(track, frames) for track, frames in sorted(self._measured.items())]
+
+    def _embed_new(self, frames: Sequence[Faces]) -> dict[int, Tensor]:
+        """The mean embedding over these frames of each track that is new."""
+        new = [(track, face) for faces in frames for track, face in faces.items() if track not in self._persons]
+        vectors: dict[int, list[Tensor]] = defaultdict(list)
+        for (track, _), vector in zip(new, self.guide.embed([face.crop for _, face in new]), strict=True):
+            vectors[track].append(vector)
+        return {track: F.normalize(sum(found[1:], found[0]), dim=0) for track, found in vectors.items()}
+
+    def _decide(self, new: Faces, faces: Faces, vectors: Mapping[int, Tensor]) -> None:
+        """Who the new faces of a frame are; nobody who is in it already."""
+        if not new:
+            return
+        taken = {person for track in faces if (person := self._persons.get(track)) is not None}
+        stacked = torch.stack([vectors[track] for track in new])
+        crops = [face.crop for face in new.values()]
+        self._persons.update(zip(new, self.guide.recognise(crops, stacked, False, taken), strict=True))
+
+    def _told(self, track: int, face: FaceResult) -> FaceResult:
+        seen = None
+        if face.status == RESTORED:
+            if self._sightings[track] % MEASURE_EVERY == 0:
+                (seen,) = self.guide.embed([face.crop])
+            self._sightings[track] += 1
+        return replace(face, person=self._persons[track], seen=seen)
