@@ -94,3 +94,26 @@ def scatter(runs: Mapping[str, Mapping[str, tuple[float, float]]], names: tuple[
         for picture, (a, b) in run.items()
     ]
     return _frame(x, y, ranges, names, ''.join(dots))
+
+
+def standalone(chart: str, labels: Sequence[str], title: str) -> str:
+    """A chart as the content of an .svg file, with its title and a legend below.
+
+    Args:
+        chart: of `histogram` or `scatter`.
+        labels: of its runs, in their order.
+        title: of the file.
+    """
+    line = 18  # height of a line of the legend, pixels
+    height = HEIGHT + line * (len(labels) + 1)
+    keys = [
+        f'<rect x="{LEFT}" y="{HEIGHT + line * number}" width="10" height="10" fill="{colour(number)}"/>'
+        f'<text x="{LEFT + 16}" y="{HEIGHT + line * number + 10}">{escape(label)}</text>'
+        for number, label in enumerate(labels)
+    ]
+    name = f'<text x="{WIDTH - RIGHT}" y="12" text-anchor="end" font-weight="bold">{escape(title)}</text>'
+    return (
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {height}" width="{WIDTH}" height="{height}" '
+        f'font-family="sans-serif" font-size="12"><rect width="{WIDTH}" height="{height}" fill="white"/>'
+        f'{chart}{name}{"".join(keys)}</svg>\n'
+    )

@@ -9,6 +9,7 @@ from typing import Any
 
 import yaml
 
+from basicsr.metrics.published import published_rows
 from basicsr.metrics.table import EvaluationError, check_metrics
 from basicsr.utils.registry import nearest
 
@@ -29,7 +30,8 @@ class Protocol:
         metrics: that the set is judged by.
         fid_reference: what the FID compares with.
         note: what must be known about the published figures.
-        published: rows of `method`, `source` and `values` by metric; figures of others, never ours.
+        published: rows of `method`, `source` and `values` by column; figures of others, which stand in published.yaml
+            under the protocol's name.
     """
 
     name: str
@@ -64,16 +66,14 @@ def load_protocol(name: str) -> Protocol:
         raise EvaluationError(f'{path}: not valid YAML: {error}') from error
     if not isinstance(content, dict):
         raise EvaluationError(f'{path}: a protocol is a mapping of keys to values')
-    known = [entry.name for entry in fields(Protocol) if entry.name != 'name']
+    known = [entry.name for entry in fields(Protocol) if entry.name not in ('name', 'published')]
     for key in content:
         if key not in known:
-            raise EvaluationError(f"{path}: unknown key '{key}'{nearest(key, known)}")
-    missing = [key for key in known[:-2] if key not in content]
+            where = '; figures of others stand in options/eval/published.yaml' if key == 'published' else ''
+            raise EvaluationError(f"{path}: unknown key '{key}'{nearest(key, known)}{where}")
+    missing = [key for key in known[:-1] if key not in content]
     if missing:
         raise EvaluationError(f'{path}: {", ".join(missing)} missing')
-    content |= {key: tuple(content.get(key) or ()) for key in ('download', 'metrics', 'published')}
-    for row in content['published']:
-        if not isinstance(row, dict) or set(row) != {'method', 'source', 'values'}:
-            raise EvaluationError(f'{path}: published: each row has method, source and values, and no more: {row}')
+    content |= {key: tuple(content.get(key) or ()) for key in ('download', 'metrics')}
     check_metrics(content['metrics'])
-    return Protocol(path.stem, **content)
+    return Protocol(path.stem, **content, published=published_rows(path.stem))

@@ -1,0 +1,108 @@
+"""What is measured beside each published table: on which sets, and by which weights of this project."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from basicsr.utils.folders import weights_folder
+
+INPUT, OFFICIAL = 'Degraded input', 'CodeFormer/codeformer.pth'
+LFW, SYNTHETIC = 'lfw_test', 'lfw_synthetic'
+CELEBA, CELEBREF = 'celeba_test_harsh', 'celebref_hq_test'
+B, C, D, ALIGNED = (
+    'CodeFormer_stage3',
+    'ID_CodeFormer_C_stage3',
+    'ID_CodeFormer_D_stage3',
+    'ID_CodeFormer_D_align_stage3',
+)
+MANY = 8  # references of a picture, for the identity variance
+
+
+@dataclass(frozen=True)
+class Ours:
+    """A row that this project restores.
+
+    Attributes:
+        weights: `OFFICIAL`, or the run that trains them (its option file's name); '' for the inputs as they are.
+        references: see `Recipe`; so is `side`.
+    """
+
+    weights: str = ''
+    references: int = 0
+    side: int | None = None
+
+    @property
+    def place(self) -> Path:
+        """Where the weights are looked for."""
+        official = self.weights == OFFICIAL
+        return (
+            weights_folder() / OFFICIAL if official else Path('experiments', self.weights, 'models', 'net_g_best.pth')
+        )
+
+    @property
+    def remedy(self) -> str:
+        """How to get them."""
+        fetch = 'python scripts/download_pretrained_models.py CodeFormer'
+        return f'run {fetch}' if self.weights == OFFICIAL else f'train {self.weights} (docs/IDENTITY.md)'
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What is measured beside a published table.
+
+    Attributes:
+        protocols: of options/eval.
+        ours: rows by method; other published methods have to be given.
+        extra: metrics beside those of the published columns.
+    """
+
+    protocols: tuple[str, ...]
+    ours: dict[str, Ours]
+    extra: tuple[str, ...] = ()
+
+
+PLANS = {
+    'id_codeformer_1': Plan(
+        (CELEBA,),
+        {INPUT: Ours(), 'CodeFormer (baseline)': Ours(OFFICIAL), 'ID-CodeFormer': Ours(B)},
+        ('ssim', 'fid', 'niqe'),
+    ),
+    'id_codeformer_lfw': Plan(
+        (LFW,), {INPUT: Ours(), 'CodeFormer': Ours(OFFICIAL), 'ID-CodeFormer': Ours(B)}, ('niqe', 'musiq', 'ids_lq')
+    ),
+    'ablation': Plan(
+        (CELEBREF,),
+        {
+            'A (Baseline)': Ours('baseline_CodeFormer_stage3'),
+            'B': Ours(B),
+            'C': Ours(C, 1),
+            'D (Full Model)': Ours(D, 1),
+            'D with alignment learning': Ours(ALIGNED, 1),
+        },
+        ('psnr', 'ssim', 'ids_ref'),
+    ),
+    'ridfr_1': Plan(
+        (CELEBREF,),
+        {INPUT: Ours(), 'CodeFormer': Ours(OFFICIAL), 'ID-CodeFormer': Ours(D, 1, 0)},
+        ('psnr', 'ssim', 'ids_ref'),
+    ),
+    'ridfr_2': Plan(
+        (CELEBREF,),
+        {
+            'ID-CodeFormer, references of 64 pixels': Ours(D, 1, 64),
+            'ID-CodeFormer, references of 128 pixels': Ours(D, 1, 128),
+            'ID-CodeFormer, references of mixed size': Ours(D, 1, 0),
+        },
+    ),
+    'ridfr_4': Plan(
+        (CELEBREF,),
+        {'ID-CodeFormer D': Ours(D, MANY, 0), 'ID-CodeFormer D with alignment learning': Ours(ALIGNED, MANY, 0)},
+        ('ids',),
+    ),
+    'codeformer': Plan(
+        (CELEBA, LFW, 'webphoto_test', 'wider_test'),
+        {INPUT: Ours(), 'CodeFormer': Ours(OFFICIAL)},
+        ('musiq', 'ids_lq'),
+    ),
+}
