@@ -10,7 +10,9 @@ from small import stage_options
 from basicsr.schema import check_options
 from basicsr.utils.options import OptionError, drop_nulls, dump_options, load_options, merge, parse_value
 
-FILES = sorted(path for path in (Path(__file__).parents[1] / 'options').rglob('*.yml') if path.parent.name != 'eval')
+OPTIONS = Path(__file__).parents[1] / 'options'
+OTHERS = ('ablation', 'eval')  # plans and protocols
+FILES = sorted(path for path in OPTIONS.rglob('*.yml') if path.parent.name not in OTHERS)
 
 
 @pytest.mark.parametrize('path', FILES, ids=lambda path: path.name)

@@ -1,0 +1,219 @@
+"""One network on one set: the faces are restored into a folder, with references where asked for, and judged.
+
+It runs in a process of its own, so that whatever happens here happens to one row.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import time
+import zlib
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from basicsr.ablation.plan import PlanError
+from basicsr.archs import CodeFormer, FaceEmbedder, IDCodeFormer
+from basicsr.archs.loader import load_codeformer
+from basicsr.evaluation import Settings, evaluate, write_report
+from basicsr.evaluation.pictures import Folder
+from basicsr.utils.files import write_text
+from basicsr.utils.image import imread, imwrite, to_image, to_tensor
+
+BATCH = 8
+
+
+@dataclass(frozen=True)
+class Job:
+    """What is restored and judged, as plain values.
+
+    Attributes:
+        label: in reports.
+        checkpoint: of the network; '' judges the pictures of `lq` as they are.
+        folders: by role, `lq`, `gt` and perhaps `ref`.
+        w: fidelity weight.
+        adain: see `CodeFormer.forward`.
+        references: '', 'own' or 'wrong', see `plan.Row`.
+        recogniser: of the references.
+        count: references of a face.
+        vary: references that each face is restored under for the identity variance; 0 for none.
+        metrics: names of the table.
+        judge: `recogniser` and `weights`.
+        device: cpu, cuda, …
+        out: folder of the results.
+    """
+
+    label: str
+    checkpoint: str
+    folders: Mapping[str, str]
+    w: float
+    adain: bool
+    references: str
+    recogniser: str | None
+    count: int
+    vary: int
+    metrics: Sequence[str]
+    judge: Mapping[str, Any]
+    device: str
+    out: str
+
+    def save(self, path: Path) -> None:
+        """To a file that `run_job` reads."""
+        write_text(path, json.dumps(asdict(self), indent=2) + '\n')
+
+    @classmethod
+    def read(cls, path: Path) -> Job:
+        """From a file of `save`."""
+        return cls(**json.loads(path.read_text(encoding='utf-8')))
+
+
+def _person(name: str) -> str:
+    return name.rpartition('/')[0]
+
+
+class References:
+    """Embeddings of people's photographs, each computed once.
+
+    The references of a picture are found as the evaluation finds them (`Folder.references`): those of a folder of its
+    name, else the other photographs beside it, never itself. 'wrong' ones are those of another person, who is drawn by
+    the picture's name.
+
+    Args:
+        folder: of photographs, aligned faces.
+        recogniser: that the network was trained with.
+        device: of the recogniser.
+    """
+
+    def __init__(self, folder: Path, recogniser: str, device: str) -> None:
+        self.folder = Folder.scan(folder, 'ref')
+        self.embedder = FaceEmbedder(recogniser).to(device)
+        self.device = device
+        self.known: dict[Path, Tensor] = {}
+        self.people: dict[str, list[Path]] = {}
+        for name, path in self.folder.files.items():
+            self.people.setdefault(_person(name), []).append(path)
+
+    def choose(self, name: str, whose: str, count: int) -> list[Path]:
+        """The first `count` references of a picture; fewer where there are fewer."""
+        if whose == 'own':
+            return self.folder.references(name)[:count]
+        others = sorted(person for person in self.people if person not in (_person(name), name))
+        if not others:
+            raise PlanError(f'{self.folder.root}: nobody but the person of {name}; wrong references need other people')
+        return self.people[others[zlib.crc32(name.encode()) % len(others)]][:count]
+
+    def embed(self, path: Path) -> Tensor:
+        """The unit vector (D,) of a photograph."""
+        if path not in self.known:
+            self.known[path] = self.embedder(to_tensor(imread(path))[None].to(self.device))[0]
+        return self.known[path]
+
+    def batch(self, chosen: Sequence[Sequence[Path]]) -> tuple[Tensor, Tensor]:
+        """Vectors (N,R,D) and mask (N,R) of the references of N faces."""
+        most = max(1, *(len(paths) for paths in chosen))
+        vectors = torch.zeros(len(chosen), most, self.embedder.dim, device=self.device)
+        mask = torch.zeros(len(chosen), most, dtype=torch.bool, device=self.device)
+        for row, paths in enumerate(chosen):
+            for column, path in enumerate(paths):
+                vectors[row, column], mask[row, column] = self.embed(path), True
+        return vectors, mask
+
+
+def _batches(items: Sequence[Any]) -> Iterator[Sequence[Any]]:
+    for start in tqdm(range(0, len(items), BATCH), desc='restoring', unit='batch', disable=None):
+        yield items[start : start + BATCH]
+
+
+class Restorer:
+    """A job's network, and what it is told.
+
+    Raises:
+        CheckpointError: the network or the recogniser cannot be loaded.
+        PlanError: references for a network that takes none, or of a recogniser that does not fit.
+    """
+
+    def __init__(self, job: Job) -> None:
+        self.job = job
+        self.network: CodeFormer = load_codeformer(job.checkpoint, job.device)
+        self.inputs = Folder.scan(job.folders['lq'], 'lq')
+        self.references = None
+        if job.references:
+            if not isinstance(self.network, IDCodeFormer):
+                raise PlanError(f'{job.checkpoint}: a CodeFormer, which takes no references; use an IDCodeFormer')
+            self.references = References(Path(job.folders['ref']), job.recogniser or '', job.device)
+            if self.references.embedder.dim != self.network.identity_dim:
+                raise PlanError(
+                    f'{job.checkpoint}: takes embeddings of {self.network.identity_dim} numbers; the recogniser '
+                    f'{job.recogniser} gives {self.references.embedder.dim}'
+                )
+
+    def restore(self, out: Path) -> None:
+        """Every face of the set, under `count` references, as `<name>.png`."""
+        self._write([(name, name, self._choose(name, self.job.count)) for name in self.inputs.files], out)
+
+    def restore_varied(self, out: Path) -> None:
+        """Every face with two references or more under each of `vary` of them alone, as `<name>__<number>.png`."""
+        items = []
+        for name in self.inputs.files:
+            chosen = self._choose(name, self.job.vary)
+            if len(chosen) > 1:
+                items += [(name, f'{name}__{number}', [path]) for number, path in enumerate(chosen)]
+        self._write(items, out)
+
+    def _choose(self, name: str, count: int) -> list[Path]:
+        return self.references.choose(name, self.job.references, count) if self.references else []
+
+    def _write(self, items: Sequence[tuple[str, str, list[Path]]], out: Path) -> None:
+        """Write what comes of (input's name, output's name, references)."""
+        if out.exists():
+            shutil.rmtree(out)
+        for batch in _batches(items):
+            faces = torch.stack([to_tensor(imread(self.inputs.files[name])) for name, _, _ in batch])
+            known = {}
+            if self.references is not None:
+                known = dict(zip(('identity', 'mask'), self.references.batch([p for *_, p in batch]), strict=True))
+            restored = self.network(faces.to(self.job.device), w=self.job.w, adain=self.job.adain, **known)[0]
+            for (_, target, _), face in zip(batch, restored, strict=True):
+                imwrite(out / f'{target}.png', to_image(face))
+
+
+def _only_summary(content: Mapping[str, Any]) -> dict[str, Any]:
+    """What the row keeps of a summary of one run."""
+    run = next(iter(content['runs'].values()))
+    kept = {key: run[key] for key in ('pictures', 'metrics', 'problems')}
+    return {**kept, 'not_run': {**content['not_run'], **run['not_run']}, 'environment': content['environment']}
+
+
+@torch.inference_mode()
+def run_job(path: Path) -> None:
+    """Carry out the job of a file; `result.json` beside the report says what came out.
+
+    Raises:
+        PlanError, CheckpointError, EvaluationError, OSError: it cannot be done.
+    """
+    begun = time.monotonic()
+    job = Job.read(path)
+    out = Path(job.out)
+    settings = Settings(torch.device(job.device), job.judge['recogniser'], job.judge['weights'])
+    restored = Path(job.folders['lq'])
+    restorer = Restorer(job) if job.checkpoint else None
+    if restorer is not None:
+        restored = out / 'restored'
+        restorer.restore(restored)
+    others = {role: Path(folder) for role, folder in job.folders.items() if role != 'lq' or job.checkpoint}
+    evaluation = evaluate([restored], others, job.metrics, settings)
+    evaluation.runs[0].label = job.label
+    result = _only_summary(write_report(out, evaluation))
+    if restorer is not None and restorer.references is not None and job.vary:
+        restorer.restore_varied(out / 'varied')
+        judged = evaluate([out / 'varied'], {'gt': Path(job.folders['gt'])}, ['identity_variance'], settings)
+        result['metrics'] |= judged.runs[0].sets
+        result['not_run'] |= {**judged.not_run, **judged.runs[0].not_run}
+    result['seconds'] = round(time.monotonic() - begun, 1)
+    write_text(out / 'result.json', json.dumps(result, indent=2) + '\n')

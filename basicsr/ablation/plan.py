@@ -1,0 +1,226 @@
+"""What an ablation is: rows, seeds, and the faces that they are judged on. A file of options/ablation."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from basicsr.metrics.table import EvaluationError, check_metrics
+from basicsr.utils.options import OptionError, check_values, load_options
+from basicsr.utils.registry import nearest
+
+NUMBERS = (int, float, list)
+ROW = {
+    'stages': list, 'checkpoint': str, 'pictures': str, 'references': (bool, str), 'parts': list, 'w': NUMBERS,
+    'adain': bool,
+}  # fmt: skip
+SET = {'lq': str, 'bicubic': str, 'gt': str, 'ref': str, 'w': NUMBERS, 'limit': int}
+TOP = {
+    'rows': dict, 'baseline': str, 'seeds': list, 'w': NUMBERS, 'adain': bool, 'force_yml': list, 'sets': dict,
+    'metrics': list, 'judge': {'recogniser': str, 'weights': dict},
+    'references': {'recogniser': str, 'count': int, 'vary': int},
+}  # fmt: skip
+STAGE = {'opt': str, 'force_yml': list, 'seed': int}
+KINDS = ('stages', 'checkpoint', 'pictures')
+REFERENCES = {False: '', True: 'own', 'none': '', 'true': 'own', 'own': 'own', 'wrong': 'wrong'}
+PARTS = {'identity_loss': 'identity loss', 'transformer': 'conditioned Transformer', 'ia_cft': 'IA-CFT'}
+
+
+class PlanError(ValueError):
+    """A plan that cannot be carried out; the message names the file and the key."""
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One training.
+
+    Attributes:
+        opt: option file.
+        force_yml: changes to it, `section:key=value`.
+        seed: in place of the run's; so a stage can be the same one for all seeds.
+    """
+
+    opt: Path
+    force_yml: tuple[str, ...] = ()
+    seed: int | None = None
+
+
+@dataclass(frozen=True)
+class Row:
+    """One configuration: trained in stages, or given as a checkpoint, or a set's own pictures.
+
+    Attributes:
+        name: in tables.
+        stages: trainings one after another; the last one's network is judged.
+        checkpoint: a trained network instead.
+        pictures: the folder of each set that is judged as it is, `lq` or `bicubic`, without a network.
+        references: whose photographs the network is told of: '' of nobody, 'own', or 'wrong' for another person's.
+        parts: what a checkpoint was trained with, of `PARTS`; of stages it is read off their options.
+        w: fidelity weights; none means those of the set.
+        adain: give the code features the statistics of the input's, as inference does.
+    """
+
+    name: str
+    stages: tuple[Stage, ...]
+    checkpoint: Path | None
+    pictures: str
+    references: str
+    parts: tuple[str, ...] | None
+    w: tuple[float, ...]
+    adain: bool
+
+
+@dataclass(frozen=True)
+class FaceSet:
+    """Faces to judge on, matched by their path below the folders.
+
+    Attributes:
+        name: in tables.
+        folders: by role, `lq`, `gt` and perhaps `bicubic` and `ref`.
+        w: fidelity weights.
+        limit: only so many, at even steps.
+    """
+
+    name: str
+    folders: Mapping[str, Path]
+    w: tuple[float, ...]
+    limit: int | None
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A file of options/ablation.
+
+    Attributes:
+        rows: by name, in order.
+        baseline: the row that the others are compared with.
+        seeds: of the trainings.
+        force_yml: changes to every stage whose option file has the key.
+        sets: by name, in order.
+        metrics: of the table of metrics.
+        judge: `recogniser` of the identity scores, and `weights` of other metrics.
+        references: the `recogniser` that networks were trained with, `count` of references a face, and `vary`, how many
+            references a face is restored under, one at a time, for the identity variance.
+    """
+
+    rows: Mapping[str, Row]
+    baseline: str
+    seeds: tuple[int, ...]
+    force_yml: tuple[str, ...]
+    sets: Mapping[str, FaceSet]
+    metrics: tuple[str, ...]
+    judge: Mapping[str, Any]
+    references: Mapping[str, Any]
+
+
+def _numbers(value: Any) -> tuple[float, ...]:
+    numbers = value if isinstance(value, list) else [value]
+    if not all(isinstance(number, (int, float)) and 0 <= number <= 1 for number in numbers):
+        raise PlanError(f'w: {value}: a number from 0 to 1, or a list of such')
+    return tuple(float(number) for number in numbers)
+
+
+def _stage(given: Any) -> Stage:
+    section = given if isinstance(given, dict) else {'opt': given}
+    check_values('stages', section, STAGE)
+    if not section.get('opt'):
+        raise PlanError("stages: 'opt', the option file, is missing")
+    return Stage(Path(section['opt']), tuple(section.get('force_yml') or ()), section.get('seed'))
+
+
+def _row(name: str, section: Mapping[str, Any], adain: bool) -> Row:
+    check_values(f'rows:{name}', section, ROW)
+    kinds = [kind for kind in KINDS if section.get(kind)]
+    if len(kinds) != 1:
+        raise PlanError(f'rows:{name}: one of {", ".join(KINDS)} is needed, not {" and ".join(kinds) or "none"}')
+    references = section.get('references') or False
+    if references not in REFERENCES:
+        raise PlanError(f"rows:{name}:references: '{references}'; true, wrong or none")
+    if section.get('pictures', 'lq') not in ('lq', 'bicubic'):
+        raise PlanError(f"rows:{name}:pictures: '{section['pictures']}'; lq or bicubic")
+    parts = section.get('parts')
+    for part in parts or ():
+        if part not in PARTS:
+            raise PlanError(f"rows:{name}:parts: unknown '{part}'{nearest(part, PARTS)}")
+    return Row(
+        name=name,
+        stages=tuple(_stage(stage) for stage in section.get('stages') or ()),
+        checkpoint=Path(section['checkpoint']) if section.get('checkpoint') else None,
+        pictures=section.get('pictures') or '',
+        references=REFERENCES[references],
+        parts=None if parts is None else tuple(parts),
+        w=_numbers(section['w']) if section.get('w') is not None else (),
+        adain=section.get('adain', adain),
+    )
+
+
+def _set(name: str, section: Mapping[str, Any], w: Any) -> FaceSet:
+    check_values(f'sets:{name}', section, SET)
+    if not re.fullmatch(r'[\w.-]+', name):
+        raise PlanError(f"sets:{name}: a set's name is of letters, digits, '.', '_' and '-'; files are named after it")
+    for role in ('lq', 'gt'):
+        if not section.get(role):
+            raise PlanError(f"sets:{name}: '{role}', a folder, is missing")
+    folders = {role: Path(section[role]) for role in ('lq', 'bicubic', 'gt', 'ref') if section.get(role)}
+    own = section.get('w')
+    return FaceSet(name, folders, _numbers(w if own is None else own), section.get('limit'))
+
+
+def load_plan(path: str | Path, changes: Sequence[str] = ()) -> Plan:
+    """Read a plan.
+
+    Args:
+        path: YAML; `_base_` works as in option files.
+        changes: `section:key=value` texts laid over it.
+
+    Raises:
+        PlanError: no such file, or something in it is wrong.
+    """
+    try:
+        opt = load_options(path, changes)
+        check_values('plan', opt, TOP)
+        for key in ('rows', 'sets', 'metrics'):
+            if not opt.get(key):
+                raise PlanError(f"'{key}' is missing")
+        w, adain = opt.get('w', 0.5), opt.get('adain', True)
+        rows = {str(name): _row(str(name), row, adain) for name, row in opt['rows'].items() if row}
+        sets = {str(name): _set(str(name), section, w) for name, section in opt['sets'].items() if section}
+        metrics = check_metrics(opt['metrics'])
+        baseline = str(opt.get('baseline') or next(iter(rows)))
+        if baseline not in rows:
+            raise PlanError(f"baseline: no row '{baseline}'{nearest(baseline, rows)}")
+        references = {'recogniser': None, 'count': 1, 'vary': 0} | (opt.get('references') or {})
+        if references['count'] < 1 or references['vary'] == 1 or references['vary'] < 0:
+            raise PlanError('references: count is 1 or more; vary is 0 (not measured), or 2 or more')
+        judge = {'recogniser': None, 'weights': {}} | (opt.get('judge') or {})
+        _check_references(rows, sets, references, judge)
+    except (PlanError, OptionError, EvaluationError) as error:
+        raise PlanError(f'{path}: {error}') from error
+    return Plan(
+        rows=rows,
+        baseline=baseline,
+        seeds=tuple(int(seed) for seed in opt.get('seeds') or [0]),
+        force_yml=tuple(opt.get('force_yml') or ()),
+        sets=sets,
+        metrics=tuple(metrics),
+        judge=judge,
+        references=references,
+    )
+
+
+def _check_references(
+    rows: Mapping[str, Row], sets: Mapping[str, FaceSet], references: Mapping[str, Any], judge: Mapping[str, Any]
+) -> None:
+    if references['vary'] and not judge['recogniser']:
+        raise PlanError('references:vary measures the identity variance, which needs judge:recogniser')
+    told = next((row.name for row in rows.values() if row.references), None)
+    if told is None:
+        return
+    if not references['recogniser']:
+        raise PlanError(f"references:recogniser is missing; row '{told}' is told of references, by that recogniser")
+    for face_set in sets.values():
+        if 'ref' not in face_set.folders:
+            raise PlanError(f"sets:{face_set.name}: 'ref', the folder of references, is missing; row '{told}' needs it")

@@ -1,0 +1,375 @@
+"""Ablations from plan to table: trained and judged once, resumed, crashed, told of references; and their arithmetic."""
+
+from __future__ import annotations
+
+import csv
+import signal
+import subprocess
+import sys
+import xml.etree.ElementTree as ET
+from contextlib import suppress
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import yaml
+from small import CODEFORMER, stage_options
+from small_recogniser import save_tiny, smooth_faces
+
+import basicsr.train
+from basicsr.ablation import stages
+from basicsr.ablation.judge import Job, References, run_job
+from basicsr.ablation.plan import PlanError, load_plan
+from basicsr.ablation.results import Results, read_results
+from basicsr.ablation.stages import check_shared, parts_of, run_process, trainings_of
+from basicsr.ablation.tables import write_tables
+from basicsr.archs import FaceEmbedder, build_network
+from basicsr.archs.loader import load_codeformer
+from basicsr.metrics import METRICS
+from basicsr.utils.checkpoint import save_atomic
+from basicsr.utils.image import imread, imwrite, to_image, to_tensor
+from basicsr.utils.options import dump_options
+from scripts import run_ablation as script
+
+PLANS = sorted((Path(__file__).resolve().parents[1] / 'options' / 'ablation').glob('*.yml'))
+ROOT = Path(__file__).resolve().parents[1]
+
+
+@pytest.fixture
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A working folder with option files of stages I and II, pairs of two people, and a judge."""
+    monkeypatch.chdir(tmp_path)
+    for stage in (1, 2):
+        opt = stage_options(stage, tmp_path)
+        opt['datasets'].pop('val')
+        if stage == 2:
+            at_stage_1 = 'experiments/stage1/models/net_g_latest.pth'
+            opt['network_vqgan']['model_path'] = opt['network_g']['vqgan_path'] = at_stage_1
+        (tmp_path / f'stage{stage}.yml').write_text(dump_options(opt))
+    faces = smooth_faces(8, 64)
+    for number, face in enumerate(faces):
+        name = f'p{number // 4}/{number % 4}.png'
+        imwrite(tmp_path / 'gt' / name, to_image(face))
+        imwrite(tmp_path / 'lq' / name, to_image(face * 0.5))
+    save_tiny(tmp_path / 'judge.pth')
+    return tmp_path
+
+
+def write_plan(here: Path, **changes: object) -> Path:
+    plan = {
+        'rows': {'A': {'stages': ['stage1.yml', 'stage2.yml']}, 'input': {'pictures': 'lq'}},
+        'w': 0,
+        'sets': {'people': {'lq': 'lq', 'gt': 'gt', 'ref': 'gt'}},
+        'metrics': ['psnr', 'ids', 'niqe'],
+        'judge': {'recogniser': str(here / 'judge.pth'), 'weights': {'niqe': 'nowhere.npz'}},
+        **changes,
+    }
+    (here / 'plan.yml').write_text(yaml.safe_dump(plan, sort_keys=False))
+    return here / 'plan.yml'
+
+
+@pytest.fixture
+def calls(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """What would be started in processes of their own, and runs in this one instead, which spares the imports."""
+    started: list[str] = []
+
+    def in_this_process(command: list[str], log: Path) -> tuple[int, str]:
+        started.append(f'train {Path(command[3]).stem}' if 'train.py' in command[1] else 'judge')
+        if 'train.py' not in command[1]:
+            return script.main(command[2:]), ''
+        try:
+            code = basicsr.train.main(command[2:])
+        finally:
+            torch.set_grad_enabled(True)
+        return code, 'exit code 1: no data' if code else ''
+
+    monkeypatch.setattr(stages, 'run_process', in_this_process)
+    monkeypatch.setattr(script, 'run_process', in_this_process)
+    return started
+
+
+def test_stages_are_shared_rows_crash_and_the_rest_goes_on(here: Path, calls: list[str], capsys) -> None:
+    options = yaml.safe_load((here / 'stage2.yml').read_text())
+    options['datasets']['train']['dataroot_gt'] = 'gone'
+    (here / 'broken.yml').write_text(dump_options({**options, 'name': 'broken'}))
+    rows = {
+        'A': {'stages': ['stage1.yml', 'stage2.yml']},
+        'bad': {'stages': ['stage1.yml', 'broken.yml']},
+        'B': {'stages': ['stage1.yml', {'opt': 'stage2.yml', 'force_yml': ['train:entropy_loss_weight=1']}]},
+        'input': {'pictures': 'lq'},
+    }
+    arguments = ['--plan', str(write_plan(here, rows=rows)), '--out', 'out', '--device', 'cpu', '--publish', 'docs/x']
+    assert script.main(arguments) == 1
+    assert [call.partition('_s0')[0] for call in calls] == [
+        'train stage1', 'train stage2', 'judge', 'train broken', 'train stage2', 'judge', 'judge'
+    ]  # fmt: skip
+    assert calls[1] != calls[4]  # two stages of one file, with other options
+    found = {row['row']: row for row in read_results(here / 'out' / 'results.csv')}
+    assert [row['status'] for row in found.values()] == ['done', 'failed', 'done', 'done']
+    assert found['bad']['reason'].endswith('exit code 1: no data') and 'broken' in found['bad']['reason']
+    assert found['A']['iterations'] == '4+4' and found['A']['data'] == 'faces+faces' and found['A']['pictures'] == '8'
+    assert float(found['A']['train_seconds']) > 0 and len(found['A']['sha256']) == 16 and found['input']['w'] == ''
+    expected = np.mean([10 * np.log10(255**2 / np.square(_pair(here, i)).mean()) for i in range(8)])
+    assert float(found['input']['psnr']) == pytest.approx(expected, rel=1e-4)
+    text = (here / 'docs' / 'x.md').read_text(encoding='utf-8')
+    assert '| A |' in text and '- bad, seed 0: failed: stage broken_s0_' in text
+    assert 'not run: niqe: nowhere.npz' in text
+    assert ET.parse(here / 'docs' / 'x_people_identity.svg').getroot().tag.endswith('svg')
+    with (here / 'out' / 'stages.csv').open() as file:
+        assert [row['code'] for row in csv.DictReader(file)] == ['0', '0', '1', '0']
+
+    calls.clear()
+    assert script.main([*arguments, '--rows', 'A', 'B', 'input']) == 0  # all is done
+    assert not calls and '| B |' in capsys.readouterr().out
+    (here / 'lq' / 'p0' / '0.png').unlink()
+    assert script.main([*arguments, '--set', 'w=0.5', '--rows', 'A']) == 0  # not that yet
+    assert calls == ['judge']
+
+
+def _pair(here: Path, number: int) -> np.ndarray:
+    name = f'p{number // 4}/{number % 4}.png'
+    return imread(here / 'lq' / name).astype(float) - imread(here / 'gt' / name)
+
+
+def test_a_begun_stage_goes_on(here: Path, calls: list[str]) -> None:
+    plan = load_plan(write_plan(here))
+    training = trainings_of(plan.rows['A'], 0, ())[0]
+    arguments = ['--plan', 'plan.yml', '--out', 'out', '--device', 'cpu', '--set', 'rows:A:stages=[stage1.yml]']
+    script.main(arguments)  # an autoencoder cannot restore: the row fails, its stage is trained
+    run = training.checkpoint.parents[1]
+    whole = training.checkpoint.read_bytes()
+    assert 'not a CodeFormer' in read_results(here / 'out' / 'results.csv')[0]['reason']
+    training.checkpoint.unlink()
+    for state in ('training_states/4.state', 'models/net_g_4.pth'):
+        (run / state).unlink()
+    script.main(arguments)
+    assert (run / 'environment_2.json').is_file() and not list(run.parent.glob('*archived*'))
+    assert training.checkpoint.read_bytes() == whole
+    assert sum(call.startswith('train') for call in calls) == 2
+
+
+def test_names_of_runs_follow_their_options(here: Path) -> None:
+    row = load_plan(write_plan(here)).rows['A']
+    first, second = trainings_of(row, 0, ())
+    assert second.options['network_g']['vqgan_path'] == str(first.checkpoint)
+    assert first.name.startswith('stage1_s0_') and first.options['name'] == first.name
+    again = trainings_of(row, 0, ['train:ema_decay=0.9'])  # what it is anyway
+    assert [t.name for t in again] == [first.name, second.name]
+    other = trainings_of(row, 0, ['datasets:train:seed=3', 'network_vqgan:codebook_size=32', 'train:ema_decay=0.8'])
+    assert not {t.name for t in other} & {first.name, second.name}
+    assert 'network_vqgan' not in other[0].options and 'seed' not in other[0].options['datasets']['train']
+    assert trainings_of(row, 1, ())[0].options['manual_seed'] == 1
+    plan = yaml.safe_load((here / 'plan.yml').read_text())
+    plan['rows']['A']['stages'][0] = {'opt': 'stage1.yml', 'seed': 0}  # one codebook for all seeds
+    (here / 'plan.yml').write_text(yaml.safe_dump(plan))
+    fixed = trainings_of(load_plan(here / 'plan.yml').rows['A'], 1, ())
+    assert fixed[0].name == first.name and fixed[1].name != second.name
+
+
+def test_a_mistyped_change_is_an_error(here: Path) -> None:
+    plan = load_plan(write_plan(here, force_yml=['train:ema_decy=0.5']))
+    with pytest.raises(PlanError, match=r"'train:ema_decy' stands in no option file .*'train:ema_decay'"):
+        check_shared(plan)
+
+
+# ---- references
+
+
+def conditioned(path: Path, dim: int = 16) -> Path:
+    """An IDCodeFormer whose new outputs are drawn, so that references change what it restores."""
+    network = build_network({**CODEFORMER, 'type': 'IDCodeFormer', 'identity_dim': dim})
+    for name, value in network.named_parameters():
+        if name.startswith('id_'):
+            torch.nn.init.normal_(value, std=0.3)
+    save_atomic({'params_ema': network.state_dict(), 'network': {'n_head': CODEFORMER['n_head']}}, path)
+    return path
+
+
+def job_of(here: Path, **changes: object) -> Job:
+    given = {
+        'label': 'x', 'checkpoint': str(here / 'net.pth'), 'folders': {'lq': 'lq', 'gt': 'gt', 'ref': 'gt'}, 'w': 0.5,
+        'adain': True, 'references': 'own', 'recogniser': str(here / 'judge.pth'), 'count': 2, 'vary': 0,
+        'metrics': ['psnr'], 'judge': {'recogniser': str(here / 'judge.pth'), 'weights': {}}, 'device': 'cpu',
+        'out': str(here / 'job'), **changes,
+    }  # fmt: skip
+    Job(**given).save(here / 'job.json')
+    return Job(**given)
+
+
+def test_references_are_other_photographs_of_the_person_or_of_another(here: Path) -> None:
+    references = References(here / 'gt', str(here / 'judge.pth'), 'cpu')
+
+    def names(whose: str, count: int) -> list[str]:
+        return [path.relative_to(here / 'gt').as_posix() for path in references.choose('p0/1', whose, count)]
+
+    assert names('own', 2) == ['p0/0.png', 'p0/2.png'] and len(names('own', 9)) == 3
+    assert names('wrong', 2) == ['p1/0.png', 'p1/1.png']
+    vectors, mask = references.batch([references.choose('p0/1', 'own', 2), []])
+    embedder = FaceEmbedder(here / 'judge.pth')
+    assert torch.equal(vectors[0, 1], embedder(to_tensor(imread(here / 'gt/p0/2.png'))[None])[0])
+    assert mask.tolist() == [[True, True], [False, False]] and not vectors[1].any()
+
+
+def test_a_network_is_told_of_references(here: Path) -> None:
+    conditioned(here / 'net.pth')
+    results = {}
+    for whose in ('own', 'wrong', ''):
+        job_of(here, references=whose, vary=3 if whose else 0, out=str(here / f'job_{whose}'))
+        run_job(here / 'job.json')
+        results[whose] = imread(here / f'job_{whose}' / 'restored' / 'p0' / '1.png')
+    assert not any(np.array_equal(results[a], results[b]) for a, b in (('own', 'wrong'), ('own', ''), ('wrong', '')))
+    references = References(here / 'gt', str(here / 'judge.pth'), 'cpu')
+    identity, mask = references.batch([references.choose('p0/1', 'own', 2)])
+    with torch.inference_mode():
+        face = to_tensor(imread(here / 'lq/p0/1.png'))[None]
+        expected = load_codeformer(here / 'net.pth')(face, w=0.5, adain=True, identity=identity, mask=mask)[0][0]
+    assert np.abs(results['own'].astype(int) - to_image(expected)).max() <= 1
+    assert sorted(path.name for path in (here / 'job_own' / 'varied' / 'p0').iterdir())[:3] == [
+        '0__0.png', '0__1.png', '0__2.png'
+    ]  # fmt: skip
+    found = yaml.safe_load((here / 'job_own' / 'result.json').read_text())
+    assert found['metrics']['identity_variance']['mean'] > 0 and found['metrics']['identity_variance']['count'] == 8
+
+
+@pytest.mark.parametrize(
+    ('network', 'recogniser', 'message'),
+    [('plain', 'judge.pth', 'takes no references'), (64, 'judge.pth', 'takes embeddings of 64 numbers')],
+)
+def test_what_cannot_be_told(here: Path, network: str | int, recogniser: str, message: str) -> None:
+    if network == 'plain':
+        save_atomic({'params_ema': build_network(CODEFORMER).state_dict()}, here / 'net.pth')
+    else:
+        conditioned(here / 'net.pth', int(network))
+    job_of(here, recogniser=str(here / recogniser))
+    with pytest.raises(PlanError, match=message):
+        run_job(here / 'job.json')
+    assert script.main(['--job', str(here / 'job.json')]) == 0
+    assert message in yaml.safe_load((here / 'result.json').read_text())['error']
+
+
+# ---- processes
+
+
+def test_why_a_process_failed(tmp_path: Path) -> None:
+    python = [sys.executable, '-c']
+    said = 'import sys; print("2026 ERROR: disk full"); print("bye"); sys.exit(1)'
+    assert run_process([*python, said], tmp_path / 'log') == (1, 'exit code 1: disk full')
+    assert run_process([*python, 'raise KeyError("x")'], tmp_path / 'log') == (1, "exit code 1: KeyError: 'x'")
+    code, reason = run_process([*python, 'import os; os.kill(os.getpid(), 9)'], tmp_path / 'log')
+    assert (code, reason) == (-signal.SIGKILL, 'killed by SIGKILL')
+    assert run_process([*python, 'print("fine")'], tmp_path / 'log') == (0, '')
+    assert 'disk full' in (tmp_path / 'log').read_text()
+
+
+SAVES = """
+import pathlib, signal, sys
+def leave(*_):
+    pathlib.Path('saved').touch()
+    sys.exit(143)
+signal.signal(signal.SIGTERM, leave)
+pathlib.Path('ready').touch()
+while True:
+    signal.pause()
+"""
+
+
+def test_a_training_may_save_when_the_ablation_is_ended(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    wait = subprocess.Popen.wait
+
+    def interrupted(process: subprocess.Popen, timeout: float | None = None) -> int:
+        while not Path('ready').exists():
+            with suppress(subprocess.TimeoutExpired):
+                wait(process, 0.02)
+        monkeypatch.setattr(subprocess.Popen, 'wait', wait)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(subprocess.Popen, 'wait', interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        run_process([sys.executable, '-c', SAVES], tmp_path / 'log')
+    assert Path('saved').exists()
+
+
+# ---- tables
+
+
+def test_tables_are_the_figures_of_seeds_and_pictures(here: Path) -> None:
+    rows = {'A': {'stages': ['stage1.yml']}, 'B': {'stages': ['stage2.yml']}}
+    plan = load_plan(write_plan(here, rows=rows, metrics=['psnr', 'ids'], seeds=[0, 1]))
+    results, folders = Results(here / 'results.csv'), {}
+    rng = np.random.default_rng(0)
+    ids = {('A', '0'): rng.random(20), ('A', '1'): rng.random(20)}
+    ids |= {('B', seed): ids['A', seed] + 0.125 for seed in '01'}
+    for (row, seed), values in ids.items():
+        path = here / f'{row}{seed}.csv'
+        lines = [f'x,p/{number},{20 + number},{value!r}' for number, value in enumerate(values.tolist())]
+        path.write_text('\n'.join(['restored,picture,psnr,ids', *lines]))
+        result = {'row': row, 'set': 'people', 'w': '0', 'seed': seed, 'parts': 'identity_loss' if row == 'B' else ''}
+        result |= {'status': 'done', 'pictures': '20', 'ids': repr(float(values.mean())), 'psnr': '29.5'}
+        result |= {f'ids_{key}': '0.25' for key in ('p5', 'p25', 'p50', 'lost')}
+        results.put(result)
+        folders[row, 'people', '0', seed] = path
+    text = write_tables(here / 'x', read_results(here / 'results.csv'), folders, plan)
+    means = [ids['B', seed].mean() for seed in '01']
+    row = next(line for line in text.splitlines() if line.startswith('| B |'))
+    assert row.startswith('| B | ✓ |  |  | 29.50 ± 0.00 |')
+    assert f'{np.mean(means):.4f} ± {abs(means[0] - means[1]) / np.sqrt(2):.4f}' in row
+    assert row.endswith('| +0.1250 (+0.1250 to +0.1250) |')
+    with (here / 'x_differences.csv').open() as file:
+        found = {line['metric']: line for line in csv.DictReader(file)}
+    assert found['ids']['mean'] == '0.125' and found['psnr']['mean'] == '0' and found['ids']['seeds'] == '2'
+    dots = ET.parse(here / 'x_people_quality.svg').getroot().findall('.//{*}circle')
+    assert len(dots) == 4
+    assert 'B, w = 0' in (here / 'x_people_identity.svg').read_text()
+
+
+# ---- plans
+
+
+@pytest.mark.parametrize('path', PLANS, ids=lambda path: path.stem)
+def test_the_plans_are_whole(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(ROOT)
+    plan = load_plan(path)
+    check_shared(plan)
+    trained = {name: trainings_of(row, 0, plan.force_yml) for name, row in plan.rows.items() if row.stages}
+    assert set(plan.metrics) <= set(METRICS)
+    if path.stem in ('small', 'full'):
+        parts = {name: parts_of(trainings) for name, trainings in trained.items()}
+        every = ('identity_loss', 'transformer', 'ia_cft')
+        assert [parts[name] for name in 'ABCD'] == [every[:count] for count in range(4)]
+        assert trained['C'][-2].name == trained['D'][-2].name and trained['B'][-2].name != trained['C'][-2].name
+        data = {entry.options['datasets']['train']['dataroot_gt'] for row in trained.values() for entry in row}
+        assert data == {'datasets/people'}
+    if path.stem == 'small':
+        assert len({trainings[0].name for trainings in trained.values()}) == 1
+
+
+@pytest.mark.parametrize(
+    ('change', 'message'),
+    [
+        ('rows:A:stage=[x]', "rows:A: unknown key 'stage'"),
+        ('rows:A:checkpoint=x.pth', 'one of stages, checkpoint, pictures is needed, not stages and checkpoint'),
+        ('rows:A:references=perhaps', "references: 'perhaps'"),
+        ('rows:A:references=true', "references:recogniser is missing; row 'A'"),
+        ('baseline=B', "no row 'B'"),
+        ('w=2', 'from 0 to 1'),
+        ('metrics=[pnsr]', "unknown metric 'pnsr'"),
+        ('sets:people:gt=~', "'gt', a folder, is missing"),
+        ('sets:a b={lq: x, gt: y}', "a set's name"),
+        ('references={vary: 1}', 'vary is 0'),
+        ('rows:A:parts=[ids]', "parts: unknown 'ids'"),
+    ],
+)
+def test_mistakes_in_a_plan(here: Path, change: str, message: str, capsys: pytest.CaptureFixture) -> None:
+    assert script.main(['--plan', str(write_plan(here)), '--set', change, '--out', 'out']) == 1
+    error = capsys.readouterr().err
+    assert message in error and error.count('\n') == 1
+
+
+def test_a_limited_set_is_judged_without_complaints(here: Path, calls: list[str]) -> None:
+    rows = {'input': {'pictures': 'lq'}}
+    write_plan(here, rows=rows, sets={'few': {'lq': 'lq', 'gt': 'gt', 'limit': 2}}, metrics=['psnr'])
+    assert script.main(['--plan', 'plan.yml', '--out', 'out', '--device', 'cpu']) == 0
+    row = read_results(here / 'out' / 'results.csv')[0]
+    assert (row['pictures'], row['problems']) == ('2', '0')
