@@ -19,8 +19,8 @@ ROW = {
 }  # fmt: skip
 SET = {'lq': str, 'bicubic': str, 'gt': str, 'ref': str, 'w': NUMBERS, 'limit': int}
 TOP = {
-    'rows': dict, 'baseline': str, 'seeds': list, 'w': NUMBERS, 'adain': bool, 'force_yml': list, 'sets': dict,
-    'metrics': list, 'judge': {'recogniser': str, 'weights': dict},
+    'about': str, 'rows': dict, 'baseline': str, 'seeds': list, 'w': NUMBERS, 'adain': bool, 'force_yml': list,
+    'sets': dict, 'metrics': list, 'judge': {'recogniser': str, 'weights': dict},
     'references': {'recogniser': str, 'count': int, 'vary': int},
 }  # fmt: skip
 STAGE = {'opt': str, 'force_yml': list, 'seed': int}
@@ -104,6 +104,7 @@ class Plan:
         judge: `recogniser` of the identity scores, and `weights` of other metrics.
         references: the `recogniser` that networks were trained with, `count` of references a face, and `vary`, how many
             references a face is restored under, one at a time, for the identity variance.
+        about: Markdown that stands above the tables.
     """
 
     rows: Mapping[str, Row]
@@ -114,6 +115,7 @@ class Plan:
     metrics: tuple[str, ...]
     judge: Mapping[str, Any]
     references: Mapping[str, Any]
+    about: str = ''
 
 
 def _numbers(value: Any) -> tuple[float, ...]:
@@ -208,6 +210,7 @@ def load_plan(path: str | Path, changes: Sequence[str] = ()) -> Plan:
         metrics=tuple(metrics),
         judge=judge,
         references=references,
+        about=opt.get('about') or '',
     )
 
 

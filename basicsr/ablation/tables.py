@@ -207,7 +207,7 @@ def write_tables(prefix: Path, results: Sequence[Result], folders: Mapping[tuple
         shown = ''.join(f'![{path.stem}]({path.name})\n' for path in plots)
         parts += [table(name, entries, here, plan), shown]
     remarks = _remarks(results)
-    text = '\n'.join([*filter(None, parts), *remarks]) + '\n'
+    text = '\n'.join(filter(None, [plan.about, *parts, *remarks])) + '\n'
     target = prefix.with_name(f'{prefix.name}_differences.csv')
     with replacing(target) as partial, partial.open('w', newline='', encoding='utf-8') as file:
         writer = csv.DictWriter(file, DIFFERENCE)
