@@ -16,7 +16,7 @@ TEXTS = {
         'is computed, because the convolution after each enlargement is done at the smaller size.'
     ),
     'memory': 'The most that a process holds which loads the network and restores one face.',
-    'batch': 'A CPU gains nothing by larger batches; a GPU does.',
+    'batch': 'Faces a second when several go through the network at a time.',
     'profile': 'Where the time of the network goes, by operation.',
     'degradation': (
         'Samples of stage III (two damaged copies of a face of 512 pixels, from a PNG file) in one process with one '

@@ -19,6 +19,7 @@ from torch.utils.data import default_collate
 
 from basicsr import train
 from basicsr.archs.arcface_arch import FaceEmbedder
+from basicsr.archs.recogniser_table import RECOGNISERS
 from basicsr.data import DataError, build_dataloader, build_dataset
 from basicsr.data.embeddings import Embeddings, reference_variants
 from basicsr.data.people import people_of
@@ -493,6 +494,8 @@ def test_option_files_change_nothing_but_what_the_rows_say(path):
     network = opt['network_g']
     assert network.pop('type') == 'IDCodeFormer' and network.pop('identity_dropout') == 0.2
     assert (network.pop('condition_transformer', True), network.pop('ia_cft')) == (True, row == 'D')
+    stated = Path(RECOGNISERS[network.pop('recogniser')].file)  # the one whose embeddings the dataset has
+    assert stated == Path(opt['datasets']['train']['recogniser']).relative_to('weights')
     assert {'type': 'CodeFormer', **network} == {key: v for key, v in base['network_g'].items() if v is not None}
     data, plain = opt['datasets']['train'], base['datasets']['train']
     assert data.pop('type') == plain.pop('type').replace('FFHQ', 'Reference')
