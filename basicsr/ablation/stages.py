@@ -148,10 +148,10 @@ def run_process(command: Sequence[str], log: Path) -> tuple[int, str]:
         process = subprocess.Popen(command, stdout=file, stderr=subprocess.STDOUT, start_new_session=True)
         try:
             code = process.wait()
-        except BaseException:
-            process.terminate()
-            process.wait()
-            raise
+        finally:
+            if process.poll() is None:
+                process.terminate()
+                process.wait()
     if code == 0:
         return 0, ''
     with log.open('rb') as file:

@@ -79,7 +79,7 @@ class FIDInception(nn.Module):
             network = Inception3(CLASSES, aux_logits=False, inception_blocks=blocks, init_weights=False)
         counters = {key: torch.zeros((), dtype=torch.long) for key in network.state_dict() if key.endswith('_tracked')}
         load_state(network, {**counters, **state}, source=weights, assign=True)
-        network.fc = nn.Identity()  # type: ignore[assignment]
+        network.add_module('fc', nn.Identity())
         self.network = network.eval().requires_grad_(False)
 
     def train(self, mode: bool = True) -> FIDInception:
