@@ -19,12 +19,12 @@ from torch import Tensor
 from tqdm import tqdm
 
 from basicsr.ablation.plan import PlanError
-from basicsr.archs import CodeFormer, FaceEmbedder, IDCodeFormer
-from basicsr.archs.loader import load_codeformer
+from basicsr.archs import FaceEmbedder
 from basicsr.evaluation import Settings, evaluate, write_report
 from basicsr.evaluation.pictures import Folder
+from basicsr.inference import FaceRestorer
 from basicsr.utils.files import write_text
-from basicsr.utils.image import imread, imwrite, to_image, to_tensor
+from basicsr.utils.image import imread, imwrite, to_tensor
 
 BATCH = 8
 
@@ -140,17 +140,18 @@ class Restorer:
 
     def __init__(self, job: Job) -> None:
         self.job = job
-        self.network: CodeFormer = load_codeformer(job.checkpoint, job.device)
+        self.restorer = FaceRestorer(job.checkpoint, job.device, batch_size=BATCH, color_fix=False)
         self.inputs = Folder.scan(job.folders['lq'], 'lq')
         self.references = None
         if job.references:
-            if not isinstance(self.network, IDCodeFormer):
+            if not self.restorer.takes_identity:
                 raise PlanError(f'{job.checkpoint}: a CodeFormer, which takes no references; use an IDCodeFormer')
             self.references = References(Path(job.folders['ref']), job.recogniser or '', job.device)
-            if self.references.embedder.dim != self.network.identity_dim:
+            found, wanted = self.references.embedder.dim, self.restorer.told_by[1]
+            if found != wanted:
                 raise PlanError(
-                    f'{job.checkpoint}: takes embeddings of {self.network.identity_dim} numbers; the recogniser '
-                    f'{job.recogniser} gives {self.references.embedder.dim}'
+                    f'{job.checkpoint}: takes embeddings of {wanted} numbers; the recogniser {job.recogniser} gives '
+                    f'{found}'
                 )
 
     def restore(self, out: Path) -> None:
@@ -174,13 +175,13 @@ class Restorer:
         if out.exists():
             shutil.rmtree(out)
         for batch in _batches(items):
-            faces = torch.stack([to_tensor(imread(self.inputs.files[name])) for name, _, _ in batch])
             known = {}
             if self.references is not None:
                 known = dict(zip(('identity', 'mask'), self.references.batch([p for *_, p in batch]), strict=True))
-            restored = self.network(faces.to(self.job.device), w=self.job.w, adain=self.job.adain, **known)[0]
+            faces = [imread(self.inputs.files[name]) for name, _, _ in batch]
+            restored = self.restorer.restore(faces, self.job.w, self.job.adain, **known)
             for (_, target, _), face in zip(batch, restored, strict=True):
-                imwrite(out / f'{target}.png', to_image(face))
+                imwrite(out / f'{target}.png', face)
 
 
 def _only_summary(content: Mapping[str, Any]) -> dict[str, Any]:
