@@ -39,8 +39,8 @@ PATH = {
     'pretrain_network_d': str, 'param_key_d': str, 'strict_load_d': bool, 'resume_state': str,
 }  # fmt: skip
 TRAIN = {
-    'optim_g': SECTION, 'optim_d': SECTION, 'scheduler': SECTION, 'total_iter': int, 'warmup_iter': int,
-    'ema_decay': float, 'pixel_opt': SECTION, 'perceptual_opt': SECTION, 'gan_opt': SECTION,
+    'optim_g': SECTION, 'optim_d': SECTION, 'id_lr_scale': float, 'scheduler': SECTION, 'total_iter': int,
+    'warmup_iter': int, 'ema_decay': float, 'pixel_opt': SECTION, 'perceptual_opt': SECTION, 'gan_opt': SECTION,
     'identity_opt': SECTION, 'alignment_opt': AlignmentTerm.OPTIONS, 'identity_input': IdentitySource.OPTIONS,
     'codebook_opt': {'loss_weight': float},
     'use_hq_feat_loss': bool, 'feat_loss_weight': float, 'cross_entropy_loss': bool, 'entropy_loss_weight': float,
@@ -190,6 +190,7 @@ def _check_limits(opt: Mapping[str, Any]) -> None:
     """Numbers that are of their type and yet make no sense."""
     for where, section, key, fits, words in (
         ('train', opt['train'], 'ema_decay', lambda x: 0 <= x < 1, 'from 0 to below 1'),
+        ('train', opt['train'], 'id_lr_scale', lambda x: x > 0, 'above 0'),
         ('train', opt['train'], 'min_perplexity', lambda x: x >= 0, '0 or more'),
         ('train', opt['train'], 'grad_clip', lambda x: x >= 0, '0 (off) or more'),
         ('logger', opt.get('logger') or {}, 'keep_last', lambda x: x >= 1, '1 or more'),

@@ -242,6 +242,20 @@ def test_a_conditioned_network_is_trained_with_the_identities_of_its_batch(stage
     assert model.log['cross_entropy_loss'] != known[0]
 
 
+def test_what_is_new_learns_faster_where_the_options_say_so(tmp_path):
+    steps = []
+    for scale in (1, 4):
+        torch.manual_seed(0)
+        model, batch = conditioned(2, tmp_path, 1, [('id_lr_scale', scale)])
+        before = {name: value.clone() for name, value in model.net_g.state_dict().items()}
+        torch.manual_seed(1)
+        model.optimize_parameters([{**batch, 'identity': torch.ones(len(batch['gt']), 1, 16)}], 1)
+        steps.append({name: value - before[name] for name, value in model.net_g.state_dict().items()})
+    for name, step in steps[0].items():
+        torch.testing.assert_close(steps[1][name], step * (4 if name.startswith('id_') else 1), rtol=1e-3, atol=1e-6)
+    assert any(step.any() for name, step in steps[0].items() if name.startswith('id_'))
+
+
 @pytest.mark.parametrize('stage', [2, 3])
 def test_alignment_is_zero_for_equal_references_and_falls_when_trained(stage, tmp_path):
     alone = {'alignment_opt': {'loss_weight': 1.0, 'sub_batch': 2}, 'entropy_loss_weight': 1e-6}

@@ -119,7 +119,10 @@ class BaseModel(ABC):
         return network
 
     def add_optimizer(self, name: str, network: nn.Module) -> None:
-        """Build the optimiser `train:<name>` for the parameters of `network` that are trained."""
+        """Build the optimiser `train:<name>` for the parameters of `network` that are trained.
+
+        The learning rate of those called `id_*` (see `IDCodeFormer`) is `train:id_lr_scale` times that of the others.
+        """
         section = self.train_opt.get(name)
         if not section:
             raise OptionError(f'train:{name} is missing; give type and lr')
@@ -127,8 +130,11 @@ class BaseModel(ABC):
         kind = getattr(torch.optim, section['type'], None)
         if kind is None:
             raise OptionError(f"train:{name}: no optimiser '{section['type']}'{nearest(section['type'], ['Adam'])}")
-        parameters = [p for p in network.parameters() if p.requires_grad]
-        self.optimizers[name] = kind(parameters, **kwargs)
+        trained = [(key, p) for key, p in network.named_parameters() if p.requires_grad]
+        groups: list[dict[str, Any]] = [{'params': [p for key, p in trained if not key.startswith('id_')]}]
+        if told := [p for key, p in trained if key.startswith('id_')]:  # new beside a network that is trained already
+            groups.append({'params': told, 'lr_scale': self.train_opt.get('id_lr_scale', 1)})
+        self.optimizers[name] = kind(groups, **kwargs)
 
     def autocast(self) -> torch.autocast:
         """The run's precision, for networks and teachers; losses on their results are computed in float32."""
@@ -160,7 +166,7 @@ class BaseModel(ABC):
         for name, optimizer in self.optimizers.items():
             optimizer.zero_grad(set_to_none=True)
             for group in optimizer.param_groups:
-                group['lr'] = self.learning_rate(name, iteration)
+                group['lr'] = self.learning_rate(name, iteration) * group.get('lr_scale', 1)
         self.log = {}
         for batch in map(self.to_device, batches):
             discriminator = self.networks.get('net_d')
