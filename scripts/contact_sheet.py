@@ -11,7 +11,6 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-import cv2
 import numpy as np
 from skimage.data import astronaut
 
@@ -20,27 +19,11 @@ from basicsr.faces.detection import build_detector
 from basicsr.faces.geometry import align_face
 from basicsr.inference import FaceRestorer
 from basicsr.utils.image import imread, imwrite, scan_images
+from basicsr.utils.sheet import sheet
 
 ROOT = Path(__file__).resolve().parents[1]
 WEIGHTS = (0.0, 0.5, 0.8, 1.0)
 ROWS = (('small', SMALL, 1), ('small', SMALL, 2), ('small', SMALL, 4), ('large', LARGE, 1), ('large', LARGE, 2))
-TILE, MARGIN, TITLE = 192, 6, 26
-
-
-def enlarged(image: np.ndarray) -> np.ndarray:
-    """A tile of the sheet, with a white margin."""
-    tile = cv2.resize(image, (TILE, TILE), interpolation=cv2.INTER_CUBIC)
-    return cv2.copyMakeBorder(tile, MARGIN, MARGIN, MARGIN, MARGIN, cv2.BORDER_CONSTANT, value=(255, 255, 255))
-
-
-def sheet(rows: list[list[np.ndarray]], titles: list[str]) -> np.ndarray:
-    """Rows of pictures under a row of titles, RGB uint8."""
-    body = np.vstack([np.hstack([enlarged(image) for image in row]) for row in rows])
-    head = np.full((TITLE, body.shape[1], 3), 255, np.uint8)
-    for column, title in enumerate(titles):
-        place = (column * (TILE + 2 * MARGIN) + MARGIN, TITLE - 8)
-        cv2.putText(head, title, place, cv2.FONT_HERSHEY_SIMPLEX, 0.55, (40, 40, 40), 1, cv2.LINE_AA)
-    return np.vstack([head, body])
 
 
 def contact_rows(restorer: FaceRestorer, adain: bool) -> list[list[np.ndarray]]:

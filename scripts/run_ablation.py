@@ -7,8 +7,8 @@ describes it. Stages with equal options are trained once. Started again, what is
 on, and what failed is tried again; a row that fails leaves its reason, and the others go on.
 
 Written are OUT/results.csv (a line for each row, set, w and seed), OUT/results.md (the tables), OUT/results_*.svg
-(identity histograms, identity against quality), OUT/results_differences.csv, and below OUT/rows/ the restored faces
-with a report for each line. Trained weights are in experiments/. The exit code is 1 where something failed.
+(identity histograms, identity against quality), OUT/results_differences.csv, OUT/faces_*.png (what the rows make of the
+same faces), and below OUT/rows/ the restored faces with a report for each line. Trained weights are in experiments/. The exit code is 1 where something failed.
 """
 
 from __future__ import annotations
@@ -30,6 +30,7 @@ if __name__ == '__main__':  # started as a file: the package is the folder above
 
 import torch
 
+from basicsr.ablation.faces import faces_sheet
 from basicsr.ablation.judge import Job, run_job
 from basicsr.ablation.plan import FaceSet, Plan, PlanError, Row, load_plan
 from basicsr.ablation.results import DONE, FAILED, Result, Results, key_of, write_results
@@ -40,6 +41,7 @@ from basicsr.metrics.table import EvaluationError
 from basicsr.utils.checkpoint import CheckpointError
 from basicsr.utils.download import sha256_of
 from basicsr.utils.files import InUseError, lock, write_text
+from basicsr.utils.image import imwrite
 from basicsr.utils.logger import environment
 from basicsr.utils.registry import nearest
 
@@ -125,6 +127,8 @@ class Ablation:
             **self.about,
         }
         for face_set in self.plan.sets.values():
+            if row.references and 'ref' not in face_set.folders:
+                continue
             for w in [0.0] if row.pictures else row.w or face_set.w:
                 line = {'row': row.name, 'set': face_set.name, 'w': '' if row.pictures else f'{w:g}', **fixed}
                 job = self._job(row, face_set, w, checkpoint, self.folder(line))
@@ -137,7 +141,7 @@ class Ablation:
         if row.pictures and row.pictures not in folders:
             raise PlanError(f"sets:{face_set.name}: '{row.pictures}' is missing; row '{row.name}' judges it")
         folders['lq'] = folders[row.pictures or 'lq']
-        folders.pop('bicubic', None)
+        folders = {role: path for role, path in folders.items() if role in ('lq', 'gt', 'ref')}
         references = self.plan.references
         return Job(
             label=row.name,
@@ -193,6 +197,17 @@ class Ablation:
         self.results.put(line)
         if line['status'] == FAILED:
             print(f'row {line["row"]}, seed {line["seed"]}: failed: {line["reason"]}', file=sys.stderr, flush=True)
+
+    def sheets(self) -> None:
+        """Write OUT/faces_<set>.png: each row at its first w and seed. They show faces, and so are not published."""
+        for name in self.plan.sets:
+            folders: dict[str, Path] = {}
+            for result in self.results.rows.values():
+                if result['set'] == name and result['status'] == DONE:
+                    folders.setdefault(result['row'], self.folder(result))
+            folders = {row: folders[row] for row in self.plan.rows if row in folders}
+            if folders:
+                imwrite(self.out / f'faces_{name}.png', faces_sheet(folders))
 
     def tables(self, prefix: Path) -> str:
         """Write the tables of all results of the plan's rows; the Markdown."""
@@ -295,6 +310,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             ablation = Ablation(plan, args.out, args.device)
             failed = ablation.run(rows, args.seeds or plan.seeds)
             text = ablation.tables(args.out / 'results')
+            ablation.sheets()
             if args.publish:
                 ablation.tables(args.publish)
     except (PlanError, EvaluationError, InUseError) as error:

@@ -30,6 +30,7 @@ from basicsr.metrics import METRICS
 from basicsr.utils.checkpoint import save_atomic
 from basicsr.utils.image import imread, imwrite, to_image, to_tensor
 from basicsr.utils.options import dump_options
+from basicsr.utils.sheet import MARGIN, TILE, TITLE, enlarged
 from scripts import run_ablation as script
 
 PLANS = sorted((Path(__file__).resolve().parents[1] / 'options' / 'ablation').glob('*.yml'))
@@ -358,6 +359,7 @@ def test_the_plans_are_whole(path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
         ('sets:people:gt=~', "'gt', a folder, is missing"),
         ('sets:a b={lq: x, gt: y}', "a set's name"),
         ('references={vary: 1}', 'vary is 0'),
+        ('rows:A:pictures=gt', 'one of stages, checkpoint, pictures'),
         ('rows:A:parts=[ids]', "parts: unknown 'ids'"),
     ],
 )
@@ -373,3 +375,27 @@ def test_a_limited_set_is_judged_without_complaints(here: Path, calls: list[str]
     assert script.main(['--plan', 'plan.yml', '--out', 'out', '--device', 'cpu']) == 0
     row = read_results(here / 'out' / 'results.csv')[0]
     assert (row['pictures'], row['problems']) == ('2', '0')
+
+
+def test_rows_with_references_are_judged_where_there_are_some_and_shown_side_by_side(
+    here: Path, calls: list[str]
+) -> None:
+    conditioned(here / 'net.pth')
+    rows = {'input': {'pictures': 'lq'}, 'D': {'checkpoint': 'net.pth', 'references': True}}
+    sets = {'people': {'lq': 'lq', 'gt': 'gt', 'ref': 'gt'}, 'strangers': {'lq': 'lq', 'gt': 'gt'}}
+    references = {'recogniser': str(here / 'judge.pth')}
+    write_plan(here, rows=rows, sets=sets, metrics=['psnr'], references=references)
+    assert script.main(['--plan', 'plan.yml', '--out', 'out', '--device', 'cpu']) == 0
+    done = {(row['row'], row['set']) for row in read_results(here / 'out' / 'results.csv')}
+    assert done == {('input', 'people'), ('input', 'strangers'), ('D', 'people')}
+    side = TILE + 2 * MARGIN
+    shown, strangers = (imread(here / 'out' / f'faces_{name}.png')[TITLE:] for name in sets)
+    tiles = [[shown[y : y + side, x : x + side] for x in range(0, 4 * side, side)] for y in range(0, 6 * side, side)]
+    assert shown.shape[:2] == (6 * side, 4 * side) and strangers.shape[:2] == (6 * side, 2 * side)
+    names = ['p0/0', 'p0/1', 'p0/2', 'p1/0', 'p1/1', 'p1/2']  # every 8/6th of eight
+    reference = {'p0/0': 'p0/1', 'p1/0': 'p1/1'}
+    restored = here / 'out' / 'rows' / 'D_people_0_0' / 'restored'
+    for row, name in zip(tiles, names, strict=True):
+        other = reference.get(name, f'{name[:2]}/0')
+        for tile, folder, which in zip(row, ('lq', restored, 'gt', 'gt'), (name, name, name, other), strict=True):
+            assert np.array_equal(tile, enlarged(imread(here / folder / f'{which}.png')))

@@ -17,7 +17,7 @@ ROW = {
     'stages': list, 'checkpoint': str, 'pictures': str, 'references': (bool, str), 'parts': list, 'w': NUMBERS,
     'adain': bool,
 }  # fmt: skip
-SET = {'lq': str, 'bicubic': str, 'gt': str, 'ref': str, 'w': NUMBERS, 'limit': int}
+SET = {'lq': str, 'bicubic': str, 'reconstruction': str, 'gt': str, 'ref': str, 'w': NUMBERS, 'limit': int}
 TOP = {
     'about': str, 'rows': dict, 'baseline': str, 'seeds': list, 'w': NUMBERS, 'adain': bool, 'force_yml': list,
     'sets': dict, 'metrics': list, 'judge': {'recogniser': str, 'weights': dict},
@@ -25,6 +25,7 @@ TOP = {
 }  # fmt: skip
 STAGE = {'opt': str, 'force_yml': list, 'seed': int}
 KINDS = ('stages', 'checkpoint', 'pictures')
+PICTURES = ('lq', 'bicubic', 'reconstruction')
 REFERENCES = {False: '', True: 'own', 'none': '', 'true': 'own', 'own': 'own', 'wrong': 'wrong'}
 PARTS = {'identity_loss': 'identity loss', 'transformer': 'conditioned Transformer', 'ia_cft': 'IA-CFT'}
 
@@ -56,8 +57,9 @@ class Row:
         name: in tables.
         stages: trainings one after another; the last one's network is judged.
         checkpoint: a trained network instead.
-        pictures: the folder of each set that is judged as it is, `lq` or `bicubic`, without a network.
-        references: whose photographs the network is told of: '' of nobody, 'own', or 'wrong' for another person's.
+        pictures: the folder of each set that is judged as it is, of `PICTURES`, without a network.
+        references: whose photographs the network is told of: '' of nobody, 'own', or 'wrong' for another person's. Such a
+            row is judged on the sets that have references.
         parts: what a checkpoint was trained with, of `PARTS`; of stages it is read off their options.
         w: fidelity weights; none means those of the set.
         adain: give the code features the statistics of the input's, as inference does.
@@ -79,7 +81,7 @@ class FaceSet:
 
     Attributes:
         name: in tables.
-        folders: by role, `lq`, `gt` and perhaps `bicubic` and `ref`.
+        folders: by role, `lq`, `gt` and perhaps `bicubic`, `reconstruction` (what stage I makes of `gt`) and `ref`.
         w: fidelity weights.
         limit: only so many, at even steps.
     """
@@ -141,8 +143,8 @@ def _row(name: str, section: Mapping[str, Any], adain: bool) -> Row:
     references = section.get('references') or False
     if references not in REFERENCES:
         raise PlanError(f"rows:{name}:references: '{references}'; true, wrong or none")
-    if section.get('pictures', 'lq') not in ('lq', 'bicubic'):
-        raise PlanError(f"rows:{name}:pictures: '{section['pictures']}'; lq or bicubic")
+    if section.get('pictures', 'lq') not in PICTURES:
+        raise PlanError(f"rows:{name}:pictures: '{section['pictures']}'; {', '.join(PICTURES)}")
     parts = section.get('parts')
     for part in parts or ():
         if part not in PARTS:
@@ -166,7 +168,7 @@ def _set(name: str, section: Mapping[str, Any], w: Any) -> FaceSet:
     for role in ('lq', 'gt'):
         if not section.get(role):
             raise PlanError(f"sets:{name}: '{role}', a folder, is missing")
-    folders = {role: Path(section[role]) for role in ('lq', 'bicubic', 'gt', 'ref') if section.get(role)}
+    folders = {role: Path(section[role]) for role in (*PICTURES, 'gt', 'ref') if section.get(role)}
     own = section.get('w')
     return FaceSet(name, folders, _numbers(w if own is None else own), section.get('limit'))
 
@@ -224,6 +226,5 @@ def _check_references(
         return
     if not references['recogniser']:
         raise PlanError(f"references:recogniser is missing; row '{told}' is told of references, by that recogniser")
-    for face_set in sets.values():
-        if 'ref' not in face_set.folders:
-            raise PlanError(f"sets:{face_set.name}: 'ref', the folder of references, is missing; row '{told}' needs it")
+    if not any('ref' in face_set.folders for face_set in sets.values()):
+        raise PlanError(f"sets: none has 'ref', the folder of references, which row '{told}' needs")

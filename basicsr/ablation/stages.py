@@ -125,11 +125,12 @@ def _paths(options: Mapping[str, Any]) -> list[tuple[str, ...]]:
 
 
 def parts_of(trainings: Sequence[Training]) -> tuple[str, ...]:
-    """Which of `plan.PARTS` a row was trained with."""
+    """Which of `plan.PARTS` a row was trained with, stage I left aside, which the rows have in common."""
     network = trainings[-1].options['network_g']
+    own = [entry.options for entry in trainings if entry.options['network_g']['type'] != 'VQAutoEncoder']
     conditioned = network['type'] == 'IDCodeFormer'
     found = {
-        'identity_loss': any(entry.options['train'].get('identity_opt') for entry in trainings),
+        'identity_loss': any(options['train'].get('identity_opt') for options in own),
         'transformer': conditioned and network.get('condition_transformer', True),
         'ia_cft': conditioned and network.get('ia_cft', True),
     }

@@ -1,0 +1,42 @@
+"""What the rows of an ablation make of the same faces, as a contact sheet. The faces are chosen by their place in the set."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+
+from basicsr.ablation.judge import Job
+from basicsr.evaluation.pictures import Folder
+from basicsr.utils.image import imread
+from basicsr.utils.sheet import sheet
+
+
+def faces_sheet(folders: Mapping[str, Path], count: int = 6) -> np.ndarray:
+    """Faces at even steps of a set: input, what each row makes of it, target, and (where there are any) a reference.
+
+    Args:
+        folders: row to the folder of its result, with the `job.json` of its judging.
+        count: faces.
+    """
+    jobs = {row: Job.read(folder / 'job.json') for row, folder in folders.items()}
+    first = next(iter(jobs.values()))
+    columns = {}
+    inputs = next((job.folders['lq'] for job in jobs.values() if job.checkpoint), first.folders['lq'])
+    columns['input'] = Folder.scan(inputs, 'lq').files
+    for row, job in jobs.items():
+        shown = folders[row] / 'restored' if job.checkpoint else Path(job.folders['lq'])
+        if shown != Path(inputs):
+            columns[row] = Folder.scan(shown, row).files
+    columns['target'] = Folder.scan(first.folders['gt'], 'gt').files
+    names = sorted(set.intersection(*(set(files) for files in columns.values())))
+    chosen = [names[i * len(names) // min(count, len(names))] for i in range(min(count, len(names)))]
+    rows = [[imread(files[name]) for files in columns.values()] for name in chosen]
+    titles = list(columns)
+    if 'ref' in first.folders:
+        references = Folder.scan(first.folders['ref'], 'ref')
+        for row, name in zip(rows, chosen, strict=True):
+            row += [imread(path) for path in references.references(name)[:1]] or [np.full_like(row[-1], 255)]
+        titles.append('reference')
+    return sheet(rows, titles)
