@@ -8,7 +8,8 @@ on, and what failed is tried again; a row that fails leaves its reason, and the 
 
 Written are OUT/results.csv (a line for each row, set, w and seed), OUT/results.md (the tables), OUT/results_*.svg
 (identity histograms, identity against quality), OUT/results_differences.csv, OUT/faces_*.png (what the rows make of the
-same faces), and below OUT/rows/ the restored faces with a report for each line. Trained weights are in experiments/. The exit code is 1 where something failed.
+same faces), and below OUT/rows/ the restored faces with a report for each line. Trained weights are in experiments/.
+The exit code is 1 where something failed.
 """
 
 from __future__ import annotations

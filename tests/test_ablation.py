@@ -377,7 +377,7 @@ def test_a_limited_set_is_judged_without_complaints(here: Path, calls: list[str]
     assert (row['pictures'], row['problems']) == ('2', '0')
 
 
-def test_rows_with_references_are_judged_where_there_are_some_and_shown_side_by_side(
+def test_rows_with_references_are_judged_where_there_are_some_and_shown_beside_others(
     here: Path, calls: list[str]
 ) -> None:
     conditioned(here / 'net.pth')

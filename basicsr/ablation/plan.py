@@ -58,8 +58,8 @@ class Row:
         stages: trainings one after another; the last one's network is judged.
         checkpoint: a trained network instead.
         pictures: the folder of each set that is judged as it is, of `PICTURES`, without a network.
-        references: whose photographs the network is told of: '' of nobody, 'own', or 'wrong' for another person's. Such a
-            row is judged on the sets that have references.
+        references: whose photographs the network is told of: '' of nobody, 'own', or 'wrong' for another person's. Such
+            a row is judged on the sets that have references.
         parts: what a checkpoint was trained with, of `PARTS`; of stages it is read off their options.
         w: fidelity weights; none means those of the set.
         adain: give the code features the statistics of the input's, as inference does.
