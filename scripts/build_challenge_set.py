@@ -44,7 +44,7 @@ from basicsr.utils.download import sha256_of
 from basicsr.utils.files import replacing, write_text
 from basicsr.utils.folders import weights_folder
 from basicsr.utils.image import ImageReadError, imread, imwrite, to_tensor
-from scripts.contact_sheet import TILE, sheet
+from basicsr.utils.sheet import TILE, sheet
 from scripts.make_val_pairs import make_pair, ranges_of
 
 UPRIGHT = 0.56  # where the nose lies between eyes (0) and mouth (1) on the FFHQ template

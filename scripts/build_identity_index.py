@@ -37,7 +37,7 @@ from basicsr.data.embeddings import Embeddings
 from basicsr.data.storage import FolderFiles
 from basicsr.utils.files import replacing, write_text
 from basicsr.utils.image import imread, imwrite
-from scripts.contact_sheet import TILE, sheet
+from basicsr.utils.sheet import TILE, sheet
 
 BLOCK = 2048  # faces compared with all others at a time
 COPY = 0.999  # cosine above which two pictures are taken for copies, which make dull examples

@@ -42,7 +42,7 @@ class References:
         rows: of each the row of its embeddings; one row is one content, whatever the files are called.
         vectors: embeddings (rows,2,K,D): as it is and mirrored, in K variants of which the first is not degraded.
         count: references of a picture, R.
-        self_reference: somebody with one photograph has that itself, mirrored and degraded, as the only reference.
+        self_reference: somebody with one photograph has that itself, in its degraded variants, mirrored ones first.
 
     Raises:
         DataError: numbers that do not allow it.
@@ -83,6 +83,8 @@ class References:
             chosen = rng.permutation(others)[: self.count].tolist()
             looks = [(int(rng.integers(2)), int(rng.integers(variants))) for _ in chosen]
         else:
-            chosen, looks = [index], [(1 - int(flip), int(rng.integers(1, variants)))]
+            degraded = (1 + rng.permutation(variants - 1)).tolist()
+            looks = [(side, variant) for side in (1 - int(flip), int(flip)) for variant in degraded][: self.count]
+            chosen = [index] * len(looks)
         vectors = [self.vectors[self.rows[photo]][look] for photo, look in zip(chosen, looks, strict=True)]
         return reference_items(vectors, [self.paths[photo] for photo in chosen], self.count, self.vectors.shape[3])
