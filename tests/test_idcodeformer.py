@@ -215,7 +215,8 @@ def test_the_styling_path_is_the_closed_form():
     style, side = network.id_style, network.connect_list[0]
     feat = torch.randn(2, network.channels_at[side], side, side) * 3 + 1
     who = network.identify(2, identity)
-    gamma, beta = style.heads[str(side)](style.shared(identity))[..., None, None].chunk(2, dim=1)
+    told = style.shared(identity * 32**0.5)  # numbers of variance 1
+    gamma, beta = style.heads[str(side)](told)[..., None, None].chunk(2, dim=1)
     normal = F.instance_norm(feat, eps=1e-5)
     torch.testing.assert_close(style(side, feat, who), 0.3 * (gamma * normal + beta), atol=1e-5, rtol=1e-4)
 

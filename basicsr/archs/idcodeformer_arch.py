@@ -50,6 +50,11 @@ class Identity(NamedTuple):
         return F.normalize((self.confidence[..., None] * self.vectors).sum(1), dim=1)
 
 
+def spread(vectors: Tensor) -> Tensor:
+    """Unit vectors (...,D) at length sqrt(D): numbers of variance 1, which do not drown in the biases of a layer."""
+    return vectors * vectors.shape[-1] ** 0.5
+
+
 class IdentityTokens(nn.Module):
     """Embeddings to tokens, with a null token beside them.
 
@@ -68,7 +73,7 @@ class IdentityTokens(nn.Module):
     def forward(self, identity: Identity) -> tuple[Tensor, Tensor]:
         """Tokens (N,R*count+1,dim), the null token last, and the logarithm of their confidence (N,R*count+1)."""
         n, r, _ = identity.vectors.shape
-        tokens = self.mlp(identity.vectors).view(n, r * self.count, -1)
+        tokens = self.mlp(spread(identity.vectors)).view(n, r * self.count, -1)
         tokens = torch.cat([tokens, self.null.to(tokens.dtype).expand(n, 1, -1)], dim=1)
         confidence = identity.confidence
         smallest = torch.finfo(confidence.dtype).tiny  # the logarithm of 0 would have no gradient
@@ -129,7 +134,7 @@ class IdentityStyle(nn.Module):
 
     def forward(self, side: int, feat: Tensor, identity: Identity) -> Tensor:
         """What is to be added to a decoder feature (N,C,H,W), in proportion to how far the face is known."""
-        gamma, beta = self.heads[str(side)](self.shared(identity.mean))[..., None, None].chunk(2, dim=1)
+        gamma, beta = self.heads[str(side)](self.shared(spread(identity.mean)))[..., None, None].chunk(2, dim=1)
         mean = feat.mean((2, 3), keepdim=True)
         deviation = (feat.var((2, 3), keepdim=True, unbiased=False) + 1e-5).sqrt()
         styled = gamma * (feat - mean) / deviation + beta
