@@ -16,6 +16,8 @@ from basicsr.faces.detection import Face
 from basicsr.utils.image import imread, imwrite, to_image, to_tensor
 from basicsr.utils.templates import ffhq_template
 from scripts import build_challenge_set as script
+from scripts import challenge_photos as photo_tools
+from scripts import challenge_reasons as reason_tools
 from scripts.make_val_pairs import make_pair, ranges_of
 
 HEAD = np.array([[-1, 0, 0], [1, 0, 0], [0, 1.12, 0.9], [-0.7, 2, 0], [0.7, 2, 0]])  # x, down, to the front
@@ -33,35 +35,35 @@ def seen(yaw: float = 0, pitch: float = 0, roll: float = 0) -> np.ndarray:
 @pytest.mark.parametrize('roll', [0, 35, -80])
 def test_a_turned_head(roll: float) -> None:
     for yaw in (0, 10, -24, 60):
-        turn, nod = script.pose(seen(yaw=yaw, roll=roll))
+        turn, nod = photo_tools.pose(seen(yaw=yaw, roll=roll))
         assert turn == pytest.approx(0.45 * abs(np.tan(np.radians(yaw))), abs=1e-9)
         assert nod == pytest.approx(0, abs=1e-9)
     for pitch in (-30, 20):
-        turn, nod = script.pose(seen(pitch=pitch, roll=roll))
+        turn, nod = photo_tools.pose(seen(pitch=pitch, roll=roll))
         assert turn == pytest.approx(0, abs=1e-9)
         assert nod == pytest.approx(0.45 * abs(np.tan(np.radians(pitch))), abs=1e-9)
 
 
 def test_the_template_and_a_portrait_are_no_hard_poses() -> None:
     for landmarks in (ffhq_template(512), ASTRONAUT_LANDMARKS):
-        turn, nod = script.pose(landmarks)
+        turn, nod = photo_tools.pose(landmarks)
         assert turn < 0.3 and nod < 0.25
 
 
 def test_things_on_a_face() -> None:
     classes = np.ones((100, 100), int)  # skin everywhere
-    assert script.things(classes) == {'glasses': 0, 'hat': 0, 'earring': 0, 'occluded': 0}
+    assert photo_tools.things(classes) == {'glasses': 0, 'hat': 0, 'earring': 0, 'occluded': 0}
     classes[:10], classes[50:54, 30:70] = 14, 3
-    found = script.things(classes)
+    found = photo_tools.things(classes)
     assert found['hat'] == 0.1 and found['glasses'] == 0.016 and found['occluded'] == 0  # glasses belong to a face
     classes[:, 50:] = 0
-    assert script.things(classes)['occluded'] == pytest.approx(0.5, abs=0.03)
+    assert photo_tools.things(classes)['occluded'] == pytest.approx(0.5, abs=0.03)
 
 
-def photos_with(**measured: list[float]) -> list[script.Photo]:
+def photos_with(**measured: list[float]) -> list[photo_tools.Photo]:
     count = len(next(iter(measured.values())))
     rows = [{name: values[i] for name, values in measured.items()} for i in range(count)]
-    return [script.Photo(f'p/{number}', Path('x'), row) for number, row in enumerate(rows)]
+    return [photo_tools.Photo(f'p/{number}', Path('x'), row) for number, row in enumerate(rows)]
 
 
 def test_reasons_follow_from_measures() -> None:
@@ -69,7 +71,7 @@ def test_reasons_follow_from_measures() -> None:
     photos = photos_with(turn=[0.3, *[0.1] * 19], nod=[0, 0.2, *[0] * 18], likeness=likeness.tolist())
     del photos[5].measured['turn']
     photos[6].measured |= {'hat': 0.02, 'glasses': 0.004, 'occluded': 0.3}
-    script.select(photos, 0.2, 0.15, 0.1)
+    reason_tools.select(photos, 0.2, 0.15, 0.1)
     unlike = [number for number, photo in enumerate(photos) if 'unlike' in photo.reasons]
     assert unlike == sorted(np.argsort(likeness)[:2])
     for photo in photos:
@@ -82,13 +84,13 @@ def test_likeness_is_the_cosine_to_the_mean_of_the_others(tmp_path: Path) -> Non
     faces = smooth_faces(4, 64)
     photos = []
     for name, face in zip(('a/1', 'a/2', 'a/3', 'b/1'), faces, strict=True):
-        photos.append(script.Photo(name, tmp_path / f'{name}.png'))
+        photos.append(photo_tools.Photo(name, tmp_path / f'{name}.png'))
         imwrite(photos[-1].path, to_image(face))
 
     def embed(face: torch.Tensor) -> torch.Tensor:
         return torch.nn.functional.normalize(face.mean(3).flatten(1)[:, :50])
 
-    script.compare_with_person(photos, embed, 'cpu')
+    photo_tools.compare_with_person(photos, embed, 'cpu')
     first, second, third = (embed(to_tensor(imread(photo.path))[None])[0].double() for photo in photos[:3])
     expected = torch.nn.functional.cosine_similarity(first, (second + third) / 2, dim=0)
     assert photos[0].measured['likeness'] == pytest.approx(float(expected), abs=1e-6)
@@ -101,14 +103,14 @@ def test_labels_are_spread(tmp_path: Path) -> None:
     ages = [70, 71, 72, 60, *[30] * 7]
     lines = [f'p/{number}.jpg,{age},{"dark" if number == 11 else ""}' for number, age in enumerate([*ages, 17])]
     (tmp_path / 'labels.csv').write_text('\n'.join(['file,age,skin_tone', *lines]))
-    script.spread(photos, tmp_path / 'labels.csv', 3, seed=0)
+    reason_tools.spread(photos, tmp_path / 'labels.csv', 3, seed=0)
     reasons = [photo.reasons for photo in photos]
     assert reasons[0] == ['hat'] and sorted(reasons[1:4]) == [[], *[['spread: age 60+']] * 2]
     assert sorted(reasons[4:11]) == [*[[]] * 4, *[['spread: age 18-39']] * 3]
     assert reasons[11] == ['spread: age 0-17'] or reasons[11] == ['spread: skin_tone dark']
     other = photos_with(turn=[0.0] * 12)
     other[0].reasons.append('hat')
-    script.spread(other, tmp_path / 'labels.csv', 3, seed=0)
+    reason_tools.spread(other, tmp_path / 'labels.csv', 3, seed=0)
     assert [photo.reasons for photo in other] == reasons
 
 
