@@ -150,6 +150,7 @@ class Ablation:
             folders={role: str(folder) for role, folder in folders.items()},
             w=w,
             adain=row.adain,
+            color_fix=self.plan.color_fix,
             references=row.references,
             recogniser=references['recogniser'] if row.references else None,
             count=references['count'] if row.references else 0,

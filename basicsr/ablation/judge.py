@@ -39,6 +39,7 @@ class Job:
         folders: by role, `lq`, `gt` and perhaps `ref`.
         w: fidelity weight.
         adain: see `CodeFormer.forward`.
+        color_fix: see `FaceRestorer`.
         references: '', 'own' or 'wrong', see `plan.Row`.
         recogniser: of the references.
         count: references of a face.
@@ -54,6 +55,7 @@ class Job:
     folders: Mapping[str, str]
     w: float
     adain: bool
+    color_fix: bool
     references: str
     recogniser: str | None
     count: int
@@ -140,7 +142,7 @@ class Restorer:
 
     def __init__(self, job: Job) -> None:
         self.job = job
-        self.restorer = FaceRestorer(job.checkpoint, job.device, batch_size=BATCH, color_fix=False)
+        self.restorer = FaceRestorer(job.checkpoint, job.device, batch_size=BATCH, color_fix=job.color_fix)
         self.inputs = Folder.scan(job.folders['lq'], 'lq')
         self.references = None
         if job.references:

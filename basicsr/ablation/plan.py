@@ -19,7 +19,7 @@ ROW = {
 }  # fmt: skip
 SET = {'lq': str, 'bicubic': str, 'reconstruction': str, 'gt': str, 'ref': str, 'w': NUMBERS, 'limit': int}
 TOP = {
-    'about': str, 'rows': dict, 'baseline': str, 'seeds': list, 'w': NUMBERS, 'adain': bool, 'force_yml': list,
+    'about': str, 'rows': dict, 'baseline': str, 'seeds': list, 'w': NUMBERS, 'adain': bool, 'color_fix': bool, 'force_yml': list,
     'sets': dict, 'metrics': list, 'judge': {'recogniser': str, 'weights': dict},
     'references': {'recogniser': str, 'count': int, 'vary': int},
 }  # fmt: skip
@@ -100,6 +100,7 @@ class Plan:
         rows: by name, in order.
         baseline: the row that the others are compared with.
         seeds: of the trainings.
+        color_fix: restored faces keep the colours of the input, see `FaceRestorer`.
         force_yml: changes to every stage whose option file has the key.
         sets: by name, in order.
         metrics: of the table of metrics.
@@ -112,6 +113,7 @@ class Plan:
     rows: Mapping[str, Row]
     baseline: str
     seeds: tuple[int, ...]
+    color_fix: bool
     force_yml: tuple[str, ...]
     sets: Mapping[str, FaceSet]
     metrics: tuple[str, ...]
@@ -207,6 +209,7 @@ def load_plan(path: str | Path, changes: Sequence[str] = ()) -> Plan:
         rows=rows,
         baseline=baseline,
         seeds=tuple(int(seed) for seed in opt.get('seeds') or [0]),
+        color_fix=opt.get('color_fix', False),
         force_yml=tuple(opt.get('force_yml') or ()),
         sets=sets,
         metrics=tuple(metrics),
