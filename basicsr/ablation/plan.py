@@ -19,8 +19,8 @@ ROW = {
 }  # fmt: skip
 SET = {'lq': str, 'bicubic': str, 'reconstruction': str, 'gt': str, 'ref': str, 'w': NUMBERS, 'limit': int}
 TOP = {
-    'about': str, 'rows': dict, 'baseline': str, 'seeds': list, 'w': NUMBERS, 'adain': bool, 'color_fix': bool, 'force_yml': list,
-    'sets': dict, 'metrics': list, 'judge': {'recogniser': str, 'weights': dict},
+    'about': str, 'rows': dict, 'baseline': str, 'seeds': list, 'w': NUMBERS, 'adain': bool, 'color_fix': bool,
+    'force_yml': list, 'sets': dict, 'metrics': list, 'judge': {'recogniser': str, 'weights': dict},
     'references': {'recogniser': str, 'count': int, 'vary': int},
 }  # fmt: skip
 STAGE = {'opt': str, 'force_yml': list, 'seed': int}
