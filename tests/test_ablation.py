@@ -191,8 +191,8 @@ def job_of(here: Path, **changes: object) -> Job:
     given = {
         'label': 'x', 'checkpoint': str(here / 'net.pth'), 'folders': {'lq': 'lq', 'gt': 'gt', 'ref': 'gt'}, 'w': 0.5,
         'adain': True, 'color_fix': False, 'references': 'own', 'recogniser': str(here / 'judge.pth'), 'count': 2,
-        'vary': 0, 'metrics': ['psnr'], 'judge': {'recogniser': str(here / 'judge.pth'), 'weights': {}}, 'device': 'cpu',
-        'out': str(here / 'job'), **changes,
+        'vary': 0, 'metrics': ['psnr'], 'judge': {'recogniser': str(here / 'judge.pth'), 'weights': {}},
+        'device': 'cpu', 'out': str(here / 'job'), **changes,
     }  # fmt: skip
     Job(**given).save(here / 'job.json')
     return Job(**given)
