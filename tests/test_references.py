@@ -505,7 +505,7 @@ def test_option_files_change_nothing_but_what_the_rows_say(path):
     own = {'name', 'dataroot_gt'}
     assert {k: v for k, v in data.items() if k not in own} == {k: v for k, v in plain.items() if k not in own}
     assert bool(opt['train'].pop('alignment_opt', None)) == ('align' in path.stem)
-    assert opt['train'].pop('id_lr_scale', 1) == (6 if small else 1)
+    assert opt['train'].pop('id_lr_scale', 1) == (4 if small else 1)
     for section in ('train', 'val', 'logger', 'network_vqgan'):
         assert opt[section] == base[section]
 
