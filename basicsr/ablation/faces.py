@@ -14,7 +14,7 @@ from basicsr.utils.sheet import sheet
 
 
 def faces_sheet(folders: Mapping[str, Path], count: int = 6) -> np.ndarray:
-    """Faces at even steps of a set: input, what each row makes of it, target, and (where there are any) a reference.
+    """Faces at even steps of a set: what each row makes of it, target, and (where there are any) a reference.
 
     Args:
         folders: row to the folder of its result, with the `job.json` of its judging.
@@ -23,12 +23,10 @@ def faces_sheet(folders: Mapping[str, Path], count: int = 6) -> np.ndarray:
     jobs = {row: Job.read(folder / 'job.json') for row, folder in folders.items()}
     first = next(iter(jobs.values()))
     columns = {}
-    inputs = next((job.folders['lq'] for job in jobs.values() if job.checkpoint), first.folders['lq'])
-    columns['input'] = Folder.scan(inputs, 'lq').files
+    if all(job.checkpoint for job in jobs.values()):  # else some row shows the input
+        columns['input'] = Folder.scan(first.folders['lq'], 'lq').files
     for row, job in jobs.items():
-        shown = folders[row] / 'restored' if job.checkpoint else Path(job.folders['lq'])
-        if shown != Path(inputs):
-            columns[row] = Folder.scan(shown, row).files
+        columns[row] = Folder.scan(folders[row] / 'restored' if job.checkpoint else job.folders['lq'], row).files
     columns['target'] = Folder.scan(first.folders['gt'], 'gt').files
     names = sorted(set.intersection(*(set(files) for files in columns.values())))
     chosen = [names[i * len(names) // min(count, len(names))] for i in range(min(count, len(names)))]
