@@ -250,7 +250,7 @@ def training(setup: Setup) -> list[Row]:
     recogniser = setup.folder / 'recogniser.pth'
     save_atomic(MobileFaceNet().state_dict(), recogniser)
     identity = {'train:identity_opt:weights': recogniser, 'train:identity_opt:sub_batch': 2}
-    fresh = {'network_d:model_path': '~', 'train:perceptual_opt': '~'}
+    fresh = {'train:perceptual_opt': '~'}
     rows, works = [], []
     for name, case, changes in (
         ('CodeFormer_128_stage2', 'stage 2, 128', {}),
