@@ -36,6 +36,7 @@ if __name__ == '__main__':  # started as a file: the package is the folder above
 
 from basicsr.archs.arcface_arch import FaceEmbedder
 from basicsr.data.common import DataError, list_pictures, relative_key
+from basicsr.evaluation.pictures import at_even_steps
 from basicsr.faces.detection import build_detector
 from basicsr.utils.checkpoint import CheckpointError
 from basicsr.utils.download import sha256_of
@@ -87,8 +88,7 @@ def write_sheet(photos: Sequence[Photo], out: Path) -> None:
     rows = []
     for reason in dict.fromkeys(reason for photo in photos for reason in photo.reasons):
         members = [photo for photo in photos if reason in photo.reasons]
-        steps = range(min(PER_ROW, len(members)))  # even ones, so that several people are shown
-        found = [imread(members[step * len(members) // len(steps)].path) for step in steps]
+        found = [imread(photo.path) for photo in at_even_steps(members, PER_ROW)]  # so several people are shown
         rows.append(sheet([found + [blank] * (PER_ROW - len(found))], [reason]))
     if rows:
         imwrite(out / 'selected.jpg', np.vstack(rows))

@@ -33,6 +33,7 @@ from basicsr.archs.arcface_arch import FaceEmbedder
 from basicsr.archs.confidence import FEATURES, Calibration, measure
 from basicsr.data.common import DataError, list_pictures, read_picture, resize_square
 from basicsr.data.degradation import DegradationRanges, degrade, to_bytes, to_unit
+from basicsr.evaluation.pictures import at_even_steps
 from basicsr.utils.checkpoint import CheckpointError
 from basicsr.utils.download import sha256_of
 from basicsr.utils.files import write_text
@@ -88,12 +89,11 @@ def collect(embedder: FaceEmbedder, paths: Sequence[Path], size: int, limit: int
     Raises:
         DataError: a picture cannot be read.
     """
-    count = min(limit, len(paths))
     names = tuple(FEATURES)
     measured: list[np.ndarray] = []
     cosines: list[np.ndarray] = []
-    for number in tqdm(range(count), unit='face'):
-        clean = resize_square(read_picture(paths[number * len(paths) // count], size / 4), size)
+    for number, path in enumerate(tqdm(at_even_steps(paths, limit), unit='face')):
+        clean = resize_square(read_picture(path, size / 4), size)
         rng = np.random.default_rng([seed, number])
         faces = torch.stack([to_tensor(face) for face in [clean, *(damaged(clean, rng) for _ in range(draws))]])
         faces = faces.to(next(embedder.network.parameters()).device)

@@ -37,7 +37,7 @@ from basicsr.ablation.plan import FaceSet, Plan, PlanError, Row, load_plan
 from basicsr.ablation.results import DONE, FAILED, Result, Results, key_of, write_results
 from basicsr.ablation.stages import FailedError, Trainer, Training, check_shared, parts_of, run_process, trainings_of
 from basicsr.ablation.tables import write_tables
-from basicsr.evaluation.pictures import Folder
+from basicsr.evaluation.pictures import Folder, at_even_steps
 from basicsr.metrics.table import EvaluationError
 from basicsr.utils.checkpoint import CheckpointError
 from basicsr.utils.download import sha256_of
@@ -243,9 +243,7 @@ def _figures(result: Mapping[str, Any]) -> Result:
 
 def _fewer(folders: Mapping[str, str], limit: int, out: Path) -> dict[str, str]:
     """The folders with copies of `limit` pictures of lq and gt at even steps in place of all."""
-    names = sorted(Folder.scan(folders['lq'], 'lq').files)
-    count = min(limit, len(names))
-    chosen = [names[i * len(names) // count] for i in range(count)]
+    chosen = at_even_steps(sorted(Folder.scan(folders['lq'], 'lq').files), limit)
     copies = dict(folders)
     for role in ('lq', 'gt'):
         source = Folder.scan(folders[role], role)

@@ -233,6 +233,17 @@ def test_a_network_is_told_of_references(here: Path) -> None:
     assert found['metrics']['identity_variance']['mean'] > 0 and found['metrics']['identity_variance']['count'] == 8
 
 
+def test_the_colours_of_the_input_are_kept_where_the_plan_says_so(here: Path, calls: list[str]) -> None:
+    conditioned(here / 'net.pth')
+    kept = {}
+    for fix in (False, True):
+        write_plan(here, rows={'D': {'checkpoint': 'net.pth'}}, metrics=['psnr'], color_fix=fix)
+        assert script.main(['--plan', 'plan.yml', '--out', f'out{fix}', '--device', 'cpu']) == 0
+        restored = imread(here / f'out{fix}' / 'rows' / 'D_people_0_0' / 'restored' / 'p0' / '1.png')
+        kept[fix] = np.abs(restored.mean((0, 1)) - imread(here / 'lq/p0/1.png').mean((0, 1))).max()
+    assert kept[True] < 3 < kept[False]
+
+
 @pytest.mark.parametrize(
     ('network', 'recogniser', 'message'),
     [('plain', 'judge.pth', 'takes no references'), (64, 'judge.pth', 'takes embeddings of 64 numbers')],
@@ -359,7 +370,7 @@ def test_the_plans_are_whole(path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
         ('sets:people:gt=~', "'gt', a folder, is missing"),
         ('sets:a b={lq: x, gt: y}', "a set's name"),
         ('references={vary: 1}', 'vary is 0'),
-        ('rows:A:pictures=gt', 'one of stages, checkpoint, pictures'),
+        ('rows:input:pictures=gt', "rows:input:pictures: 'gt'; lq, bicubic, reconstruction"),
         ('rows:A:parts=[ids]', "parts: unknown 'ids'"),
     ],
 )

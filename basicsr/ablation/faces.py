@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from basicsr.ablation.judge import Job
-from basicsr.evaluation.pictures import Folder
+from basicsr.evaluation.pictures import Folder, at_even_steps
 from basicsr.utils.image import imread
 from basicsr.utils.sheet import sheet
 
@@ -28,8 +28,7 @@ def faces_sheet(folders: Mapping[str, Path], count: int = 6) -> np.ndarray:
     for row, job in jobs.items():
         columns[row] = Folder.scan(folders[row] / 'restored' if job.checkpoint else job.folders['lq'], row).files
     columns['target'] = Folder.scan(first.folders['gt'], 'gt').files
-    names = sorted(set.intersection(*(set(files) for files in columns.values())))
-    chosen = [names[i * len(names) // min(count, len(names))] for i in range(min(count, len(names)))]
+    chosen = at_even_steps(sorted(set.intersection(*(set(files) for files in columns.values()))), count)
     rows = [[imread(files[name]) for files in columns.values()] for name in chosen]
     titles = list(columns)
     if 'ref' in first.folders:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
@@ -27,11 +28,12 @@ SIDE = 299
 class _OwnPool:
     """Takes the place of the pooling before `branch_pool`: TensorFlow leaves the padding out of the mean."""
 
+    branch_pool: nn.Module  # of the class that it is mixed into
     pool: nn.Module = nn.AvgPool2d(3, 1, padding=1, count_include_pad=False)
 
     def _forward(self, x: Tensor) -> list[Tensor]:
-        branches = super()._forward(x)  # type: ignore[misc]
-        return [*branches[:-1], self.branch_pool(self.pool(x))]  # type: ignore[attr-defined]
+        branches = cast(Any, super())._forward(x)
+        return [*branches[:-1], self.branch_pool(self.pool(x))]
 
 
 class _A(_OwnPool, InceptionA):

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import signal
-from collections.abc import Iterator, Mapping
-from typing import Any
+from collections.abc import Iterator, Mapping, Sized
+from typing import Any, cast
 
 import cv2
 import numpy as np
@@ -86,7 +86,7 @@ def build_dataloader(
         raise DataError(f"prefetch_mode: '{opt['prefetch_mode']}' is unknown; use null, cpu or cuda")
     if workers < 0 or batch < 1:
         raise DataError(f'num_worker_per_gpu {workers} or batch_size_per_gpu {batch} is negative')
-    length = len(dataset)  # type: ignore[arg-type]
+    length = len(cast(Sized, dataset))
     endless = ResumableSampler(length, num_replicas, rank, seed, start)
     return DataLoader(
         dataset,
