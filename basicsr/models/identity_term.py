@@ -106,7 +106,8 @@ class IdentityTerm:
 
         Args:
             prediction: of the network, with its graph.
-            batch: its `gt` (N,3,S,S) in [-1, 1] and, where there are any, `landmarks` (N,5,2).
+            batch: its `gt` (N,3,S,S) in [-1, 1] and, where there are any, `landmarks` (N,5,2); with `told` (N,3,S,S),
+                that is whom the faces should show that are not restored blind.
             iteration: of the run.
             w: weight of the fusion.
             who: whom the faces show, for a network that is conditioned on it.
@@ -122,7 +123,10 @@ class IdentityTerm:
             codes = self.network.look_up_softly(part, self.tau)
             seen = {side: feat[:count] for side, feat in prediction.seen.items()}
             output = self.network.decode(codes, seen, w, **known(who and who.first(count)))
-        value = self.loss(output.float(), batch['gt'][:count], None if landmarks is None else landmarks[:count])
+        target = batch['gt'][:count]
+        if who and 'told' in batch:
+            target = target.where(who.first(count).known[:, None, None, None] == 0, batch['told'][:count])
+        value = self.loss(output.float(), target, None if landmarks is None else landmarks[:count])
         self.model.log['ids_cosine'] = 1 - value.item() / self.loss.loss_weight
         self._watch(value, part, logits, self._now() - begin)
         if self.is_restricted:
