@@ -70,13 +70,14 @@ class IdentitySource:
         return {'identity': identity, 'mask': mask}
 
     def swapped(self, batch: Batch) -> Batch:
-        """The batch with the references of its first faces handed on, and whom each should now show as 'told'."""
+        """The batch with the references of its first faces handed on; 'told' (N,) is the face that each is told of."""
         count = int(self.swap * len(batch['gt']))
         if count < 2 or batch.get('identity') is None:
             return batch
-        order = torch.arange(len(batch['gt']), device=batch['gt'].device)
-        order[:count] = order[:count].roll(1)
-        return {**batch, 'told': batch['gt'][order]} | {key: batch[key][order] for key in ('identity', 'identity_mask')}
+        told = torch.arange(len(batch['gt']), device=batch['gt'].device)
+        told[:count] = told[:count].roll(1)
+        references = {key: batch[key][told] for key in ('identity', 'identity_mask') if key in batch}
+        return {**batch, **references, 'told': told}
 
     def _check_dim(self, dim: int, key: str) -> None:
         expected = getattr(self.network, 'identity_dim', dim)

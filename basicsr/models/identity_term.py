@@ -106,8 +106,8 @@ class IdentityTerm:
 
         Args:
             prediction: of the network, with its graph.
-            batch: its `gt` (N,3,S,S) in [-1, 1] and, where there are any, `landmarks` (N,5,2); with `told` (N,3,S,S),
-                that is whom the faces should show that are not restored blind.
+            batch: its `gt` (N,3,S,S) in [-1, 1] and, where there are any, `landmarks` (N,5,2); with `told` (N,), a face
+                that is not restored blind should show the person of that face.
             iteration: of the run.
             w: weight of the fusion.
             who: whom the faces show, for a network that is conditioned on it.
@@ -123,10 +123,12 @@ class IdentityTerm:
             codes = self.network.look_up_softly(part, self.tau)
             seen = {side: feat[:count] for side, feat in prediction.seen.items()}
             output = self.network.decode(codes, seen, w, **known(who and who.first(count)))
-        target = batch['gt'][:count]
+        whom = torch.arange(count, device=part.device)
         if who and 'told' in batch:
-            target = target.where(who.first(count).known[:, None, None, None] == 0, batch['told'][:count])
-        value = self.loss(output.float(), target, None if landmarks is None else landmarks[:count])
+            whom = whom.where(who.first(count).known == 0, batch['told'][:count])
+        with torch.no_grad():
+            wanted = self.loss.embedder(batch['gt'][whom], None if landmarks is None else landmarks[whom])
+        value = self.loss(output.float(), None, None if landmarks is None else landmarks[:count], wanted)
         self.model.log['ids_cosine'] = 1 - value.item() / self.loss.loss_weight
         self._watch(value, part, logits, self._now() - begin)
         if self.is_restricted:
