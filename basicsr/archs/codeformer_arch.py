@@ -170,12 +170,12 @@ class CodeFormer(VQAutoEncoder):
                 tokens = block(tokens, position)
         return self.idx_pred_layer(tokens).transpose(0, 1)
 
-    def encode(self, x: Tensor, sides: Sequence[int] = ()) -> tuple[Tensor, dict[int, Tensor]]:
-        """Faces (N,3,S,S) -> features (N,emb_dim,s,s), and detached ones for the fusion at `sides`, by side."""
+    def encode(self, x: Tensor, sides: Sequence[int] = (), detach: bool = True) -> tuple[Tensor, dict[int, Tensor]]:
+        """Faces (N,3,S,S) -> features (N,emb_dim,s,s), and those for the fusion at `sides`, by side, detached or not."""
         seen: dict[int, Tensor] = {}
 
         def keep(side: int, feat: Tensor) -> Tensor:
-            seen[side] = feat.detach()
+            seen[side] = feat.detach() if detach else feat
             return feat
 
         return self.encoder(x, {side: partial(keep, side) for side in sides}), seen

@@ -80,7 +80,7 @@ class CodeFormerIdxModel(BaseModel):
     def predict(self, source: Tensor, sides: Sequence[int], who: Identity | None) -> Prediction:
         """Features of degraded faces (N,3,S,S), those for the fusion at `sides`, and code logits."""
         with self.autocast():
-            lq_feat, seen = self.net_g.encode(source, sides)
+            lq_feat, seen = self.net_g.encode(source, sides, detach=False)
             return Prediction(lq_feat, seen, self.net_g.predict_logits(lq_feat, **known(who)))
 
     def identity_terms(

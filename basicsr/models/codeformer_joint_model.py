@@ -64,7 +64,7 @@ class CodeFormerJointModel(CodeFormerIdxModel):
         gt, net, who = batch['gt'], self.net_g, self.who(batch, 'in')
         prediction = self.predict(batch['in'], net.connect_list, who)
         with self.autocast():
-            output = net.decode(net.look_up(prediction.logits).detach(), prediction.seen, phase.w, **known(who))
+            output = net.decode(net.look_up(prediction.logits).detach(), prediction.fused(), phase.w, **known(who))
         self.output = output = output.float()
         terms = self.image_losses(output, gt)
         terms |= self.gan.generator_terms(output, terms, iteration)

@@ -58,7 +58,8 @@ class IdentityTerm:
     """lambda_ids * L_ids (ID-CodeFormer, section 3.3), from `train:identity_opt`.
 
     Options beside those of `IdentityLoss`: `tau` of the soft codes (1), `start_iter` (no term up to it), `sub_batch`
-    (how many faces of a batch are decoded for it; all by default), `reach` (the parts it may train, of `REACH`).
+    (how many faces of a batch are decoded for it; all by default), `reach` (the parts it may train, of `REACH`),
+    `through_fusion` (it reaches the encoder through the features that are fused too, not by the codes alone).
 
     Args:
         model: the stage; gets `ids_cosine`, `ids_grad` (norm of the term's gradient at the logits), `ids_share` (its
@@ -70,13 +71,20 @@ class IdentityTerm:
         OptionError: a value out of its range.
     """
 
-    OPTIONS: Mapping[str, Any] = {'tau': float, 'start_iter': int, 'sub_batch': int, 'reach': list}
+    OPTIONS: Mapping[str, Any] = {
+        'tau': float,
+        'start_iter': int,
+        'sub_batch': int,
+        'reach': list,
+        'through_fusion': bool,
+    }
 
     def __init__(self, model: BaseModel, network: CodeFormer) -> None:
         section = dict(model.train_opt['identity_opt'])
         self.tau = float(section.pop('tau', 1.0))
         self.start = int(section.pop('start_iter', 0))
         self.sub_batch = section.pop('sub_batch', None)
+        self.through_fusion = bool(section.pop('through_fusion', False))
         reach: Collection[str] = section.pop('reach', REACH)
         for part in reach:
             if part not in REACH:
@@ -121,7 +129,7 @@ class IdentityTerm:
         landmarks = batch.get('landmarks')
         with self.model.autocast():
             codes = self.network.look_up_softly(part, self.tau)
-            seen = {side: feat[:count] for side, feat in prediction.seen.items()}
+            seen = prediction.fused(count, detach=not self.through_fusion)
             output = self.network.decode(codes, seen, w, **known(who and who.first(count)))
         whom = torch.arange(count, device=part.device)
         if who and 'told' in batch:

@@ -15,13 +15,17 @@ class Prediction(NamedTuple):
 
     Attributes:
         lq_feat: encoder features (N,emb_dim,s,s).
-        seen: detached encoder features for the fusion, by side; empty without fusion.
+        seen: encoder features for the fusion, by side; empty without fusion.
         logits: code logits (N,positions,K).
     """
 
     lq_feat: Tensor
     seen: Mapping[int, Tensor]
     logits: Tensor
+
+    def fused(self, faces: int | None = None, detach: bool = True) -> dict[int, Tensor]:
+        """What the fusion gets of the first faces (default: all): as published, nothing flows back from it."""
+        return {side: (feat.detach() if detach else feat)[:faces] for side, feat in self.seen.items()}
 
 
 def known(who: Identity | None) -> dict[str, Any]:
