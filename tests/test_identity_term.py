@@ -87,6 +87,22 @@ def test_reach_keeps_the_gradient_within_the_parts_named_and_leaves_it_as_it_is_
             assert gradients[0][name] is None
 
 
+@pytest.mark.parametrize('through_fusion', [False, True])
+def test_the_fused_features_lead_to_the_encoder_only_where_the_options_say_so(through_fusion, tmp_path):
+    opt = options(3, tmp_path, save_tiny(tmp_path / 'recogniser.pth'), through_fusion=through_fusion)
+    model = build_model(opt)
+    batch = batch_of(opt)
+    prediction = model.predict(batch['in'], model.net_g.connect_list, None)
+    no_codes = prediction._replace(logits=prediction.logits.detach().requires_grad_())
+    model.identity(no_codes, batch, 1, 1.0, None)['l_ids'].backward()
+    first = next(model.net_g.encoder.parameters())
+    assert (first.grad is not None and first.grad.norm() > 0) == through_fusion
+    model.net_g.zero_grad()
+    image = model.net_g.decode(model.net_g.look_up(prediction.logits), prediction.fused(), 1.0)
+    model.image_losses(image, batch['gt'])['l_g_pix'].backward()
+    assert first.grad is None  # image losses keep the published reach
+
+
 def test_restrict_gives_the_value_and_gradients_of_the_loss_at_the_parameters_named():
     a, b = (torch.nn.Parameter(torch.tensor([value])) for value in (3.0, 5.0))
     term = restrict((a * a * b).sum(), [a], lambda x: 1024 * x)

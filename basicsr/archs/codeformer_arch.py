@@ -171,7 +171,7 @@ class CodeFormer(VQAutoEncoder):
         return self.idx_pred_layer(tokens).transpose(0, 1)
 
     def encode(self, x: Tensor, sides: Sequence[int] = (), detach: bool = True) -> tuple[Tensor, dict[int, Tensor]]:
-        """Faces (N,3,S,S) -> features (N,emb_dim,s,s), and those for the fusion at `sides`, by side, detached or not."""
+        """Faces (N,3,S,S) -> features (N,emb_dim,s,s), and by side those for the fusion at `sides`, detached or not."""
         seen: dict[int, Tensor] = {}
 
         def keep(side: int, feat: Tensor) -> Tensor:

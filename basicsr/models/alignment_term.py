@@ -65,5 +65,5 @@ class AlignmentTerm:
         """The first faces under one reference, (n,3,S,S)."""
         with self.model.autocast():
             logits = self.network.predict_logits(prediction.lq_feat[: self.faces], who=who)
-            seen = {side: feat[: self.faces] for side, feat in prediction.fused().items()}
+            seen = prediction.fused(self.faces)
             return self.network.decode(self.network.look_up_softly(logits, self.tau), seen, w, who=who).float()
