@@ -226,6 +226,7 @@ def _figures(result: Mapping[str, Any]) -> Result:
     for metric, found in result['metrics'].items():
         figures |= {metric: found['mean']} if 'mean' in found else {}
         figures |= {f'{metric}_{key}': found[key] for key in ('p5', 'p25', 'p50', 'lost') if 'lost' in found}
+        figures |= {f'{metric}_{key}': found[key] for key in ('low', 'high') if metric == 'towards'}
     reasons = [f'{metric}: {re.split("[;(]", why)[0].strip()}' for metric, why in result['not_run'].items()]
     if result['problems']:
         what = result['problems'][0].partition(': ')[2]  # without the file

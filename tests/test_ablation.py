@@ -199,7 +199,7 @@ def job_of(here: Path, **changes: object) -> Job:
 
 
 def test_references_are_other_photographs_of_the_person_or_of_another(here: Path) -> None:
-    references = References(here / 'gt', str(here / 'judge.pth'), 'cpu')
+    references = References(here / 'gt', FaceEmbedder(here / 'judge.pth'), 'cpu')
 
     def names(whose: str, count: int) -> list[str]:
         return [path.relative_to(here / 'gt').as_posix() for path in references.choose('p0/1', whose, count)]
@@ -220,7 +220,7 @@ def test_a_network_is_told_of_references(here: Path) -> None:
         run_job(here / 'job.json')
         results[whose] = imread(here / f'job_{whose}' / 'restored' / 'p0' / '1.png')
     assert not any(np.array_equal(results[a], results[b]) for a, b in (('own', 'wrong'), ('own', ''), ('wrong', '')))
-    references = References(here / 'gt', str(here / 'judge.pth'), 'cpu')
+    references = References(here / 'gt', FaceEmbedder(here / 'judge.pth'), 'cpu')
     identity, mask = references.batch([references.choose('p0/1', 'own', 2)])
     with torch.inference_mode():
         face = to_tensor(imread(here / 'lq/p0/1.png'))[None]
@@ -230,6 +230,16 @@ def test_a_network_is_told_of_references(here: Path) -> None:
         '0__0.png', '0__1.png', '0__2.png'
     ]  # fmt: skip
     found = yaml.safe_load((here / 'job_own' / 'result.json').read_text())
+    towards = found['metrics']['towards']
+    assert towards['low'] <= towards['mean'] <= towards['high']
+    cosines = {'restored': [], 'blind': []}
+    for folder, values in cosines.items():
+        for name in references.folder.files:
+            face = references.embedder(to_tensor(imread(here / 'job_own' / folder / f'{name}.png'))[None])[0]
+            values.append(np.mean([float(references.embed(p) @ face) for p in references.choose(name, 'own', 2)]))
+    difference = np.mean(cosines['restored']) - np.mean(cosines['blind'])
+    assert towards['mean'] == pytest.approx(difference, abs=1e-5) and difference != 0
+    assert 'towards' not in yaml.safe_load((here / 'job_' / 'result.json').read_text())['metrics']
     assert found['metrics']['identity_variance']['mean'] > 0 and found['metrics']['identity_variance']['count'] == 8
 
 

@@ -23,6 +23,7 @@ from basicsr.archs import FaceEmbedder
 from basicsr.evaluation import Settings, evaluate, write_report
 from basicsr.evaluation.pictures import Folder
 from basicsr.inference import FaceRestorer
+from basicsr.metrics.statistics import paired_bootstrap
 from basicsr.utils.files import write_text
 from basicsr.utils.image import imread, imwrite, to_tensor
 
@@ -88,13 +89,13 @@ class References:
 
     Args:
         folder: of photographs, aligned faces.
-        recogniser: that the network was trained with.
+        embedder: the recogniser that looks at them.
         device: of the recogniser.
     """
 
-    def __init__(self, folder: Path, recogniser: str, device: str) -> None:
+    def __init__(self, folder: Path, embedder: FaceEmbedder, device: str) -> None:
         self.folder = Folder.scan(folder, 'ref')
-        self.embedder = FaceEmbedder(recogniser).to(device)
+        self.embedder = embedder.to(device)
         self.device = device
         self.known: dict[Path, Tensor] = {}
         self.people: dict[str, list[Path]] = {}
@@ -148,7 +149,7 @@ class Restorer:
         if job.references:
             if not self.restorer.takes_identity:
                 raise PlanError(f'{job.checkpoint}: a CodeFormer, which takes no references; use an IDCodeFormer')
-            self.references = References(Path(job.folders['ref']), job.recogniser or '', job.device)
+            self.references = References(Path(job.folders['ref']), FaceEmbedder(job.recogniser), job.device)
             found, wanted = self.references.embedder.dim, self.restorer.told_by[1]
             if found != wanted:
                 raise PlanError(
@@ -159,6 +160,30 @@ class Restorer:
     def restore(self, out: Path) -> None:
         """Every face of the set, under `count` references, as `<name>.png`."""
         self._write([(name, name, self._choose(name, self.job.count)) for name in self.inputs.files], out)
+
+    def restore_blind(self, out: Path) -> None:
+        """Every face as if nothing were known of it, as `<name>.png`."""
+        self._write([(name, name, []) for name in self.inputs.files], out)
+
+    def towards(self, restored: Path, blind: Path, judge: FaceEmbedder) -> dict[str, float]:
+        """How much nearer `restored` are to the photographs that they were told of than `blind` are, by a recogniser.
+
+        Args:
+            restored, blind: folders of `restore` and `restore_blind`.
+            judge: the recogniser.
+
+        Returns:
+            'mean' of the difference of cosines over the faces, and its 95 % interval, 'low' and 'high'.
+        """
+        told = References(Path(self.job.folders['ref']), judge, self.job.device)
+        nearness: list[list[float]] = [[], []]
+        for name in self.inputs.files:
+            photos = self._choose(name, self.job.count)
+            if photos:
+                vectors = told.batch([photos])[0][0]
+                for cosines, folder in zip(nearness, (restored, blind), strict=True):
+                    cosines.append((vectors @ told.embed(folder / f'{name}.png')).mean().item())
+        return dict(zip(('mean', 'low', 'high'), paired_bootstrap(*nearness), strict=True))
 
     def restore_varied(self, out: Path) -> None:
         """Every face with two references or more under each of `vary` of them alone, as `<name>__<number>.png`."""
@@ -213,6 +238,10 @@ def run_job(path: Path) -> None:
     evaluation = evaluate([restored], others, job.metrics, settings)
     evaluation.runs[0].label = job.label
     result = _only_summary(write_report(out, evaluation))
+    if restorer is not None and restorer.references is not None and settings.recogniser:
+        restorer.restore_blind(out / 'blind')
+        judge = FaceEmbedder(settings.recogniser)
+        result['metrics']['towards'] = restorer.towards(restored, out / 'blind', judge)
     if restorer is not None and restorer.references is not None and job.vary:
         restorer.restore_varied(out / 'varied')
         judged = evaluate([out / 'varied'], {'gt': Path(job.folders['gt'])}, ['identity_variance'], settings)

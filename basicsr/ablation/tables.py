@@ -112,6 +112,12 @@ def _cell(entry: Entry, column: str, digits: int) -> str:
     return f'{mean:.{digits}f}' + ('' if math.isnan(deviation) else f' ± {deviation:.{digits}f}')
 
 
+def _interval(figures: Sequence[tuple[float, float] | None]) -> str:
+    """Mean, lower and upper end, the first of each pair; nothing where one lacks."""
+    ends = [figure[0] for figure in figures if figure]
+    return '{:+.4f} ({:+.4f} to {:+.4f})'.format(*ends) if len(ends) == 3 else ''
+
+
 def _identity(plan: Plan) -> str | None:
     return next((metric for metric in ('ids', 'ids_ref', 'ids_lq') if metric in plan.metrics), None)
 
@@ -127,6 +133,8 @@ def table(name: str, entries: Sequence[Entry], found: Sequence[Mapping[str, str]
     head += [f'{q} %' for q in PERCENTILES] + ['< 0.3'] if identity else []
     varied = any(entry.mean('identity_variance') for entry in entries)
     head += ['identity variance'] if varied else []
+    told = any(entry.mean('towards') for entry in entries)
+    head += ['towards whom it is told of (95 %)'] if told else []
     head += [f'{METRICS[identity].name} less that of {plan.baseline} (95 %)'] if identity else []
     about = {(row['row'], row['w']): row for row in found if row['metric'] == identity}
     lines = []
@@ -137,10 +145,10 @@ def table(name: str, entries: Sequence[Entry], found: Sequence[Mapping[str, str]
         cells += [_cell(entry, metric, DIGITS.get(metric, 4)) for metric in columns]
         cells += [_cell(entry, column, 3) for column in spread]
         cells += [_cell(entry, 'identity_variance', 4) if entry.mean('identity_variance') else ''] if varied else []
+        cells += [_interval([entry.mean(f'towards{end}') for end in ('', '_low', '_high')])] if told else []
         if identity:
             row = about.get((entry.row, entry.w))
-            figures = [float(row[key]) for key in ('mean', 'low', 'high')] if row else []
-            cells.append('{:+.4f} ({:+.4f} to {:+.4f})'.format(*figures) if figures else '')
+            cells.append(_interval([(float(row[key]), 0) if row else None for key in ('mean', 'low', 'high')]))
         lines.append(f'| {" | ".join(cells)} |')
     weights = ', '.join(dict.fromkeys(entry.w for entry in entries if entry.w))
     pictures = max(entry.results[0]['pictures'] for entry in entries)
