@@ -42,7 +42,7 @@ TRAIN = {
     'optim_g': SECTION, 'optim_d': SECTION, 'id_lr_scale': float, 'scheduler': SECTION, 'total_iter': int,
     'warmup_iter': int, 'ema_decay': float, 'pixel_opt': SECTION, 'perceptual_opt': SECTION, 'gan_opt': SECTION,
     'identity_opt': SECTION, 'alignment_opt': AlignmentTerm.OPTIONS, 'identity_input': IdentitySource.OPTIONS,
-    'identity_swap': float, 'codebook_opt': {'loss_weight': float},
+    'codebook_opt': {'loss_weight': float},
     'use_hq_feat_loss': bool, 'feat_loss_weight': float, 'cross_entropy_loss': bool, 'entropy_loss_weight': float,
     'fidelity_weight': float, 'use_adaptive_weight': bool, 'scale_adaptive_gan_weight': float,
     'disc_weight': float, 'fix_generator': bool, 'net_g_start_iter': int, 'net_d_iters': int, 'net_d_start_iter': int,

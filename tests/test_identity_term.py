@@ -258,37 +258,6 @@ def test_a_conditioned_network_is_trained_with_the_identities_of_its_batch(stage
     assert model.log['cross_entropy_loss'] != known[0]
 
 
-@pytest.mark.parametrize('stage', [2, 3])
-def test_faces_told_of_somebody_else_are_to_show_that_person_and_blind_ones_themselves(stage, tmp_path):
-    model, batch = conditioned(stage, tmp_path, 1, [('identity_swap', 1.0)])
-    swapped = model.source.swapped(batch)
-    count = len(batch['gt'])
-    assert swapped['told'].tolist() == [count - 1, *range(count - 1)]
-    assert torch.equal(swapped['identity'], batch['identity'].roll(1, 0))
-    wanted = []
-    model.identity.loss.register_forward_pre_hook(lambda _, args: wanted.append(args[3]))
-    model.identity.sub_batch = None
-    model.optimize_parameters([batch], 1)
-    people = model.identity.loss.embedder(batch['gt'])
-    torch.testing.assert_close(wanted[-1], people.roll(1, 0))
-    mask = torch.arange(count)[:, None] > 0  # nothing is known of the first face, so the second is told nothing
-    model.optimize_parameters([{**batch, 'identity_mask': mask}], 2)
-    expected = people.roll(1, 0)
-    expected[1] = people[1]
-    torch.testing.assert_close(wanted[-1], expected)
-
-
-def test_half_of_a_batch_may_be_told_of_somebody_else_and_a_share_needs_a_loss(tmp_path):
-    batch = {'gt': torch.zeros(4, 3, 64, 64), 'identity': torch.randn(4, 1, 16)}
-    model, _ = conditioned(2, tmp_path, 1)
-    assert model.source.swapped(batch) is batch
-    model, _ = conditioned(2, tmp_path, 1, [('identity_swap', 0.5)])
-    assert model.source.swapped(batch)['told'].tolist() == [1, 0, 2, 3]
-    for share, train in ((1.5, {}), (0.5, {'identity_opt': None})):
-        with pytest.raises(OptionError, match='identity_swap'):
-            build_model({**model.opt, 'train': {**model.opt['train'], 'identity_swap': share, **train}})
-
-
 def test_what_is_new_learns_faster_where_the_options_say_so(tmp_path):
     steps = []
     for scale in (1, 4):

@@ -6,7 +6,6 @@ import pytest
 import torch
 from drawing import image
 from small import stage_options
-from small_recogniser import save_tiny
 
 from basicsr.data import build_dataset
 from basicsr.models import NonFiniteLossError, build_model
@@ -229,19 +228,6 @@ def test_stage3_uses_the_large_degradation_for_code_losses_only(tmp_path):
     model.optimize_parameters([batch], 2)
     assert torch.equal(inputs[0], batch['in_large_de'])
     assert torch.equal(inputs[1], batch['in'])
-
-
-def test_the_identity_term_sees_heavily_degraded_faces_at_the_weight_of_the_curriculum(tmp_path):
-    section = {'type': 'IdentityLoss', 'loss_weight': 0.1, 'weights': str(save_tiny(tmp_path / 'recogniser.pth'))}
-    phases = [{'severity': 'large', 'until': 1}, {'severity': 'large', 'w_large': 0.7}]
-    model = build_model(stage_options(3, tmp_path, curriculum=phases, identity_opt=section))
-    weights = []
-    for block in model.net_g.fuse_convs_dict.values():
-        block.register_forward_pre_hook(lambda _, args: weights.append(args[2]))
-    model.optimize_parameters([batch_of(model.opt)], 1)
-    assert weights == []
-    model.optimize_parameters([batch_of(model.opt)], 2)
-    assert weights == [0.7] * len(model.net_g.connect_list)
 
 
 @pytest.mark.parametrize(

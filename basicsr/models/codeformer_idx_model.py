@@ -94,16 +94,16 @@ class CodeFormerIdxModel(BaseModel):
             terms |= self.alignment(prediction, iteration, w, who)
         return terms
 
-    def code_only_losses(self, batch: Batch, source: str, iteration: int, w: float = 0) -> Terms:
-        """The loss sum of stage II on the degraded faces `batch[source]`; its identity term decodes them at `w`."""
+    def code_only_losses(self, batch: Batch, source: str, iteration: int) -> Terms:
+        """The loss sum of stage II on the degraded faces `batch[source]`."""
         who = self.who(batch, source)
-        prediction = self.predict(batch[source], self.net_g.connect_list if w else (), who)
+        prediction = self.predict(batch[source], (), who)
         terms = self.code_losses(prediction.logits, prediction.lq_feat, self.target_codes(batch))
-        return terms | self.identity_terms(prediction, batch, iteration, w, who)
+        return terms | self.identity_terms(prediction, batch, iteration, 0, who)
 
     def generator_losses(self, batch: Batch, iteration: int) -> Iterator[Terms]:
         """The loss sum of stage II."""
-        yield self.code_only_losses(self.source.swapped(batch), 'in', iteration)
+        yield self.code_only_losses(batch, 'in', iteration)
 
     @torch.no_grad()
     def infer(self, batch: Batch) -> Tensor:

@@ -56,10 +56,9 @@ class CodeFormerJointModel(CodeFormerIdxModel):
     def generator_losses(self, batch: Batch, iteration: int) -> Iterator[Terms]:
         """The loss sum of stage III."""
         phase = self.curriculum.at(iteration)
-        batch = self.source.swapped(batch)
         self.output = None
         if not phase.has_image_losses(iteration):
-            yield self.code_only_losses(batch, 'in_large_de', iteration, phase.w_large)
+            yield self.code_only_losses(batch, 'in_large_de', iteration)
             return
         gt, net, who = batch['gt'], self.net_g, self.who(batch, 'in')
         prediction = self.predict(batch['in'], net.connect_list, who)

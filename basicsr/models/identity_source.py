@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from basicsr.archs import CodeFormer, FaceEmbedder, IDCodeFormer
@@ -21,9 +20,6 @@ class IdentitySource:
     in their low-quality faces, as far as it can be trusted there. Options: `weights` (the recogniser: a file, pack or
     name) and `calibration` (a file of scripts/calibrate_confidence.py).
 
-    `train:identity_swap` is the share of a batch's faces that are told of somebody else, whom the identity term then
-    wants them to show: a degraded face says much of what its own reference says, and nothing of a stranger's.
-
     Args:
         model: the stage.
         network: that is to be told.
@@ -37,9 +33,6 @@ class IdentitySource:
 
     def __init__(self, model: BaseModel, network: CodeFormer) -> None:
         self.network = network
-        self.swap = float(model.train_opt.get('identity_swap', 0))
-        if not 0 <= self.swap <= 1 or (self.swap and not model.train_opt.get('identity_opt')):
-            raise OptionError(f'train:identity_swap: {self.swap}; a share from 0 to 1, beside train:identity_opt')
         self.of_input: InputIdentity | None = None
         section = model.train_opt.get('identity_input')
         if not section:
@@ -68,16 +61,6 @@ class IdentitySource:
             identity, confidence = self.of_input(batch[faces])
             mask = confidence[:, None]
         return {'identity': identity, 'mask': mask}
-
-    def swapped(self, batch: Batch) -> Batch:
-        """The batch with the references of its first faces handed on; 'told' (N,) is the face that each is told of."""
-        count = int(self.swap * len(batch['gt']))
-        if count < 2 or batch.get('identity') is None:
-            return batch
-        told = torch.arange(len(batch['gt']), device=batch['gt'].device)
-        told[:count] = told[:count].roll(1)
-        references = {key: batch[key][told] for key in ('identity', 'identity_mask') if key in batch}
-        return {**batch, **references, 'told': told}
 
     def _check_dim(self, dim: int, key: str) -> None:
         expected = getattr(self.network, 'identity_dim', dim)

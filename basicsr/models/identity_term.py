@@ -114,8 +114,7 @@ class IdentityTerm:
 
         Args:
             prediction: of the network, with its graph.
-            batch: its `gt` (N,3,S,S) in [-1, 1] and, where there are any, `landmarks` (N,5,2); with `told` (N,), a face
-                that is not restored blind should show the person of that face.
+            batch: its `gt` (N,3,S,S) in [-1, 1] and, where there are any, `landmarks` (N,5,2).
             iteration: of the run.
             w: weight of the fusion.
             who: whom the faces show, for a network that is conditioned on it.
@@ -131,12 +130,7 @@ class IdentityTerm:
             codes = self.network.look_up_softly(part, self.tau)
             seen = prediction.fused(count, detach=not self.through_fusion)
             output = self.network.decode(codes, seen, w, **known(who and who.first(count)))
-        whom = torch.arange(count, device=part.device)
-        if who and 'told' in batch:
-            whom = whom.where(who.first(count).known == 0, batch['told'][:count])
-        with torch.no_grad():
-            wanted = self.loss.embedder(batch['gt'][whom], None if landmarks is None else landmarks[whom])
-        value = self.loss(output.float(), None, None if landmarks is None else landmarks[:count], wanted)
+        value = self.loss(output.float(), batch['gt'][:count], None if landmarks is None else landmarks[:count])
         self.model.log['ids_cosine'] = 1 - value.item() / self.loss.loss_weight
         self._watch(value, part, logits, self._now() - begin)
         if self.is_restricted:

@@ -58,7 +58,6 @@ class Phase:
         severity: 'small': image and code losses on the mildly degraded picture; 'large': code losses only, on the
             heavily degraded one; 'mixed': small every `small_every` iterations, large otherwise.
         w: fidelity weight where image losses are computed.
-        w_large: that of the identity term's pictures where they are not.
         small_every: see `severity`.
 
     Raises:
@@ -68,7 +67,6 @@ class Phase:
     until: int | None
     severity: str
     w: float = 0.0
-    w_large: float = 0.0
     small_every: int = 1
 
     def __post_init__(self) -> None:
@@ -93,7 +91,7 @@ class Curriculum:
     """
 
     def __init__(self, phases: Sequence[Mapping[str, Any]]) -> None:
-        kinds = {'until': int, 'severity': str, 'w': float, 'w_large': float, 'small_every': int}
+        kinds = {'until': int, 'severity': str, 'w': float, 'small_every': int}
         for number, phase in enumerate(phases):
             check_values(f'train:curriculum:{number}', phase, kinds)
         self.phases = [Phase(**{'until': None, **phase}) for phase in phases]
