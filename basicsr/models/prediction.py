@@ -24,7 +24,7 @@ class Prediction(NamedTuple):
     logits: Tensor
 
     def fused(self, faces: int | None = None, detach: bool = True) -> dict[int, Tensor]:
-        """What the fusion gets of the first faces (default: all). As published, nothing flows back, unless asked for."""
+        """What the fusion gets of the first faces (all by default); detached, as published, or not."""
         return {side: (feat.detach() if detach else feat)[:faces] for side, feat in self.seen.items()}
 
 
