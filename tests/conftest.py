@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
 import torch
+
+if 'PYTEST_XDIST_WORKER' in os.environ:  # each of several workers, and what it starts, has a core to itself
+    os.environ['OMP_NUM_THREADS'] = '1'
+    torch.set_num_threads(1)
 
 ROOT = Path(__file__).resolve().parents[1]
 
