@@ -91,7 +91,7 @@ def test_rows_of_the_last_run_count():
 
 def test_peak_memory_grows_with_what_is_held():
     before = peak_memory()
-    held = torch.ones(64 * 2**20)
+    held = torch.ones(before // 4)  # as much as the process ever held, on top of what it holds
     assert peak_memory() - before > 200e6
     assert held[-1] == 1
 
