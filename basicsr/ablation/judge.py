@@ -176,14 +176,17 @@ class Restorer:
             'mean' of the difference of cosines over the faces, and its 95 % interval, 'low' and 'high'.
         """
         told = References(Path(self.job.folders['ref']), judge, self.job.device)
-        nearness: list[list[float]] = [[], []]
-        for name in self.inputs.files:
-            photos = self._choose(name, self.job.count)
-            if photos:
-                vectors = told.batch([photos])[0][0]
-                for cosines, folder in zip(nearness, (restored, blind), strict=True):
-                    cosines.append((vectors @ told.embed(folder / f'{name}.png')).mean().item())
-        return dict(zip(('mean', 'low', 'high'), paired_bootstrap(*nearness), strict=True))
+
+        def nearness(folder: Path) -> list[float]:
+            chosen = {name: self._choose(name, self.job.count) for name in self.inputs.files}
+            return [
+                (told.batch([photos])[0][0] @ told.embed(folder / f'{name}.png')).mean().item()
+                for name, photos in chosen.items()
+                if photos
+            ]
+
+        figures = paired_bootstrap(nearness(restored), nearness(blind))
+        return dict(zip(('mean', 'low', 'high'), figures, strict=True))
 
     def restore_varied(self, out: Path) -> None:
         """Every face with two references or more under each of `vary` of them alone, as `<name>__<number>.png`."""
