@@ -407,8 +407,11 @@ def test_rows_with_references_are_judged_where_there_are_some_and_shown_beside_o
     references = {'recogniser': str(here / 'judge.pth')}
     write_plan(here, rows=rows, sets=sets, metrics=['psnr'], references=references)
     assert script.main(['--plan', 'plan.yml', '--out', 'out', '--device', 'cpu']) == 0
-    done = {(row['row'], row['set']) for row in read_results(here / 'out' / 'results.csv')}
-    assert done == {('input', 'people'), ('input', 'strangers'), ('D', 'people')}
+    results = {(row['row'], row['set']): row for row in read_results(here / 'out' / 'results.csv')}
+    assert set(results) == {('input', 'people'), ('input', 'strangers'), ('D', 'people')}
+    ends = [float(results['D', 'people'][f'towards{end}']) for end in ('', '_low', '_high')]
+    text = (here / 'out' / 'results.md').read_text()
+    assert text.count('towards whom it is told of') == 1 and '{:+.4f} ({:+.4f} to {:+.4f})'.format(*ends) in text
     side = TILE + 2 * MARGIN
     shown, strangers = (imread(here / 'out' / f'faces_{name}.png')[TITLE:] for name in sets)
     tiles = [[shown[y : y + side, x : x + side] for x in range(0, 4 * side, side)] for y in range(0, 6 * side, side)]
