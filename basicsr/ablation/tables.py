@@ -112,10 +112,9 @@ def _cell(entry: Entry, column: str, digits: int) -> str:
     return f'{mean:.{digits}f}' + ('' if math.isnan(deviation) else f' ± {deviation:.{digits}f}')
 
 
-def _interval(figures: Sequence[tuple[float, float] | None]) -> str:
-    """Mean, lower and upper end, the first of each pair; nothing where one lacks."""
-    ends = [figure[0] for figure in figures if figure]
-    return '{:+.4f} ({:+.4f} to {:+.4f})'.format(*ends) if len(ends) == 3 else ''
+def _interval(figures: Sequence[float]) -> str:
+    """Mean, lower and upper end; nothing where there are none."""
+    return '{:+.4f} ({:+.4f} to {:+.4f})'.format(*figures) if figures else ''
 
 
 def _identity(plan: Plan) -> str | None:
@@ -145,10 +144,11 @@ def table(name: str, entries: Sequence[Entry], found: Sequence[Mapping[str, str]
         cells += [_cell(entry, metric, DIGITS.get(metric, 4)) for metric in columns]
         cells += [_cell(entry, column, 3) for column in spread]
         cells += [_cell(entry, 'identity_variance', 4) if entry.mean('identity_variance') else ''] if varied else []
-        cells += [_interval([entry.mean(f'towards{end}') for end in ('', '_low', '_high')])] if told else []
+        moves = [entry.mean(f'towards{end}') for end in ('', '_low', '_high')]
+        cells += [_interval([move[0] for move in moves if move])] if told else []
         if identity:
             row = about.get((entry.row, entry.w))
-            cells.append(_interval([(float(row[key]), 0) if row else None for key in ('mean', 'low', 'high')]))
+            cells.append(_interval([float(row[key]) for key in ('mean', 'low', 'high')] if row else []))
         lines.append(f'| {" | ".join(cells)} |')
     weights = ', '.join(dict.fromkeys(entry.w for entry in entries if entry.w))
     pictures = max(entry.results[0]['pictures'] for entry in entries)
