@@ -6,6 +6,7 @@ import json
 import re
 import shutil
 import subprocess
+import xml.etree.ElementTree as ET
 from html import unescape
 from pathlib import Path
 
@@ -17,7 +18,7 @@ from scipy.ndimage import gaussian_filter
 from small_recogniser import save_tiny, smooth_faces
 
 from basicsr.evaluation import EvaluationError, Settings, evaluate, write_report
-from basicsr.evaluation.charts import histogram, scatter, standalone
+from basicsr.evaluation.charts import boxes, histogram, scatter, standalone
 from basicsr.utils.image import imread, imwrite, to_image
 from basicsr.utils.templates import ARCFACE_112, ffhq_template
 
@@ -75,7 +76,8 @@ def test_the_report_in_a_browser(browser: str, folders: Path) -> None:
 def test_charts_stand_alone_in_a_browser(browser: str, tmp_path: Path) -> None:
     values = {'A & B': [0.1, 0.2, 0.9], 'C': [0.3, 0.4]}
     dots = {'A & B': {'x': (1.0, 0.5)}, 'C': {'y': (2.0, 0.4)}}
-    for name, chart in (('bars', histogram(values, 'IDS')), ('dots', scatter(dots, ('PSNR', 'IDS')))):
+    charts = {'bars': histogram(values, 'IDS'), 'dots': scatter(dots, ('PSNR', 'IDS'), numbered=True)}
+    for name, chart in {**charts, 'boxes': boxes(values, 'IDS')}.items():
         (tmp_path / f'{name}.svg').write_text(standalone(chart, list(values), 'set'), encoding='utf-8')
         shot = tmp_path / f'{name}.png'
         command = [browser, '--headless', '--no-sandbox', '--disable-gpu', '--window-size=640,400']
@@ -85,9 +87,19 @@ def test_charts_stand_alone_in_a_browser(browser: str, tmp_path: Path) -> None:
         for colour in ((0, 0x72, 0xB2), (0xD5, 0x5E, 0)):  # both runs are drawn, and both are in the legend
             there = np.abs(image - colour).max(2) < 12
             assert there[320:].sum() > 50, name
-            if name == 'bars':
+            if name != 'dots':
                 assert there[:320].sum() > 200
         assert (image.sum(2) < 200).sum() > 200  # text
+
+
+def test_boxes_stand_where_the_quantiles_are() -> None:
+    chart = ET.fromstring(
+        boxes({'least': [0.0] * 9, 'most': [1.0] * 9, 'between': list(np.linspace(0, 1, 101))}, 'IDS')
+    )
+    places = [(float(box.get('x')), float(box.get('width'))) for box in chart.iter('rect')]
+    left, right = 56, 640 - 16  # 0 and 1
+    assert places == [(left, 0), (right, 0), (left + (right - left) / 4, (right - left) / 2)]
+    assert [text.text for text in chart.iter('text')][-3:] == ['1', '2', '3']
 
 
 @pytest.mark.parametrize('role', ['--restored', '--gt', '--lq', '--ref'])

@@ -12,7 +12,7 @@ import numpy as np
 
 from basicsr.ablation.plan import PARTS, Plan
 from basicsr.ablation.results import DONE, Result
-from basicsr.evaluation.charts import histogram, scatter, standalone
+from basicsr.evaluation.charts import boxes, scatter, standalone
 from basicsr.evaluation.report import QUALITY
 from basicsr.metrics import METRICS
 from basicsr.metrics.statistics import PERCENTILES, paired_bootstrap
@@ -169,21 +169,21 @@ def _remarks(results: Sequence[Result]) -> list[str]:
 
 
 def _plots(prefix: Path, name: str, entries: Sequence[Entry], plan: Plan) -> list[Path]:
-    """Identity histograms, and identity against quality with a dot a seed."""
+    """Quantiles of the identity, and identity against quality with a dot a seed."""
     identity = _identity(plan)
     entries = [entry for entry in entries if identity and entry.pictures(identity)]
     if identity is None or not entries:
         return []
     labels = {f'{entry.row}, w = {entry.w}' if entry.w else entry.row: entry for entry in entries}
     values = {label: list(entry.pictures(identity).values()) for label, entry in labels.items()}
-    charts = {'identity': histogram(values, METRICS[identity].name)}
+    charts = {'identity': boxes(values, METRICS[identity].name)}
     quality = next((metric for metric in QUALITY if all(entry.mean(metric) for entry in entries)), None)
     if quality is not None:
         dots = {
             label: {f'seed {r["seed"]}': (float(r[quality]), float(r[identity])) for r in entry.results}
             for label, entry in labels.items()
         }
-        charts['quality'] = scatter(dots, (METRICS[quality].name, METRICS[identity].name))
+        charts['quality'] = scatter(dots, (METRICS[quality].name, METRICS[identity].name), numbered=True)
     paths = []
     for kind, chart in charts.items():
         paths.append(prefix.with_name(f'{prefix.name}_{name}_{kind}.svg'))

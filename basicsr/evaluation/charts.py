@@ -33,7 +33,7 @@ def _ticks(low: float, high: float) -> list[float]:
 
 
 def _frame(x: Scale, y: Scale, ranges: Sequence[tuple[float, float]], names: tuple[str, str], body: str) -> str:
-    """A chart with its axes around `body`."""
+    """A chart with its axes around `body`; without a second range, the y axis has no ticks."""
     bottom, right = HEIGHT - BOTTOM, WIDTH - RIGHT
     parts = [
         f'<svg viewBox="0 0 {WIDTH} {HEIGHT}" width="{WIDTH}" height="{HEIGHT}" role="img" '
@@ -42,7 +42,7 @@ def _frame(x: Scale, y: Scale, ranges: Sequence[tuple[float, float]], names: tup
     for tick in _ticks(*ranges[0]):
         parts.append(f'<line stroke="#e4e4e4" x1="{x(tick):.1f}" x2="{x(tick):.1f}" y1="{TOP}" y2="{bottom}"/>')
         parts.append(f'<text x="{x(tick):.1f}" y="{bottom + 16}" text-anchor="middle">{tick:g}</text>')
-    for tick in _ticks(*ranges[1]):
+    for tick in _ticks(*ranges[1]) if len(ranges) > 1 else ():
         parts.append(f'<line stroke="#e4e4e4" x1="{LEFT}" x2="{right}" y1="{y(tick):.1f}" y2="{y(tick):.1f}"/>')
         parts.append(f'<text x="{LEFT - 6}" y="{y(tick) + 4:.1f}" text-anchor="end">{tick:g}</text>')
     parts.append(f'<text x="{(LEFT + right) / 2}" y="{HEIGHT - 8}" text-anchor="middle">{escape(names[0])}</text>')
@@ -75,12 +75,41 @@ def histogram(runs: Mapping[str, Sequence[float]], name: str, bins: int = 30) ->
     return _frame(x, y, [(edges[0], edges[-1]), (0, top)], (name, 'share of pictures'), ''.join(lines))
 
 
-def scatter(runs: Mapping[str, Mapping[str, tuple[float, float]]], names: tuple[str, str]) -> str:
+def boxes(runs: Mapping[str, Sequence[float]], name: str) -> str:
+    """A numbered line for each run from its 5 % to its 95 % quantile, a box from 25 % to 75 %, and the median.
+
+    Args:
+        runs: label to values; some values in each.
+        name: of the axis.
+    """
+    quantiles = np.array([np.quantile(values, (0.05, 0.25, 0.5, 0.75, 0.95)) for values in runs.values()])
+    low, high = float(quantiles.min()), float(quantiles.max())
+    height = (HEIGHT - BOTTOM - TOP) / len(runs)
+    x = _scale(low, high, LEFT, WIDTH - RIGHT)
+    parts = []
+    for number, (least, first, median, third, most) in enumerate(quantiles):
+        y = TOP + (number + 0.5) * height
+        line = f'<line stroke="{colour(number)}" stroke-width="2"'
+        parts += [
+            f'{line} x1="{x(least):.1f}" x2="{x(most):.1f}" y1="{y:.1f}" y2="{y:.1f}"/>',
+            f'<rect x="{x(first):.1f}" y="{y - 0.3 * height:.1f}" width="{x(third) - x(first):.1f}" '
+            f'height="{0.6 * height:.1f}" fill="white" stroke="{colour(number)}" stroke-width="2"/>',
+            f'{line} x1="{x(median):.1f}" x2="{x(median):.1f}" y1="{y - 0.3 * height:.1f}" '
+            f'y2="{y + 0.3 * height:.1f}"/>',
+            f'<text x="{LEFT - 6}" y="{y + 4:.1f}" text-anchor="end">{number + 1}</text>',
+        ]
+    return _frame(x, lambda y: y, [(low, high)], (name, ''), ''.join(parts))
+
+
+def scatter(
+    runs: Mapping[str, Mapping[str, tuple[float, float]]], names: tuple[str, str], numbered: bool = False
+) -> str:
     """A dot for each picture, its name as a tooltip.
 
     Args:
         runs: label to picture to (x, y); some in all.
         names: of the axes.
+        numbered: with the number of its run beside it.
     """
     points = np.array([point for dots in runs.values() for point in dots.values()])
     low, high = points.min(0), points.max(0)
@@ -90,6 +119,7 @@ def scatter(runs: Mapping[str, Mapping[str, tuple[float, float]]], names: tuple[
     dots = [
         f'<circle cx="{x(a):.1f}" cy="{y(b):.1f}" r="3" fill="{colour(number)}" fill-opacity="0.6">'
         f'<title>{escape(f"{label}: {picture}: {a:.4g}, {b:.4g}")}</title></circle>'
+        + (f'<text x="{x(a) + 5:.1f}" y="{y(b) + 4:.1f}">{number + 1}</text>' if numbered else '')
         for number, (label, run) in enumerate(runs.items())
         for picture, (a, b) in run.items()
     ]
@@ -97,10 +127,10 @@ def scatter(runs: Mapping[str, Mapping[str, tuple[float, float]]], names: tuple[
 
 
 def standalone(chart: str, labels: Sequence[str], title: str) -> str:
-    """A chart as the content of an .svg file, with its title and a legend below.
+    """A chart as the content of an .svg file, with its title and a numbered legend below.
 
     Args:
-        chart: of `histogram` or `scatter`.
+        chart: one of those above.
         labels: of its runs, in their order.
         title: of the file.
     """
@@ -108,7 +138,7 @@ def standalone(chart: str, labels: Sequence[str], title: str) -> str:
     height = HEIGHT + line * (len(labels) + 1)
     keys = [
         f'<rect x="{LEFT}" y="{HEIGHT + line * number}" width="10" height="10" fill="{colour(number)}"/>'
-        f'<text x="{LEFT + 16}" y="{HEIGHT + line * number + 10}">{escape(label)}</text>'
+        f'<text x="{LEFT + 16}" y="{HEIGHT + line * number + 10}">{number + 1} {escape(label)}</text>'
         for number, label in enumerate(labels)
     ]
     name = f'<text x="{WIDTH - RIGHT}" y="12" text-anchor="end" font-weight="bold">{escape(title)}</text>'
