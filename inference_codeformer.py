@@ -16,6 +16,7 @@ from tqdm import tqdm
 from basicsr.faces.detection import DEFAULT_DETECTOR, DETECTORS, build_detector
 from basicsr.faces.paste import PARSING_FILE, ParsingMask
 from basicsr.inference.build_guide import Wishes, build_guide
+from basicsr.inference.code_search import STEPS
 from basicsr.inference.face_restorer import PRECISIONS, FaceRestorer
 from basicsr.inference.image_restorer import ImageRestorer
 from basicsr.inference.people import THRESHOLD
@@ -48,6 +49,14 @@ def between(least: float, most: float) -> Callable[[str], float]:
         return value
 
     return number
+
+
+def whole_number(text: str) -> int:
+    """A number from 0 on."""
+    value = int(text)
+    if value < 0:
+        raise argparse.ArgumentTypeError(f'{text} is below 0')
+    return value
 
 
 def megapixels(text: str) -> float:
@@ -138,6 +147,14 @@ def add_identity_flags(group: argparse._ArgumentGroup) -> None:
         metavar='PATH',
         help='photographs of the person, or a folder of them; or a folder with a sub-folder for each person',
     )
+    add(
+        '--id_search',
+        type=whole_number,
+        default=STEPS,
+        metavar='STEPS',
+        help=f'search for codes that show the person of --ref: each step takes as long as some three faces; 0: none '
+        f'(default: {STEPS})',
+    )
     add('--id_scale', type=between(0, 2), default=1.0, help='strength of the identity styling, 0 to 2 (default: 1)')
     add(
         '--id_threshold',
@@ -170,7 +187,14 @@ def build_restorer(args: argparse.Namespace) -> ImageRestorer:
     if whole or args.ref:
         detector = build_detector(args.detection_model, args.weights_dir, device=faces.device)
     wishes = Wishes(
-        args.ref, args.recogniser, args.id_threshold, args.id_scale, args.identity == 'input', args.calibration, auto
+        args.ref,
+        args.recogniser,
+        args.id_threshold,
+        args.id_scale,
+        args.id_search,
+        args.identity == 'input',
+        args.calibration,
+        auto,
     )
     return ImageRestorer(
         faces,
@@ -201,7 +225,12 @@ def say_identity(restorer: ImageRestorer) -> None:
     if guide.people is None:
         return
     print('References: ' + printable(', '.join(f'{p.name} ({len(p.files)})' for p in guide.people.persons)))
-    if not guide.tells_people:
+    if guide.search_steps:
+        print(
+            f'Codes are searched for the people of the references, {guide.search_steps} steps a face; their likeness, '
+            'measured by the recogniser that guides the search, looks better than it is'
+        )
+    elif not guide.tells_people:
         print('This network cannot be told who people are: references only serve to measure, and to choose w')
 
 
@@ -214,6 +243,7 @@ def about_identity(restorer: ImageRestorer) -> dict[str, Any]:
     return {
         'recogniser': guide.embedder.name,
         'network_is_told': guide.tells_people and people is not None,
+        'search_steps': guide.search_steps if people else 0,
         'references': {p.name: [str(file) for file in p.files] for p in people.persons} if people else {},
         'notes': list(guide.notes),
     }

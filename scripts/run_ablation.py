@@ -144,6 +144,7 @@ class Ablation:
         folders['lq'] = folders[row.pictures or 'lq']
         folders = {role: path for role, path in folders.items() if role in ('lq', 'gt', 'ref')}
         references = self.plan.references
+        vary = references['vary'] if row.vary is None else row.vary
         return Job(
             label=row.name,
             checkpoint=str(checkpoint or ''),
@@ -152,9 +153,10 @@ class Ablation:
             adain=row.adain,
             color_fix=self.plan.color_fix,
             references=row.references,
+            search=row.search,
             recogniser=references['recogniser'] if row.references else None,
             count=references['count'] if row.references else 0,
-            vary=references['vary'] if row.references else 0,
+            vary=vary if row.references else 0,
             metrics=list(self.plan.metrics),
             judge=self.plan.judge,
             device=self.device,

@@ -190,8 +190,8 @@ def conditioned(path: Path, dim: int = 16) -> Path:
 def job_of(here: Path, **changes: object) -> Job:
     given = {
         'label': 'x', 'checkpoint': str(here / 'net.pth'), 'folders': {'lq': 'lq', 'gt': 'gt', 'ref': 'gt'}, 'w': 0.5,
-        'adain': True, 'color_fix': False, 'references': 'own', 'recogniser': str(here / 'judge.pth'), 'count': 2,
-        'vary': 0, 'metrics': ['psnr'], 'judge': {'recogniser': str(here / 'judge.pth'), 'weights': {}},
+        'adain': True, 'color_fix': False, 'references': 'own', 'search': 0, 'recogniser': str(here / 'judge.pth'),
+        'count': 2, 'vary': 0, 'metrics': ['psnr'], 'judge': {'recogniser': str(here / 'judge.pth'), 'weights': {}},
         'device': 'cpu', 'out': str(here / 'job'), **changes,
     }  # fmt: skip
     Job(**given).save(here / 'job.json')
@@ -241,6 +241,14 @@ def test_a_network_is_told_of_references(here: Path) -> None:
     assert towards['mean'] == pytest.approx(difference, abs=1e-5) and difference != 0
     assert 'towards' not in yaml.safe_load((here / 'job_' / 'result.json').read_text())['metrics']
     assert found['metrics']['identity_variance']['mean'] > 0 and found['metrics']['identity_variance']['count'] == 8
+
+
+def test_codes_are_searched_for_people_by_a_network_that_cannot_be_told(here: Path) -> None:
+    torch.manual_seed(0)
+    save_atomic({'params_ema': build_network(CODEFORMER).state_dict()}, here / 'net.pth')
+    job_of(here, search=10)
+    run_job(here / 'job.json')
+    assert yaml.safe_load((here / 'job' / 'result.json').read_text())['metrics']['towards']['mean'] > 0
 
 
 def test_the_colours_of_the_input_are_kept_where_the_plan_says_so(here: Path, calls: list[str]) -> None:
@@ -373,6 +381,8 @@ def test_the_plans_are_whole(path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
         ('rows:A:stage=[x]', "rows:A: unknown key 'stage'"),
         ('rows:A:checkpoint=x.pth', 'one of stages, checkpoint, pictures is needed, not stages and checkpoint'),
         ('rows:A:references=perhaps', "references: 'perhaps'"),
+        ('rows:A:search=3', 'which needs references'),
+        ('rows:A:vary=1', 'rows:A: vary is 0'),
         ('rows:A:references=true', "references:recogniser is missing; row 'A'"),
         ('baseline=B', "no row 'B'"),
         ('w=2', 'from 0 to 1'),
@@ -402,11 +412,12 @@ def test_rows_with_references_are_judged_where_there_are_some_and_shown_beside_o
     here: Path, calls: list[str]
 ) -> None:
     conditioned(here / 'net.pth')
-    rows = {'input': {'pictures': 'lq'}, 'D': {'checkpoint': 'net.pth', 'references': True}}
+    rows = {'input': {'pictures': 'lq'}, 'D': {'checkpoint': 'net.pth', 'references': True, 'vary': 0}}
     sets = {'people': {'lq': 'lq', 'gt': 'gt', 'ref': 'gt'}, 'strangers': {'lq': 'lq', 'gt': 'gt'}}
-    references = {'recogniser': str(here / 'judge.pth')}
+    references = {'recogniser': str(here / 'judge.pth'), 'vary': 2}
     write_plan(here, rows=rows, sets=sets, metrics=['psnr'], references=references)
     assert script.main(['--plan', 'plan.yml', '--out', 'out', '--device', 'cpu']) == 0
+    assert not (here / 'out' / 'rows' / 'D_people_0_0' / 'varied').exists()
     results = {(row['row'], row['set']): row for row in read_results(here / 'out' / 'results.csv')}
     assert set(results) == {('input', 'people'), ('input', 'strangers'), ('D', 'people')}
     ends = [float(results['D', 'people'][f'towards{end}']) for end in ('', '_low', '_high')]

@@ -516,7 +516,7 @@ def test_a_network_that_takes_no_identity_says_so_and_restores_as_before(run, fi
     assert code == 0 and summary['who'] == {'recogniser': None} and summary['files'][0]['identity'] == []
     assert 'Identity is not measured' in screen and 'download_pretrained_models.py arcface' in screen
     before = written_face(tmp_path)
-    flags = ('--ref', files / 'me.png', '--recogniser', files / 'recogniser.pth')
+    flags = ('--ref', files / 'me.png', '--recogniser', files / 'recogniser.pth', '--id_search', 0)
     code, summary, screen, _ = run(*flags, model='plain.pth')
     assert code == 0 and np.array_equal(written_face(tmp_path), before)
     assert 'cannot be told who people are' in screen and summary['who']['network_is_told'] is False
@@ -597,7 +597,9 @@ def test_what_cannot_start_is_said_with_exit_code_2(run, files, flags, model, me
     assert code == 2 and message in errors
 
 
-@pytest.mark.parametrize(('flag', 'value'), [('--id_scale', '2.5'), ('--id_threshold', '-2'), ('-w', 'automatic')])
+@pytest.mark.parametrize(
+    ('flag', 'value'), [('--id_scale', '2.5'), ('--id_search', '-1'), ('--id_threshold', '-2'), ('-w', 'automatic')]
+)
 def test_flags_out_of_range_are_usage_errors(run, flag, value):
     with pytest.raises(SystemExit):
         run(flag, value)

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 from tqdm import tqdm
 
@@ -23,6 +24,7 @@ from basicsr.archs import FaceEmbedder
 from basicsr.evaluation import Settings, evaluate, write_report
 from basicsr.evaluation.pictures import Folder
 from basicsr.inference import FaceRestorer
+from basicsr.inference.code_search import CodeSearch
 from basicsr.metrics.statistics import paired_bootstrap
 from basicsr.utils.files import write_text
 from basicsr.utils.image import imread, imwrite, to_tensor
@@ -42,6 +44,7 @@ class Job:
         adain: see `CodeFormer.forward`.
         color_fix: see `FaceRestorer`.
         references: '', 'own' or 'wrong', see `plan.Row`.
+        search: steps, see `plan.Row`.
         recogniser: of the references.
         count: references of a face.
         vary: references that each face is restored under for the identity variance; 0 for none.
@@ -58,6 +61,7 @@ class Job:
     adain: bool
     color_fix: bool
     references: str
+    search: int
     recogniser: str | None
     count: int
     vary: int
@@ -147,11 +151,14 @@ class Restorer:
         self.inputs = Folder.scan(job.folders['lq'], 'lq')
         self.references = None
         if job.references:
-            if not self.restorer.takes_identity:
-                raise PlanError(f'{job.checkpoint}: a CodeFormer, which takes no references; use an IDCodeFormer')
+            told = self.restorer.takes_identity
+            if not told and not job.search:
+                raise PlanError(
+                    f'{job.checkpoint}: a CodeFormer, which takes no references; use an IDCodeFormer, or search'
+                )
             self.references = References(Path(job.folders['ref']), FaceEmbedder(job.recogniser), job.device)
             found, wanted = self.references.embedder.dim, self.restorer.told_by[1]
-            if found != wanted:
+            if told and found != wanted:
                 raise PlanError(
                     f'{job.checkpoint}: takes embeddings of {wanted} numbers; the recogniser {job.recogniser} gives '
                     f'{found}'
@@ -200,14 +207,24 @@ class Restorer:
     def _choose(self, name: str, count: int) -> list[Path]:
         return self.references.choose(name, self.job.references, count) if self.references else []
 
+    def _known(self, photos: Sequence[Sequence[Path]]) -> dict[str, Any]:
+        """What a restorer is told of faces by their references."""
+        if self.references is None:
+            return {}
+        vectors, mask = self.references.batch(photos)
+        known: dict[str, Any] = {'identity': vectors, 'mask': mask} if self.restorer.takes_identity else {}
+        if self.job.search:
+            known['search'] = CodeSearch(
+                self.references.embedder, F.normalize(vectors.sum(1), dim=1), self.job.search
+            )  # rows without reference are zero, and stay so
+        return known
+
     def _write(self, items: Sequence[tuple[str, str, list[Path]]], out: Path) -> None:
         """Write what comes of (input's name, output's name, references)."""
         if out.exists():
             shutil.rmtree(out)
         for batch in _batches(items):
-            known = {}
-            if self.references is not None:
-                known = dict(zip(('identity', 'mask'), self.references.batch([p for *_, p in batch]), strict=True))
+            known = self._known([photos for *_, photos in batch])
             faces = [imread(self.inputs.files[name]) for name, _, _ in batch]
             restored = self.restorer.restore(faces, self.job.w, self.job.adain, **known)
             for (_, target, _), face in zip(batch, restored, strict=True):
@@ -221,7 +238,7 @@ def _only_summary(content: Mapping[str, Any]) -> dict[str, Any]:
     return {**kept, 'not_run': {**content['not_run'], **run['not_run']}, 'environment': content['environment']}
 
 
-@torch.inference_mode()
+@torch.no_grad()
 def run_job(path: Path) -> None:
     """Carry out the job of a file; `result.json` beside the report says what came out.
 

@@ -14,8 +14,8 @@ from basicsr.utils.registry import nearest
 
 NUMBERS = (int, float, list)
 ROW = {
-    'stages': list, 'checkpoint': str, 'pictures': str, 'references': (bool, str), 'parts': list, 'w': NUMBERS,
-    'adain': bool,
+    'stages': list, 'checkpoint': str, 'pictures': str, 'references': (bool, str), 'search': int, 'vary': int,
+    'parts': list, 'w': NUMBERS, 'adain': bool,
 }  # fmt: skip
 SET = {'lq': str, 'bicubic': str, 'reconstruction': str, 'gt': str, 'ref': str, 'w': NUMBERS, 'limit': int}
 TOP = {
@@ -60,6 +60,9 @@ class Row:
         pictures: the folder of each set that is judged as it is, of `PICTURES`, without a network.
         references: whose photographs the network is told of: '' of nobody, 'own', or 'wrong' for another person's. Such
             a row is judged on the sets that have references.
+        vary: in place of the plan's, see `Plan.references`; None for that.
+        search: steps of a search for codes that show those people, see `CodeSearch`; a network that cannot be told has
+            them from this alone.
         parts: what a checkpoint was trained with, of `PARTS`; of stages it is read off their options.
         w: fidelity weights; none means those of the set.
         adain: give the code features the statistics of the input's, as inference does.
@@ -70,6 +73,8 @@ class Row:
     checkpoint: Path | None
     pictures: str
     references: str
+    search: int
+    vary: int | None
     parts: tuple[str, ...] | None
     w: tuple[float, ...]
     adain: bool
@@ -147,6 +152,11 @@ def _row(name: str, section: Mapping[str, Any], adain: bool) -> Row:
         raise PlanError(f"rows:{name}:references: '{references}'; true, wrong or none")
     if section.get('pictures', 'lq') not in PICTURES:
         raise PlanError(f"rows:{name}:pictures: '{section['pictures']}'; {', '.join(PICTURES)}")
+    search = section.get('search') or 0
+    if search < 0 or (search and not REFERENCES[references]):
+        raise PlanError(f'rows:{name}:search: {search}; steps of a search, 0 or more, which needs references')
+    if section.get('vary') is not None:
+        _check_vary(f'rows:{name}', section['vary'])
     parts = section.get('parts')
     for part in parts or ():
         if part not in PARTS:
@@ -157,10 +167,17 @@ def _row(name: str, section: Mapping[str, Any], adain: bool) -> Row:
         checkpoint=Path(section['checkpoint']) if section.get('checkpoint') else None,
         pictures=section.get('pictures') or '',
         references=REFERENCES[references],
+        search=search,
+        vary=section.get('vary'),
         parts=None if parts is None else tuple(parts),
         w=_numbers(section['w']) if section.get('w') is not None else (),
         adain=section.get('adain', adain),
     )
+
+
+def _check_vary(where: str, vary: int) -> None:
+    if vary == 1 or vary < 0:
+        raise PlanError(f'{where}: vary is 0 (not measured), or 2 or more')
 
 
 def _set(name: str, section: Mapping[str, Any], w: Any) -> FaceSet:
@@ -199,8 +216,9 @@ def load_plan(path: str | Path, changes: Sequence[str] = ()) -> Plan:
         if baseline not in rows:
             raise PlanError(f"baseline: no row '{baseline}'{nearest(baseline, rows)}")
         references = {'recogniser': None, 'count': 1, 'vary': 0} | (opt.get('references') or {})
-        if references['count'] < 1 or references['vary'] == 1 or references['vary'] < 0:
-            raise PlanError('references: count is 1 or more; vary is 0 (not measured), or 2 or more')
+        if references['count'] < 1:
+            raise PlanError('references: count is 1 or more')
+        _check_vary('references', references['vary'])
         judge = {'recogniser': None, 'weights': {}} | (opt.get('judge') or {})
         _check_references(rows, sets, references, judge)
     except (PlanError, OptionError, EvaluationError) as error:
@@ -222,8 +240,8 @@ def load_plan(path: str | Path, changes: Sequence[str] = ()) -> Plan:
 def _check_references(
     rows: Mapping[str, Row], sets: Mapping[str, FaceSet], references: Mapping[str, Any], judge: Mapping[str, Any]
 ) -> None:
-    if references['vary'] and not judge['recogniser']:
-        raise PlanError('references:vary measures the identity variance, which needs judge:recogniser')
+    if (references['vary'] or any(row.vary for row in rows.values())) and not judge['recogniser']:
+        raise PlanError('vary measures the identity variance, which needs judge:recogniser')
     told = next((row.name for row in rows.values() if row.references), None)
     if told is None:
         return

@@ -19,6 +19,9 @@ from basicsr.archs.vqgan_arch import ResBlock, VQAutoEncoder
 from basicsr.utils.checkpoint import load_state, load_state_dict_file
 from basicsr.utils.registry import ARCH_REGISTRY, nearest
 
+Search = Callable[[Tensor, Callable[[Tensor], Tensor]], Tensor]
+"""(logits, what decodes logits to faces with a gradient) -> better logits, see `CodeSearch`."""
+
 
 def adaptive_instance_normalization(content: Tensor, style: Tensor) -> Tensor:
     """`content` with the mean and standard deviation of `style`, per sample and channel (Huang & Belongie, ICCV 2017).
@@ -207,6 +210,7 @@ class CodeFormer(VQAutoEncoder):
         detach_16: bool = True,
         code_only: bool = False,
         adain: bool = False,
+        search: Search | None = None,
         **known: Any,
     ) -> tuple[Tensor, ...]:
         """Restore faces.
@@ -219,6 +223,7 @@ class CodeFormer(VQAutoEncoder):
             code_only: predict codes, decode no image.
             adain: give the code features the mean and deviation of the encoder's features, as the published inference
                 does and its training does not.
+            search: finds better logits than the predicted ones; no gradient goes through it.
             known: what a network that knows more of the faces than their pixels passes to its own parts.
 
         Returns:
@@ -230,9 +235,13 @@ class CodeFormer(VQAutoEncoder):
         logits = self.predict_logits(lq_feat, **known)  # (N,s*s,K)
         if code_only:
             return logits, lq_feat
+
+        def render(codes: Tensor) -> Tensor:
+            if adain:
+                codes = adaptive_instance_normalization(codes, lq_feat)
+            return self.decode(codes, seen, w, **known)
+
+        if search is not None:
+            logits = search(logits, lambda tried: render(self.look_up_softly(tried).to(lq_feat.dtype)))
         codes = self.look_up(logits)
-        if detach_16:
-            codes = codes.detach()
-        if adain:
-            codes = adaptive_instance_normalization(codes, lq_feat)
-        return self.decode(codes, seen, w, **known), logits, lq_feat
+        return render(codes.detach() if detach_16 else codes), logits, lq_feat

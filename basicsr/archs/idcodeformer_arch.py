@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from basicsr.archs.codeformer_arch import CodeFormer
+from basicsr.archs.codeformer_arch import CodeFormer, Search
 from basicsr.utils.registry import ARCH_REGISTRY
 
 
@@ -253,6 +253,7 @@ class IDCodeFormer(CodeFormer):
         detach_16: bool = True,
         code_only: bool = False,
         adain: bool = False,
+        search: Search | None = None,
         identity: Tensor | None = None,
         mask: Tensor | None = None,
         id_scale: float = 1.0,
@@ -260,9 +261,9 @@ class IDCodeFormer(CodeFormer):
         """Restore faces, as `CodeFormer.forward` does, of people who may be known.
 
         Args:
-            x, w, detach_16, code_only, adain: see `CodeFormer.forward`.
+            x, w, detach_16, code_only, adain, search: see `CodeFormer.forward`.
             identity, mask: see `identify`.
             id_scale: strength of the styling path, 0 (as CodeFormer) to 2.
         """
         who = self.identify(len(x), identity, mask)
-        return super().forward(x, w, detach_16, code_only, adain, who=who, id_scale=id_scale)
+        return super().forward(x, w, detach_16, code_only, adain, search, who=who, id_scale=id_scale)

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from basicsr.archs.arcface_arch import FaceEmbedder
 from basicsr.faces.detection import FaceDetector
+from basicsr.inference.code_search import STEPS
 from basicsr.inference.face_restorer import FaceRestorer
 from basicsr.inference.identity_guide import IdentityGuide
 from basicsr.inference.people import THRESHOLD
@@ -30,7 +31,7 @@ class Wishes:
         references: photographs and folders, see `references.gather`.
         recogniser: see `choose_recogniser`.
         threshold: see `People`.
-        id_scale: see `IdentityGuide`.
+        id_scale, search_steps: see `IdentityGuide`.
         own: tell the network what the input itself says of who it is, where there is no reference.
         calibration: how far the recogniser can be trusted on such inputs; a file of scripts/calibrate_confidence.py, or
             None for the one in `CALIBRATIONS` that is for the recogniser.
@@ -41,6 +42,7 @@ class Wishes:
     recogniser: str | None = None
     threshold: float = THRESHOLD
     id_scale: float = 1.0
+    search_steps: int = STEPS
     own: bool = False
     calibration: str | None = None
     choose_w: bool = False
@@ -89,6 +91,7 @@ def build_guide(
         tells_people=listens,
         tells_own=wishes.own,
         id_scale=wishes.id_scale,
+        search_steps=wishes.search_steps,
         notes=(*_doubts(embedder, told_by), *(people.notes if people else ())),
     )
 

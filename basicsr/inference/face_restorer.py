@@ -15,6 +15,7 @@ from torch import nn
 from basicsr.archs.idcodeformer_arch import IDCodeFormer
 from basicsr.archs.loader import load_codeformer
 from basicsr.archs.vqgan_arch import Upsample
+from basicsr.inference.code_search import CodeSearch
 from basicsr.utils.folders import REPOSITORY_WEIGHTS, weights_folder
 from basicsr.utils.image import to_image, to_tensor
 from basicsr.utils.memory import give_back_freed_memory, keep_freed_memory
@@ -138,7 +139,7 @@ class FaceRestorer:
         if precision == 'fp16' and not self.device.startswith('cuda'):
             raise ValueError('precision fp16 needs a CUDA device; use bf16 or fp32 on the CPU')
         path, name = find_model(model, weights_folder() if weights_dir is None else weights_dir)
-        network = load_codeformer(path, map_location=self.device)
+        network = load_codeformer(path, map_location=self.device).requires_grad_(False)
         self.network = network.to(PRECISIONS[precision]).to(memory_format=torch.channels_last)
         if self.device == 'cpu':
             reuse_memory(network)
@@ -160,6 +161,7 @@ class FaceRestorer:
         identity: torch.Tensor | None = None,
         mask: torch.Tensor | None = None,
         id_scale: float = 1.0,
+        search: CodeSearch | None = None,
     ) -> list[np.ndarray]:
         """Restore aligned faces.
 
@@ -171,13 +173,14 @@ class FaceRestorer:
                 with; None restores them as if nothing were known.
             mask: which of R references there are (N,R), or how far each can be trusted, 0 to 1; None means all.
             id_scale: strength of the identity styling, 0 to 2.
+            search: for codes that show known people; any CodeFormer can have it. Faces then go one at a time.
 
         Returns:
             RGB uint8 (size,size,3), one for each face.
 
         Raises:
-            ValueError: `w` is outside 0 to 1, a face is no RGB uint8 picture, or the identity does not fit the faces or
-                the network.
+            ValueError: `w` is outside 0 to 1, a face is no RGB uint8 picture, or identity or search do not fit the
+                faces or the network.
             RuntimeError: the network failed, or returned values that are not finite.
         """
         check_fidelity(w)
@@ -186,13 +189,18 @@ class FaceRestorer:
         fitted = [self._fit(face) for face in faces]
         inputs = [to_tensor(face) for face in fitted]
         self._check_identity(len(inputs), identity, mask, id_scale)
+        if search is not None and len(search.targets) != len(inputs):
+            raise ValueError(f'{len(search.targets)} targets of a search for {len(inputs)} faces')
+        size = 1 if search else self.batch_size  # what gradients need is kept of every layer
         restored: list[np.ndarray] = []
-        for start in range(0, len(inputs), self.batch_size):
-            part = slice(start, start + self.batch_size)
+        for start in range(0, len(inputs), size):
+            part = slice(start, start + size)
             known: dict[str, Any] = {}
+            if search is not None:
+                known['search'] = search.only(part)
             if identity is not None:
                 told = None if mask is None else self._moved(mask[part])
-                known = {'identity': self._moved(identity[part]), 'mask': told, 'id_scale': id_scale}
+                known |= {'identity': self._moved(identity[part]), 'mask': told, 'id_scale': id_scale}
             restored += self._run(torch.stack(inputs[part]), w, adain, **known)
         if self.color_fix:
             return [fix_colour(face, original) for face, original in zip(restored, fitted, strict=True)]
@@ -222,7 +230,8 @@ class FaceRestorer:
         """To the device; numbers in the network's precision."""
         return values.to(self.device, PRECISIONS[self.precision] if values.is_floating_point() else None)
 
-    @torch.inference_mode()
+    @torch.inference_mode(False)  # a search needs gradients, whatever the caller's mode
+    @torch.no_grad()
     def _run(self, batch: torch.Tensor, w: float, adain: bool, **known: Any) -> list[np.ndarray]:
         """(N,3,S,S) in [-1, 1] to N pictures."""
         output = self.network(self._moved(batch), w=w, adain=adain, **known)[0].float()

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from basicsr.archs.arcface_arch import FaceEmbedder
+from basicsr.inference.code_search import CodeSearch
 from basicsr.inference.people import People, Person, as_identity
 from basicsr.inference.recogniser import embed_faces
 from basicsr.utils.image import to_tensor
@@ -33,6 +34,7 @@ class IdentityGuide:
         tells_people: the network is told who has references.
         tells_own: the network is told what `own` says of the others.
         id_scale: strength of its identity styling.
+        search_steps: of the search for codes that show who has references, see `CodeSearch`; 0 for none.
         notes: what the user should know: references that were left out, and why.
     """
 
@@ -43,6 +45,7 @@ class IdentityGuide:
     tells_people: bool = False
     tells_own: bool = False
     id_scale: float = 1.0
+    search_steps: int = 0
     notes: Sequence[str] = ()
 
     def embed(self, crops: Sequence[np.ndarray]) -> Tensor:
@@ -88,10 +91,15 @@ class IdentityGuide:
         told = [
             person if person and (self.tells_people if person.files else self.tells_own) else None for person in persons
         ]
-        if not any(told):
-            return {}
-        identity, mask = as_identity(told, self.embedder.dim)
-        return {'identity': identity, 'mask': mask, 'id_scale': self.id_scale}
+        known: dict[str, Any] = {}
+        if any(told):
+            identity, mask = as_identity(told, self.embedder.dim)
+            known = {'identity': identity, 'mask': mask, 'id_scale': self.id_scale}
+        if self.search_steps and any(person and person.files for person in persons):
+            nobody = torch.zeros(self.embedder.dim)
+            targets = [person.mean if person and person.files else nobody for person in persons]
+            known['search'] = CodeSearch(self.embedder, torch.stack(targets), self.search_steps)
+        return known
 
     @staticmethod
     def targets(seen: Tensor, persons: Sequence[Person | None]) -> tuple[Tensor, Tensor]:

@@ -60,15 +60,15 @@ class CodeFormerJointModel(CodeFormerIdxModel):
         if not phase.has_image_losses(iteration):
             yield self.code_only_losses(batch, 'in_large_de', iteration)
             return
-        gt, net, who = batch['gt'], self.net_g, self.who(batch, 'in')
+        gt, net, who, w = batch['gt'], self.net_g, self.who(batch, 'in'), phase.weight(iteration)
         prediction = self.predict(batch['in'], net.connect_list, who)
         with self.autocast():
-            output = net.decode(net.look_up(prediction.logits).detach(), prediction.fused(), phase.w, **known(who))
+            output = net.decode(net.look_up(prediction.logits).detach(), prediction.fused(), w, **known(who))
         self.output = output = output.float()
         terms = self.image_losses(output, gt)
         terms |= self.gan.generator_terms(output, terms, iteration)
         terms |= self.code_losses(prediction.logits, prediction.lq_feat, self.target_codes(batch))
-        yield terms | self.identity_terms(prediction, batch, iteration, phase.w, who)
+        yield terms | self.identity_terms(prediction, batch, iteration, w, who)
 
     def discriminator_losses(self, batch: Batch, iteration: int) -> Terms:
         """Real against restored, where an image was decoded."""

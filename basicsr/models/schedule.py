@@ -57,23 +57,31 @@ class Phase:
         until: its last iteration; None for the last phase.
         severity: 'small': image and code losses on the mildly degraded picture; 'large': code losses only, on the
             heavily degraded one; 'mixed': small every `small_every` iterations, large otherwise.
-        w: fidelity weight where image losses are computed.
+        w: fidelity weight where image losses are computed; several take turns.
         small_every: see `severity`.
 
     Raises:
-        OptionError: an unknown severity, or image losses at w = 0, where the fusion blocks have no gradient.
+        OptionError: an unknown severity, or image losses at w = 0 only, where the fusion blocks have no gradient.
     """
 
     until: int | None
     severity: str
-    w: float = 0.0
+    w: float | Sequence[float] = 0.0
     small_every: int = 1
 
     def __post_init__(self) -> None:
         if self.severity not in ('small', 'large', 'mixed'):
             raise OptionError(f"train:curriculum: severity '{self.severity}'; use small, large or mixed")
-        if self.severity != 'large' and not self.w > 0:
+        if self.severity != 'large' and not max(self._weights, default=0) > 0:
             raise OptionError('train:curriculum: image losses (severity small or mixed) need w > 0')
+
+    @property
+    def _weights(self) -> Sequence[float]:
+        return self.w if isinstance(self.w, Sequence) else (self.w,)
+
+    def weight(self, iteration: int) -> float:
+        """The fidelity weight of an iteration."""
+        return self._weights[iteration % len(self._weights)]
 
     def has_image_losses(self, iteration: int) -> bool:
         """Whether an iteration decodes the mildly degraded picture."""
@@ -91,7 +99,7 @@ class Curriculum:
     """
 
     def __init__(self, phases: Sequence[Mapping[str, Any]]) -> None:
-        kinds = {'until': int, 'severity': str, 'w': float, 'small_every': int}
+        kinds = {'until': int, 'severity': str, 'w': (float, list), 'small_every': int}
         for number, phase in enumerate(phases):
             check_values(f'train:curriculum:{number}', phase, kinds)
         self.phases = [Phase(**{'until': None, **phase}) for phase in phases]

@@ -1,0 +1,75 @@
+"""References for any CodeFormer: codes that show a known person, searched from those that the network predicts."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from basicsr.archs.arcface_arch import FaceEmbedder
+
+STEPS = 10
+RATE = 0.3  # of Adam, on code logits
+SHIFT = 1 / 40  # of the side: the recogniser never sees a face twice at one place, so that it is not merely deceived
+COARSE = 32  # the picture is to stay at this many pixels a side
+
+
+@dataclass(frozen=True, eq=False)
+class CodeSearch:
+    """Moves code logits until the decoded faces are like somebody, by the gradient of a recogniser.
+
+    Minimises 1 - cos(recogniser(face), target) + |difference to the first face, both shrunk|. The gradient reaches the
+    logits as that of the identity loss does in training (`CodeFormer.look_up_softly`). What is decoded are codes of the
+    codebook at every step, so faces stay such as the network can make.
+
+    Args:
+        embedder: the recogniser.
+        targets: unit embeddings (N,D) of whom the faces are to be like; zeros for a face that is to stay as it is.
+        steps: 1 or more; the time grows with them.
+
+    Raises:
+        ValueError: `steps` below 1.
+    """
+
+    embedder: FaceEmbedder
+    targets: Tensor
+    steps: int = STEPS
+
+    def __post_init__(self) -> None:
+        if self.steps < 1:
+            raise ValueError(f'{self.steps} steps: a search has 1 or more')
+
+    def only(self, faces: slice) -> CodeSearch | None:
+        """That for some of the faces; None if they are all to stay as they are."""
+        targets = self.targets[faces]
+        return replace(self, targets=targets) if targets.any() else None
+
+    @torch.enable_grad()
+    def __call__(self, logits: Tensor, render: Callable[[Tensor], Tensor]) -> Tensor:
+        """Better logits.
+
+        Args:
+            logits: of the network (N,positions,K), without a graph.
+            render: logits to faces (N,3,S,S) in [-1, 1], with a gradient.
+        """
+        targets = self.targets.to(logits.device, torch.float32).clone()  # inference tensors have no gradient
+        start = logits.float()
+        change = torch.zeros_like(start, requires_grad=True)
+        adam = torch.optim.Adam([change], lr=RATE)
+        places = torch.Generator().manual_seed(0)
+        first = None
+        for step in range(self.steps):
+            faces = render(start + change).float()
+            coarse = F.adaptive_avg_pool2d(faces, COARSE)
+            first = coarse.detach() if first is None else first
+            reach = round(SHIFT * faces.shape[3])
+            shift = torch.randint(-reach, reach + 1, (2,), generator=places).tolist()
+            shown = (faces.flip(3) if step % 2 else faces).roll(shift, (2, 3))
+            likeness = (self.embedder(shown) * targets).sum(1)
+            loss = ((coarse - first).abs().mean((1, 2, 3)) - likeness).sum()
+            (change.grad,) = torch.autograd.grad(loss, [change])
+            adam.step()
+        return (start + change).detach().to(logits.dtype)
