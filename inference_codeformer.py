@@ -152,8 +152,8 @@ def add_identity_flags(group: argparse._ArgumentGroup) -> None:
         type=whole_number,
         default=STEPS,
         metavar='STEPS',
-        help=f'search for codes that show the person of --ref: each step takes as long as some three faces; 0: none '
-        f'(default: {STEPS})',
+        help='search for codes that show the person of --ref, in so many steps; each takes as long as two '
+        f'faces; 0: none (default: {STEPS})',
     )
     add('--id_scale', type=between(0, 2), default=1.0, help='strength of the identity styling, 0 to 2 (default: 1)')
     add(

@@ -439,11 +439,11 @@ def test_a_clip_is_restored_with_one_identity_a_track_and_reports_it(files, tmp_
     picture = cv2.resize(tinted(blurred_portrait(), RED), (128, 128), interpolation=cv2.INTER_AREA)
     write_clip(tmp_path / 'clip.mp4', Scene(picture, 12, Fraction(25)))
     noting, ann = Noting(), of_colour('ann', RED)
-    guide = IdentityGuide(ByColour(), People((ann,), 0.3, only=True), tells_people=True)
+    guide = IdentityGuide(ByColour(), People((ann,), 0.3, only=True), tells_people=True, search_steps=5)
     face = Face(FACE.box / 4, 1.0, (ASTRONAUT_LANDMARKS + 0.5) / 4 - 0.5)
     images = ImageRestorer(noting, Found(face), upscale=1, guide=guide)
     result = VideoRestorer(images).restore_file(tmp_path / 'clip.mp4', tmp_path / 'out.mp4')
-    assert all((told['mask'] == 1).all() for told in noting.told) and result.restored == 1
+    assert all((told['mask'] == 1).all() and 'search' not in told for told in noting.told) and result.restored == 1
     (found,) = result.identity
     assert (found.face, found.person) == (0, 'ann') and found.before > 0.9 and found.after > 0.9
     auto = VideoRestorer(ImageRestorer(noting, Found(face), guide=guide, choose_w=True))

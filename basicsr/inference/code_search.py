@@ -11,8 +11,8 @@ from torch import Tensor
 
 from basicsr.archs.arcface_arch import FaceEmbedder
 
-STEPS = 10
-RATE = 0.3  # of Adam, on code logits
+STEPS = 5
+RATE = 1.0  # of Adam, on code logits
 SHIFT = 1 / 40  # of the side: the recogniser never sees a face twice at one place, so that it is not merely deceived
 COARSE = 32  # the picture is to stay at this many pixels a side
 

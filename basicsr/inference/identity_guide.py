@@ -86,8 +86,13 @@ class IdentityGuide:
             for vector, value in zip(vectors.float().cpu(), trust.tolist(), strict=True)
         ]
 
-    def condition(self, persons: Sequence[Person | None]) -> dict[str, Any]:
-        """What `FaceRestorer.restore` is told of the faces; nothing where there is nothing to tell."""
+    def condition(self, persons: Sequence[Person | None], search: bool = True) -> dict[str, Any]:
+        """What `FaceRestorer.restore` is told of the faces; nothing where there is nothing to tell.
+
+        Args:
+            persons: who they are.
+            search: codes may be searched.
+        """
         told = [
             person if person and (self.tells_people if person.files else self.tells_own) else None for person in persons
         ]
@@ -95,7 +100,7 @@ class IdentityGuide:
         if any(told):
             identity, mask = as_identity(told, self.embedder.dim)
             known = {'identity': identity, 'mask': mask, 'id_scale': self.id_scale}
-        if self.search_steps and any(person and person.files for person in persons):
+        if search and self.search_steps and any(person and person.files for person in persons):
             nobody = torch.zeros(self.embedder.dim)
             targets = [person.mean if person and person.files else nobody for person in persons]
             known['search'] = CodeSearch(self.embedder, torch.stack(targets), self.search_steps)

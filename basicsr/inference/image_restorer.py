@@ -204,13 +204,17 @@ class ImageRestorer:
         crop, matrix = align_face(image, face.landmarks, self.restorer.size)
         return FaceResult(crop, None, face, status, matrix, grey=is_grey(crop))
 
-    def restore_crops(self, faces: Sequence[FaceResult]) -> list[FaceResult]:
+    def restore_crops(self, faces: Sequence[FaceResult], search: bool = True) -> list[FaceResult]:
         """The same faces, those with status `restored` now restored, in batches.
+
+        Args:
+            faces: cut out, and recognised where there is a guide.
+            search: codes may be searched, as the guide says.
 
         Raises:
             RuntimeError: the network failed.
         """
-        done = iter(self._restore([face for face in faces if face.status == RESTORED]))
+        done = iter(self._restore([face for face in faces if face.status == RESTORED], search))
         return [next(done) if face.status == RESTORED else face for face in faces]
 
     def _recognise(self, pictures: Sequence[Sequence[FaceResult]]) -> list[FaceResult]:
@@ -227,10 +231,10 @@ class ImageRestorer:
             for face, person, vector in zip(faces, persons, vectors, strict=True)
         ]
 
-    def _restore(self, faces: Sequence[FaceResult]) -> list[FaceResult]:
+    def _restore(self, faces: Sequence[FaceResult], search: bool) -> list[FaceResult]:
         """The same faces, restored; the likeness of those with `seen` is measured."""
         weights = CANDIDATES if self.choose_w else (self.w,)
-        known = self.guide.condition([face.person for face in faces]) if self.guide else {}
+        known = self.guide.condition([face.person for face in faces], search) if self.guide else {}
         crops = [face.crop for face in faces]
         rows = [self._in_grey(faces, self.restorer.restore(crops, w, self.adain, **known)) for w in weights]  # [K][N]
         done = [replace(face, restored=restored, w=weights[0]) for face, restored in zip(faces, rows[0], strict=True)]

@@ -185,7 +185,8 @@ class VideoRestorer:
             if tally.people is not None:
                 told = tally.people.recognise([frame.by_track for frame in batch])
                 batch = [replace(frame, faces=list(faces.values())) for frame, faces in zip(batch, told, strict=True)]
-            faces = iter(self.images.restore_crops([face for frame in batch for face in frame.faces]))
+            crops = [face for frame in batch for face in frame.faces]
+            faces = iter(self.images.restore_crops(crops, search=False))  # from frame to frame codes would flicker
             tally.network_seconds += time.perf_counter() - begin
             for frame in batch:
                 done = [next(faces) for _ in frame.faces]
