@@ -218,6 +218,17 @@ def test_curriculum_crosses_every_published_boundary(tmp_path):
     assert [model.curriculum.at(i).w for i in (40000, 40001, 80001, 10**6)] == [1.0, 1.3, 0.0, 1.3]
 
 
+def test_several_w_take_turns(tmp_path):
+    opt = stage_options(3, tmp_path, curriculum=[{'severity': 'small', 'w': [0.5, 0]}])
+    model = build_model(opt)
+    used, decode = [], model.net_g.decode
+    model.net_g.decode = lambda codes, seen, w: used.append(w) or decode(codes, seen, w)
+    for iteration in (1, 2, 3):
+        model.optimize_parameters([batch_of(opt)], iteration)
+        assert 'l_g_pix' in model.log
+    assert used == [0, 0.5, 0]
+
+
 def test_stage3_uses_the_large_degradation_for_code_losses_only(tmp_path):
     opt = stage_options(3, tmp_path, curriculum=[{'severity': 'mixed', 'w': 1.0, 'small_every': 2}])
     model = build_model(opt)
@@ -234,6 +245,7 @@ def test_stage3_uses_the_large_degradation_for_code_losses_only(tmp_path):
     ('phases', 'words'),
     [
         ([{'severity': 'small'}], 'w > 0'),
+        ([{'severity': 'mixed', 'w': [0, 0]}], 'w > 0'),
         ([{'severity': 'smal', 'w': 1}], 'severity'),
         ([{'severity': 'large'}, {'severity': 'large'}], 'until'),
         ([{'severity': 'large', 'until': 5}, {'severity': 'large', 'until': 5}, {'severity': 'large'}], 'rise'),
