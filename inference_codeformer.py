@@ -227,8 +227,8 @@ def say_identity(restorer: ImageRestorer) -> None:
     print('References: ' + printable(', '.join(f'{p.name} ({len(p.files)})' for p in guide.people.persons)))
     if guide.search_steps:
         print(
-            f'Codes are searched for the people of the references, {guide.search_steps} steps a face; their likeness, '
-            'measured by the recogniser that guides the search, looks better than it is'
+            f'In pictures, codes are searched for the people of the references, {guide.search_steps} steps a face; '
+            'likeness, measured by the recogniser that guides the search, then looks better than it is'
         )
     elif not guide.tells_people:
         print('This network cannot be told who people are: references only serve to measure, and to choose w')

@@ -120,7 +120,7 @@ def test_references_guide_a_network_that_cannot_be_told(here, tmp_path, capsys):
 
     blind, plain = run('blind', '--id_search', 0)
     found, said = run('found')
-    assert 'Codes are searched' in said and 'Codes are searched' not in plain
+    assert 'codes are searched' in said and 'codes are searched' not in plain
     assert (blind['who']['search_steps'], found['who']['search_steps']) == (0, 5)
     (before,), (after,) = blind['files'][0]['identity'], found['files'][0]['identity']
     assert after['after'] > before['after'] + 0.02

@@ -92,6 +92,12 @@ def test_charts_stand_alone_in_a_browser(browser: str, tmp_path: Path) -> None:
         assert (image.sum(2) < 200).sum() > 200  # text
 
 
+def test_dots_carry_the_number_of_their_run_where_there_are_many():
+    dots = {name: {'1.png': (20.0, 0.5), '2.png': (21.0, 0.6)} for name in ('one', 'other')}
+    plain, numbered = (scatter(dots, ('PSNR', 'IDS'), numbered=flag) for flag in (False, True))
+    assert [numbered.count(f'>{number}</text>') - plain.count(f'>{number}</text>') for number in (1, 2, 3)] == [2, 2, 0]
+
+
 def test_boxes_stand_where_the_quantiles_are() -> None:
     chart = ET.fromstring(
         boxes({'least': [0.0] * 9, 'most': [1.0] * 9, 'between': list(np.linspace(0, 1, 101))}, 'IDS')

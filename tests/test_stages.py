@@ -246,6 +246,7 @@ def test_stage3_uses_the_large_degradation_for_code_losses_only(tmp_path):
     [
         ([{'severity': 'small'}], 'w > 0'),
         ([{'severity': 'mixed', 'w': [0, 0]}], 'w > 0'),
+        ([{'severity': 'small', 'w': [0.8, '0']}], 'list of numbers'),
         ([{'severity': 'smal', 'w': 1}], 'severity'),
         ([{'severity': 'large'}, {'severity': 'large'}], 'until'),
         ([{'severity': 'large', 'until': 5}, {'severity': 'large', 'until': 5}, {'severity': 'large'}], 'rise'),

@@ -61,7 +61,8 @@ class Phase:
         small_every: see `severity`.
 
     Raises:
-        OptionError: an unknown severity, or image losses at w = 0 only, where the fusion blocks have no gradient.
+        OptionError: an unknown severity, a w that is no number, or image losses at w = 0 only, where the fusion blocks
+            have no gradient.
     """
 
     until: int | None
@@ -72,6 +73,8 @@ class Phase:
     def __post_init__(self) -> None:
         if self.severity not in ('small', 'large', 'mixed'):
             raise OptionError(f"train:curriculum: severity '{self.severity}'; use small, large or mixed")
+        if not all(isinstance(w, (int, float)) for w in self._weights):
+            raise OptionError(f'train:curriculum: w {self.w}; a number, or a list of numbers')
         if self.severity != 'large' and not max(self._weights, default=0) > 0:
             raise OptionError('train:curriculum: image losses (severity small or mixed) need w > 0')
 
