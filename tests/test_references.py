@@ -18,6 +18,7 @@ from small_recogniser import save_tiny
 from torch.utils.data import default_collate
 
 from basicsr import train
+from basicsr.archs import build_network
 from basicsr.archs.arcface_arch import FaceEmbedder
 from basicsr.archs.recogniser_table import RECOGNISERS
 from basicsr.data import DataError, build_dataloader, build_dataset
@@ -480,7 +481,7 @@ def test_embeddings_of_another_length_than_the_network_expects_name_the_option(m
         train.train(opt)
 
 
-FILES = sorted(path for path in (ROOT / 'options').rglob('ID_CodeFormer_[CD]_*.yml'))
+FILES = sorted(path for path in (ROOT / 'options').rglob('ID_CodeFormer_[CD]_*stage[23].yml'))
 
 
 @pytest.mark.parametrize('path', FILES, ids=lambda path: path.stem)
@@ -513,6 +514,17 @@ def test_option_files_change_nothing_but_what_the_rows_say(path):
 def test_the_rows_are_there_at_both_scales():
     rows = ('C_{}stage2', 'C_{}stage3', 'D_{}stage3', 'D_align_{}stage3')
     assert {path.stem for path in FILES} == {f'ID_CodeFormer_{row.format(s)}' for row in rows for s in ('', '128_')}
+
+
+def test_what_learns_from_references_alone_on_row_b_is_the_identity_parts():
+    small = ROOT / 'options' / 'small'
+    row_c, row_d = (load_options(small / f'ID_CodeFormer_{name}128_references.yml') for name in ('', 'D_'))
+    for opt in (row_c, row_d):
+        check_options(opt)
+        network = build_network({k: v for k, v in opt['network_g'].items() if k != 'vqgan_path'})
+        learnt = {name.split('_')[0] for name, value in network.named_parameters() if value.requires_grad}
+        assert learnt == {'id', 'position'}
+    assert row_d['path']['pretrain_network_g'] == f'experiments/{row_c["name"]}/models/net_g_latest.pth'
 
 
 def grouped(place: Path, threshold: float) -> tuple[int, Path]:
