@@ -200,6 +200,16 @@ def test_niqe_refuses_what_has_no_statistics(niqe: NIQE) -> None:
         niqe(np.full((200, 200, 3), 9, np.uint8))
 
 
+@pytest.mark.shared
+def test_niqe_of_small_faces_is_that_of_the_face_enlarged(niqe: NIQE, shared: Path) -> None:
+    face = cv2.resize(
+        imread(shared / 'data' / 'celebref512' / '00005' / '0.jpg'), (128, 128), interpolation=cv2.INTER_AREA
+    )
+    small = NIQE(shared / 'weights' / 'niqe_pris_params.npz', side=192)
+    assert small(face) == niqe(cv2.resize(face, (192, 192), interpolation=cv2.INTER_CUBIC))
+    assert small(cv2.GaussianBlur(face, (0, 0), 2)) > small(face) + 1
+
+
 def test_niqe_names_a_wrong_file(tmp_path: Path) -> None:
     np.savez(tmp_path / 'x.npz', mu=1)
     (tmp_path / 'y.npz').write_bytes(b'no zip')

@@ -18,7 +18,7 @@ from basicsr.metrics import METRICS
 from basicsr.metrics.statistics import PERCENTILES, paired_bootstrap
 from basicsr.utils.files import replacing, write_text
 
-DIGITS = {'psnr': 2, 'psnr_y': 2, 'niqe': 3, 'feature': 3, 'fid': 2, 'deg': 2, 'lmd': 3}
+DIGITS = {'psnr': 2, 'psnr_y': 2, 'niqe': 3, 'niqe_192': 3, 'feature': 3, 'fid': 2, 'deg': 2, 'lmd': 3}
 DIFFERENCE = ('set', 'row', 'w', 'baseline', 'metric', 'mean', 'low', 'high', 'pictures', 'seeds')
 Scores = Mapping[str, Mapping[str, float]]  # metric to picture to value
 

@@ -33,6 +33,7 @@ PLACES = {
     'feature': 'vgg/vgg16-397923af.pth',
     'fid': 'metrics/pt_inception-2015-12-05-6726825d.pth',
     'niqe': 'metrics/niqe_pris_params.npz',
+    'niqe_192': 'metrics/niqe_pris_params.npz',
     'lmd': 'facelib/alignment_WFLW_4HG.pth',
 }
 TORCHVISION = {'lpips_alex', 'lpips_vgg'}  # torchvision knows the place of these weights
@@ -139,7 +140,7 @@ class _Builder:
             **dict.fromkeys(PYIQA, self._pyiqa),
             'feature': self._feature,
             'fid': self._fid,
-            'niqe': self._niqe,
+            **dict.fromkeys(('niqe', 'niqe_192'), self._niqe),
             'deg': self._deg,
             'lmd': self._lmd,
         }
@@ -151,7 +152,8 @@ class _Builder:
 
     def _niqe(self, metric: str) -> Scorer:
         path = self.settings.place(metric)
-        return Plain(metric, _Restored(NIQE(path)), files=(path,))
+        side = None if metric == 'niqe' else 192
+        return Plain(metric, _Restored(NIQE(path, side)), files=(path,))
 
     def _lpips(self, metric: str) -> Scorer:
         given = self.settings.weights.get(metric)

@@ -6,6 +6,7 @@ import os
 import zipfile
 from pathlib import Path
 
+import cv2
 import numpy as np
 from scipy.ndimage import correlate
 from scipy.special import gamma
@@ -92,12 +93,14 @@ class NIQE:
     Args:
         path: `niqe_pris_params.npz` with the statistics of natural pictures: `mu_pris_param` (1,36),
             `cov_pris_param` (36,36) and `gaussian_window` (7,7).
+        side: pictures are resized to it first, cubic, since those below two blocks have no NIQE; None takes them as
+            they are. Values at one side compare with no others.
 
     Raises:
         ValueError: the file is missing or not such a file; the message names it.
     """
 
-    def __init__(self, path: str | os.PathLike) -> None:
+    def __init__(self, path: str | os.PathLike, side: int | None = None) -> None:
         if not Path(path).is_file():
             raise ValueError(f'{path}: no such file; NIQE needs the statistics of natural pictures')
         try:
@@ -105,7 +108,7 @@ class NIQE:
                 mean, covariance, self.window = (file[key] for key in PARAMETERS)
         except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
             raise ValueError(f'{path}: not the parameters of NIQE ({error})') from error
-        self.mean, self.covariance = mean.ravel(), covariance
+        self.mean, self.covariance, self.side = mean.ravel(), covariance, side
 
     def __call__(self, image: np.ndarray) -> float:
         """The distance of RGB uint8 (H,W,3), 0 or more.
@@ -113,6 +116,8 @@ class NIQE:
         Raises:
             ValueError: below two blocks, or of one colour, where the statistics are not defined.
         """
+        if self.side is not None:
+            image = cv2.resize(image, (self.side, self.side), interpolation=cv2.INTER_CUBIC)
         rows, columns = (side // BLOCK for side in image.shape[:2])
         if rows * columns < 2:
             raise ValueError(f'NIQE needs two blocks of {BLOCK}x{BLOCK} pixels, not {image.shape[1]}x{image.shape[0]}')
