@@ -94,6 +94,23 @@ def test_faces_of_unknown_people_stay_as_they_are(restorer, embedder):
     assert torch.equal(moved[0], logits[0]) and not torch.equal(moved[1], logits[1])
 
 
+def test_gradients_of_fp16_do_not_vanish(restorer, embedder):
+    """At 512 pixels those at the picture are near the smallest number of fp16; here they are made as small."""
+    start = torch.randn(1, 256, 64, generator=torch.Generator().manual_seed(5))
+
+    def render(logits: torch.Tensor, small: float = 2.0**-20) -> torch.Tensor:
+        faces = restorer.network.decode(restorer.network.look_up_softly(logits), {}, 0)
+        faces.register_hook(lambda gradient: (gradient * small).half().float() / small)
+        return faces
+
+    with torch.no_grad():
+        blind = restorer.network.decode(restorer.network.look_up(start), {}, 0)
+        found = restorer.network.decode(
+            restorer.network.look_up(CodeSearch(embedder, target()[None])(start, render)), {}, 0
+        )
+        assert embedder(found)[0] @ target() > embedder(blind)[0] @ target() + 0.02
+
+
 def test_a_search_that_does_not_fit_is_an_error(restorer, embedder):
     with pytest.raises(ValueError, match='0 steps'):
         CodeSearch(embedder, target()[None], 0)

@@ -15,6 +15,7 @@ STEPS = 5
 RATE = 1.0  # of Adam, on code logits
 SHIFT = 1 / 40  # of the side: the recogniser never sees a face twice at one place, so that it is not merely deceived
 COARSE = 32  # the picture is to stay at this many pixels a side
+SCALE = 2.0**12  # of the loss while going back, so that gradients of fp16 do not vanish; no other precision feels it
 
 
 @dataclass(frozen=True, eq=False)
@@ -70,6 +71,7 @@ class CodeSearch:
             shown = (faces.flip(3) if step % 2 else faces).roll(shift, (2, 3))
             likeness = (self.embedder(shown) * targets).sum(1)
             loss = ((coarse - first).abs().mean((1, 2, 3)) - likeness).sum()
-            (change.grad,) = torch.autograd.grad(loss, [change])
+            (gradient,) = torch.autograd.grad(SCALE * loss, [change])
+            change.grad = gradient / SCALE
             adam.step()
         return (start + change).detach().to(logits.dtype)
