@@ -170,10 +170,10 @@ def _agreeing(name: str, vectors: dict[Path, Tensor], notes: list[str]) -> dict[
     kept = {file: vector for file, vector, same in zip(vectors, stacked, agree[typical], strict=True) if same}
     others = {file: cosines[typical, row] for row, file in enumerate(vectors) if file not in kept}
     if 2 * len(kept) <= len(vectors):
+        one, other = (', '.join(map(str, files)) for files in sorted((list(kept), list(others))))
         notes.append(
-            f"'{name}': the references show different people, and it is not clear who is meant: "
-            f'{", ".join(map(str, kept))} against {", ".join(map(str, others))}; remove the wrong ones; all left '
-            'out'
+            f"'{name}': the references show different people, and it is not clear who is meant: {one} against {other}; "
+            'remove the wrong ones; all left out'
         )
         return {}
     for file, cosine in others.items():
