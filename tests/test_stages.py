@@ -291,7 +291,8 @@ def test_clipping_bounds_the_gradient(tmp_path):
     assert norms.norm().item() == pytest.approx(1e-3, rel=1e-2)
 
 
-def test_bf16_runs_and_keeps_weights_in_float32(tmp_path):
+def test_bf16_runs_and_keeps_weights_in_float32(tmp_path, monkeypatch):
+    monkeypatch.setattr('basicsr.models.base_model.computes_bf16', lambda device: True)
     opt = stage_options(3, tmp_path, precision='bf16', grad_checkpointing=True)
     model = build_model(opt)
     kinds = set()
@@ -302,6 +303,14 @@ def test_bf16_runs_and_keeps_weights_in_float32(tmp_path):
     assert model.output.dtype == torch.float32
     with pytest.raises(OptionError, match="did you mean 'bf16'"):
         build_model(stage_options(2, tmp_path, precision='bf'))
+
+
+def test_processors_without_bf16_train_in_fp32_and_say_so(tmp_path, monkeypatch, caplog):
+    """They would imitate it, twenty times slower."""
+    monkeypatch.setattr('torch.ops.mkldnn._is_mkldnn_bf16_supported', lambda: False)
+    model = build_model(stage_options(2, tmp_path, precision='bf16'))
+    assert model.amp_dtype is None
+    assert 'this processor has no bf16' in caplog.text
 
 
 def test_a_loss_that_is_not_finite_stops_and_changes_nothing(tmp_path):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -19,10 +20,13 @@ from basicsr.inference.code_search import CodeSearch
 from basicsr.utils.folders import REPOSITORY_WEIGHTS, weights_folder
 from basicsr.utils.image import to_image, to_tensor
 from basicsr.utils.memory import give_back_freed_memory, keep_freed_memory
+from basicsr.utils.precision import computes_bf16
 
 OFFICIAL = Path('CodeFormer') / 'codeformer.pth'
 SMALL = Path('small') / 'codeformer_128.safetensors'
 PRECISIONS = {'fp32': torch.float32, 'bf16': torch.bfloat16, 'fp16': torch.float16}
+
+logger = logging.getLogger('basicsr')
 
 
 def choose_device(name: str) -> str:
@@ -138,6 +142,8 @@ class FaceRestorer:
         self.device = choose_device(device)
         if precision == 'fp16' and not self.device.startswith('cuda'):
             raise ValueError('precision fp16 needs a CUDA device; use bf16 or fp32 on the CPU')
+        if precision == 'bf16' and not computes_bf16(self.device):
+            logger.warning('this processor has no bf16 and imitates it slowly; fp32 is much faster')
         path, name = find_model(model, weights_folder() if weights_dir is None else weights_dir)
         network = load_codeformer(path, map_location=self.device).requires_grad_(False)
         self.network = network.to(PRECISIONS[precision]).to(memory_format=torch.channels_last)

@@ -21,6 +21,7 @@ from basicsr.models.schedule import learning_rate
 from basicsr.utils.checkpoint import CheckpointError, load_state, load_state_dict_file, save_atomic, unwrap
 from basicsr.utils.dist import average_gradients, broadcast_module, get_rank
 from basicsr.utils.options import OptionError
+from basicsr.utils.precision import computes_bf16
 from basicsr.utils.registry import nearest
 
 PRECISIONS = {'fp32': None, 'bf16': torch.bfloat16, 'fp16': torch.float16}
@@ -61,6 +62,9 @@ class BaseModel(ABC):
         precision = self.train_opt.get('precision', 'fp32')
         if precision not in PRECISIONS:
             raise OptionError(f"train:precision: unknown '{precision}'{nearest(precision, PRECISIONS)}")
+        if precision == 'bf16' and not computes_bf16(self.device):
+            logger.warning('train:precision: this processor has no bf16, so the training computes in fp32')
+            precision = 'fp32'
         self.amp_dtype = PRECISIONS[precision]
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=precision == 'fp16')
         self.seed = int(opt.get('manual_seed') or 0)
