@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+
 import pytest
 import torch
 from small import stage_options
@@ -150,6 +152,23 @@ def test_identity_falls_when_it_is_trained_alone(tmp_path):
         model.optimize_parameters([batch], iteration)
         values.append(model.log['l_ids'])
     assert min(values[-5:]) < 0.8 * values[0]
+
+
+def tensors_with_a_graph() -> int:
+    """How many the process holds."""
+    gc.collect()
+    return sum(issubclass(type(each), torch.Tensor) and each.grad_fn is not None for each in gc.get_objects())
+
+
+@pytest.mark.parametrize('reach', [['encoder', 'transformer', 'cft'], ['transformer']])
+def test_an_iteration_leaves_nothing_of_its_graph(reach, tmp_path):
+    """A hook that held what it hangs on kept every iteration's logits, until the memory was full."""
+    model = build_model(options(2, tmp_path, save_tiny(tmp_path / 'recogniser.pth'), reach=reach))
+    batch = batch_of(model.opt)
+    before = tensors_with_a_graph()
+    for iteration in (1, 2):
+        model.optimize_parameters([batch], iteration)
+    assert tensors_with_a_graph() == before
 
 
 def test_every_start_iter_and_sub_batch(tmp_path):

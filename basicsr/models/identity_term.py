@@ -138,8 +138,11 @@ class IdentityTerm:
         return {'l_ids': value}
 
     def _watch(self, value: Tensor, part: Tensor, logits: Tensor, seconds: float) -> None:
-        """Log gradient norms and the cost when the backward pass comes by."""
-        log, scale = self.model.log, self.model.scaler.get_scale()
+        """Log gradient norms and the cost when the backward pass comes by.
+
+        The hooks must not hold `part` or `logits`: the graph holds the hooks, and would never be freed.
+        """
+        log, scale, count = self.model.log, self.model.scaler.get_scale(), len(part)
         begun: list[float] = []
         own: list[Tensor] = []
         calls: list[None] = []
@@ -155,7 +158,7 @@ class IdentityTerm:
                 return
             rest = gradient.detach().clone()
             if not self.is_restricted:
-                rest[: len(part)] -= own[0]
+                rest[:count] -= own[0]
             norms = [part_.norm().item() for part_ in (own[0], rest)]
             log['ids_share'] = norms[0] / (sum(norms) or 1)
 
