@@ -41,7 +41,8 @@ PATH = {
 TRAIN = {
     'optim_g': SECTION, 'optim_d': SECTION, 'id_lr_scale': float, 'scheduler': SECTION, 'total_iter': int,
     'warmup_iter': int, 'ema_decay': float, 'pixel_opt': SECTION, 'perceptual_opt': SECTION, 'gan_opt': SECTION,
-    'identity_opt': SECTION, 'alignment_opt': AlignmentTerm.OPTIONS, 'identity_input': IdentitySource.OPTIONS,
+    'identity_opt': SECTION, 'alignment_opt': AlignmentTerm.OPTIONS, 'identity_input': IdentitySource.INPUT_OPTIONS,
+    'identity_reference': IdentitySource.REFERENCE_OPTIONS,
     'codebook_opt': {'loss_weight': float},
     'use_hq_feat_loss': bool, 'feat_loss_weight': float, 'cross_entropy_loss': bool, 'entropy_loss_weight': float,
     'fidelity_weight': float, 'use_adaptive_weight': bool, 'scale_adaptive_gan_weight': float,
@@ -61,7 +62,7 @@ DATASET = {
     'pin_memory': bool, 'seed': int, 'io_backend': SECTION, 'scale': int, 'motion_kernel_prob': float,
     'color_jitter_prob': float, 'color_jitter_pt_prob': float, 'gray_prob': float, 'color_jitter_shift': float,
     'identities': str, 'embeddings': str, 'recogniser': str, 'references': int, 'self_reference': bool,
-    'dataroot_ref': str,
+    'dataroot_ref': str, 'mistaken': float,
     **dict.fromkeys(('mean', 'std', 'kernel_list', 'kernel_prob', 'brightness', 'contrast', 'saturation', 'hue'), list),
     **{
         key + suffix: list

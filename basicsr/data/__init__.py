@@ -10,6 +10,7 @@ from torch.utils.data import Dataset
 from basicsr.data.common import LOADER_KEYS, DataError
 from basicsr.data.ffhq_blind_dataset import FFHQBlindDataset
 from basicsr.data.ffhq_blind_joint_dataset import FFHQBlindJointDataset
+from basicsr.data.invented_people_dataset import InventedPeopleDataset, InventedPeopleJointDataset
 from basicsr.data.paired_image_dataset import PairedImageDataset
 from basicsr.data.paired_reference_dataset import PairedReferenceDataset
 from basicsr.data.reference_blind_dataset import ReferenceBlindDataset, ReferenceBlindJointDataset
@@ -21,6 +22,8 @@ __all__ = [
     'DataError',
     'FFHQBlindDataset',
     'FFHQBlindJointDataset',
+    'InventedPeopleDataset',
+    'InventedPeopleJointDataset',
     'PairedImageDataset',
     'PairedReferenceDataset',
     'ReferenceBlindDataset',

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from basicsr.archs import CodeFormer, FaceEmbedder, IDCodeFormer
@@ -16,9 +17,10 @@ from basicsr.utils.options import OptionError
 class IdentitySource:
     """Embeddings for `IDCodeFormer`, from a batch's references, where it has any.
 
-    Batches without references are restored blind, or, with `train:identity_input`, told what a frozen recogniser sees
-    in their low-quality faces, as far as it can be trusted there. Options: `weights` (the recogniser: a file, pack or
-    name) and `calibration` (a file of scripts/calibrate_confidence.py).
+    References are embeddings, or photographs, which a frozen recogniser embeds here (`train:identity_reference`).
+    Batches without references are restored blind, or, with `train:identity_input`, told what it sees in their
+    low-quality faces, as far as it can be trusted there. Options: `weights` (the recogniser: a file, pack or name), and
+    for the input `calibration` (a file of scripts/calibrate_confidence.py).
 
     Args:
         model: the stage.
@@ -29,33 +31,54 @@ class IdentitySource:
         CheckpointError: see `FaceEmbedder` and `InputIdentity`.
     """
 
-    OPTIONS: Mapping[str, Any] = {'weights': str, 'calibration': str}
+    INPUT_OPTIONS: Mapping[str, Any] = {'weights': str, 'calibration': str}
+    REFERENCE_OPTIONS: Mapping[str, Any] = {'weights': str}
 
     def __init__(self, model: BaseModel, network: CodeFormer) -> None:
         self.network = network
         self.of_input: InputIdentity | None = None
-        section = model.train_opt.get('identity_input')
+        self.of_reference: FaceEmbedder | None = None
+        section = self._section(model, 'identity_input', self.INPUT_OPTIONS)
+        if section:
+            embedder = self._embedder(section, 'identity_input')
+            self.of_input = InputIdentity(embedder, section['calibration']).to(model.device)
+        section = self._section(model, 'identity_reference', self.REFERENCE_OPTIONS)
+        if section:
+            self.of_reference = self._embedder(section, 'identity_reference').to(model.device)
+
+    def _section(self, model: BaseModel, name: str, options: Mapping[str, Any]) -> Mapping[str, Any] | None:
+        section = model.train_opt.get(name)
         if not section:
-            return
-        if not isinstance(network, IDCodeFormer):
-            raise OptionError('train:identity_input needs a network that is conditioned on identity (IDCodeFormer)')
-        for key in self.OPTIONS:
+            return None
+        if not isinstance(self.network, IDCodeFormer):
+            raise OptionError(f'train:{name} needs a network that is conditioned on identity (IDCodeFormer)')
+        for key in options:
             if not section.get(key):
-                raise OptionError(f"train:identity_input: '{key}' is missing")
+                raise OptionError(f"train:{name}: '{key}' is missing")
+        return section
+
+    def _embedder(self, section: Mapping[str, Any], name: str) -> FaceEmbedder:
         embedder = FaceEmbedder(section['weights'])
-        self._check_dim(embedder.dim, 'train:identity_input:weights')
-        self.of_input = InputIdentity(embedder, section['calibration']).to(model.device)
+        self._check_dim(embedder.dim, f'train:{name}:weights')
+        return embedder
 
     def __call__(self, batch: Batch, faces: str) -> dict[str, Tensor | None]:
         """What `IDCodeFormer.identify` is to be told of the degraded faces `batch[faces]`; nothing for other networks.
 
         Raises:
-            OptionError: references of another recogniser than the network expects.
+            OptionError: references of another recogniser than the network expects, or photographs and nobody to embed
+                them.
         """
         if not isinstance(self.network, IDCodeFormer):
             return {}
         identity, mask = batch.get('identity'), batch.get('identity_mask')
-        if identity is not None:
+        if 'reference' in batch:
+            if self.of_reference is None:
+                raise OptionError("train:identity_reference: 'weights' is missing; datasets:train gives photographs")
+            photographs = batch['reference']  # (N,R,3,S,S)
+            with torch.no_grad():
+                identity = self.of_reference(photographs.flatten(0, 1)).unflatten(0, photographs.shape[:2])
+        elif identity is not None:
             self._check_dim(identity.shape[-1], 'datasets:train:embeddings')
         elif self.of_input is not None:
             identity, confidence = self.of_input(batch[faces])

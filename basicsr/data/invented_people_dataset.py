@@ -1,0 +1,76 @@
+"""Faces of invented people, damaged copies, and other photographs of each; made of one photograph a person."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import cv2
+import numpy as np
+import torch
+from torch import Tensor
+
+from basicsr.data.common import DataError
+from basicsr.data.degradation import to_bytes, to_unit
+from basicsr.data.embeddings import reference_variants
+from basicsr.data.ffhq_blind_dataset import FFHQBlindDataset, Item
+from basicsr.data.ffhq_blind_joint_dataset import FFHQBlindJointDataset
+from basicsr.data.invention import ANOTHER_PHOTOGRAPH, SOMEBODY_ELSE
+from basicsr.utils.registry import DATASET_REGISTRY
+
+TABLES = frozenset({'latent_gt_path', 'component_path'})  # they are of the faces as they lie there
+CHANCE = 2  # tells the generator of people from the one of damage
+
+
+@DATASET_REGISTRY.register()
+class InventedPeopleDataset(FFHQBlindDataset):
+    """As `FFHQBlindDataset`, of people who do not exist, each with other photographs as references (stage II).
+
+    For training with references where people have one photograph each, or are of few kinds: see `Invention`. The
+    training embeds the references itself, with the recogniser that `train:identity_reference` names.
+
+    Args:
+        opt: as there, without tables of the faces; `references` (of a face, default 1), `mistaken` (share of faces
+            whose damaged copy shows somebody else than the target and the references do, in the same pose; default 0).
+            They teach that a reference counts.
+
+    Raises:
+        DataError: wrong options, or no pictures.
+    """
+
+    OPTION_KEYS = (FFHQBlindDataset.OPTION_KEYS | {'references', 'mistaken'}) - TABLES
+
+    def __init__(self, opt: Mapping[str, Any]) -> None:
+        super().__init__(opt)
+        self.count = int(opt.get('references', 1))
+        if self.count < 1:
+            raise DataError(f'references: {self.count}; a face needs 1 or more')
+        self.mistaken = float(opt.get('mistaken') or 0)
+        if not 0 <= self.mistaken <= 1:
+            raise DataError(f'mistaken: a share from 0 to 1, not {self.mistaken}')
+
+    def __getitem__(self, v: int) -> Item:
+        """As `FFHQBlindDataset`, with 'reference' (references,3,gt_size,gt_size), normalised."""
+        rng, chance = np.random.default_rng([self.seed, v]), np.random.default_rng([self.seed, v, CHANCE])
+        flip = bool(self.use_hflip and rng.random() < 0.5)
+        image, extra = self._load_good(v % len(self), flip)
+        face = to_unit(image)
+        person = SOMEBODY_ELSE(face, chance)
+        seen = SOMEBODY_ELSE(face, chance) if chance.random() < self.mistaken else person
+        references = torch.stack([self._photograph(person, chance) for _ in range(self.count)])
+        target = self.normalise(to_bytes(person))
+        return {**self._inputs(seen, rng), 'gt': target, 'reference': references, **extra}
+
+    def _photograph(self, person: np.ndarray, chance: np.random.Generator) -> Tensor:
+        """Another one of the person, perhaps mirrored and lightly degraded."""
+        image = to_bytes(ANOTHER_PHOTOGRAPH(person, chance))
+        if chance.random() < 0.5:
+            image = cv2.flip(image, 1)
+        return self.normalise(reference_variants(image, 2, chance)[int(chance.integers(2))])
+
+
+@DATASET_REGISTRY.register()
+class InventedPeopleJointDataset(InventedPeopleDataset, FFHQBlindJointDataset):
+    """As `InventedPeopleDataset`, at the two severities of `FFHQBlindJointDataset` (stage III)."""
+
+    OPTION_KEYS = InventedPeopleDataset.OPTION_KEYS | FFHQBlindJointDataset.OPTION_KEYS - TABLES
