@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import struct
 from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
@@ -595,3 +596,68 @@ def test_reading_says_what_is_no_picture(tmp_path):
     save(GREY.astype(np.int32))(tmp_path / 'ints.tif')
     with pytest.raises(ImageReadError, match='samples of kind "I"'):
         read_picture(tmp_path / 'ints.tif')
+
+
+# What OpenCV and Pillow each get wrong of more than 8 bits
+
+
+def noise_16(channels: int = 3) -> np.ndarray:
+    """A picture uint16 (40,60,channels), and (40,60) for one."""
+    picture = np.random.default_rng(0).integers(0, 65536, (40, 60, channels), dtype=np.uint16)
+    return picture[..., 0] if channels == 1 else picture
+
+
+def test_a_tiff_whose_channels_lie_apart_is_refused_and_not_misread(tmp_path):
+    file = tmp_path / 'x.tif'
+    tifffile.imwrite(file, noise_16().transpose(2, 0, 1), photometric='rgb', planarconfig='separate')
+    with pytest.raises(ImageReadError, match='with 16 bits is not read; save it as PNG'):
+        read_picture(file)
+
+
+def test_a_tiff_where_white_is_zero_is_no_negative(tmp_path):
+    file = tmp_path / 'x.tif'
+    tifffile.imwrite(file, noise_16(1), photometric='miniswhite')
+    assert np.array_equal(read_picture(file).image[..., 0], 65535 - noise_16(1))
+
+
+def test_the_fourth_channel_of_a_tiff_is_what_it_says(tmp_path):
+    given = noise_16(4)
+    given[..., 3] |= 1
+    file = tmp_path / 'x.tif'
+    tifffile.imwrite(file, given, photometric='rgb', extrasamples=['unspecified'])
+    assert read_picture(file).alpha is None
+    tifffile.imwrite(file, given, photometric='rgb', extrasamples=['unassalpha'])
+    picture = read_picture(file)
+    assert np.array_equal(picture.alpha, given[..., 3]) and np.array_equal(picture.image, given[..., :3])
+    multiplied = (given[..., :3].astype(float) * given[..., 3:] / 65535).round().astype(np.uint16)
+    tifffile.imwrite(file, np.dstack([multiplied, given[..., 3]]), photometric='rgb', extrasamples=['assocalpha'])
+    picture = read_picture(file)
+    clear = given[..., 3] > 40000
+    np.testing.assert_allclose(picture.image[clear].astype(int), given[clear][:, :3].astype(int), atol=1)
+
+
+def test_jpeg_2000_and_tiff_of_more_than_8_bits_keep_them(tmp_path):
+    grey, smooth = tmp_path / 'grey.jp2', cv2.GaussianBlur(noise_16(1), (0, 0), 3)
+    Image.fromarray(smooth).save(grey)
+    assert np.array_equal(read_picture(grey).image[..., 0], smooth)
+    colour = tmp_path / 'colour.jp2'
+    cv2.imwrite(str(colour), smooth[..., None].repeat(3, 2), [cv2.IMWRITE_JPEG2000_COMPRESSION_X1000, 1000])
+    assert np.array_equal(read_picture(colour).image[..., 0], smooth)
+    raw = tmp_path / 'raw.j2k'
+    Image.fromarray(smooth).save(raw)
+    raw.rename(tmp_path / 'raw.jp2')
+    assert np.array_equal(read_picture(tmp_path / 'raw.jp2').image[..., 0], smooth)
+    twelve = tmp_path / 'twelve.tif'
+    twelve.write_bytes(tiff_of_12_bits(smooth >> 4))
+    assert np.abs(read_picture(twelve).image[..., 0].astype(int) - smooth).max() <= 16
+
+
+def tiff_of_12_bits(picture: np.ndarray) -> bytes:
+    """Grey uint16 (H,W), W even, numbers below 4096: two in three bytes."""
+    height, width = picture.shape
+    first, second = picture[:, ::2].astype(np.uint32) << 12, picture[:, 1::2]
+    packed = (first | second).astype('>u4')[..., None].view(np.uint8)[..., 1:].tobytes()
+    entries = {256: width, 257: height, 258: 12, 259: 1, 262: 1, 273: 8, 277: 1, 278: height, 279: len(packed)}
+    table = b''.join(struct.pack('<HHII', tag, 4, 1, value) for tag, value in entries.items())
+    header = struct.pack('<2sHI', b'II', 42, 8 + len(packed))
+    return header + packed + struct.pack('<H', len(entries)) + table + bytes(4)

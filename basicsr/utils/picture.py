@@ -11,16 +11,17 @@ import os
 import struct
 import threading
 import zlib
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from io import BytesIO
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 import cv2
 import numpy as np
 from PIL import Image, ImageCms, UnidentifiedImageError
 from PIL.ExifTags import Base
-from PIL.TiffImagePlugin import TiffImageFile
+from PIL.TiffImagePlugin import EXTRASAMPLES, TiffImageFile
 
 from basicsr.utils.files import replacing
 from basicsr.utils.image import IMAGE_EXTENSIONS, ImageReadError
@@ -29,6 +30,7 @@ from basicsr.utils.image import IMAGE_EXTENSIONS, ImageReadError
 PICTURE_EXTENSIONS = IMAGE_EXTENSIONS | {'.gif', '.heic', '.heif', '.jfif', '.jp2', '.jxl'}
 MAX_MEGAPIXELS = 250.0
 GREY_MODES = frozenset({'1', 'L', 'LA', 'La', 'I;16', 'I;16B', 'I;16L'})
+NO_ALPHA, MULTIPLIED, ALPHA = 0, 1, 2  # what a fourth channel of a TIFF is
 COLOUR_MODES = frozenset({'P', 'PA', 'RGB', 'RGBA', 'RGBa', 'RGBX', 'YCbCr', 'CMYK'})
 # What Pillow raises for damaged files, found by damaging files of every format.
 DAMAGE = (
@@ -178,7 +180,9 @@ def _decode(path: Path, file: Image.Image) -> Picture:
     if pages > 1 and file.format != 'MPO':  # the second picture of an MPO is a preview or a gain map
         notes.append(f'the first of {pages} pages; the others were left')
     if _has_16_bits(path, file):
-        image, alpha = _read_16_bits(path)
+        image, alpha = _read_16_bits(path, getattr(file, 'tag_v2', {}))
+    elif file.mode.startswith('I;16'):
+        image, alpha = _read_deep_grey(file), None
     elif file.mode == 'CMYK':
         image, alpha = np.asarray(_from_cmyk(file, icc, notes)), None
         icc = None
@@ -198,21 +202,37 @@ def _has_16_bits(path: Path, file: Image.Image) -> bool:
     """Whether the file has 16 bits a channel, which Pillow does not always tell by the mode."""
     if isinstance(file, TiffImageFile) and file.mode != 'CMYK':
         return set(file.tag_v2.get(Base.BitsPerSample, ())) == {16}
+    with path.open('rb') as raw:
+        head = raw.read(256)
     if file.format == 'PNG':
-        with path.open('rb') as raw:
-            return raw.read(25)[24] == 16
-    return False
+        return head[24] == 16
+    header = head.partition(b'ihdr')[2]
+    return file.format == 'JPEG2000' and header[10:11] == b'\x0f'  # depth less one
 
 
-def _read_16_bits(path: Path) -> tuple[np.ndarray, np.ndarray | None]:
-    """Colours (H,W) or RGB (H,W,3), and alpha (H,W), uint16."""
+def _read_16_bits(path: Path, tags: Mapping[int, Any]) -> tuple[np.ndarray, np.ndarray | None]:
+    """Colours (H,W) or RGB (H,W,3), and alpha (H,W), uint16. OpenCV heeds no `tags` of a TIFF but the orientation."""
     decoded = cv2.imdecode(np.frombuffer(path.read_bytes(), np.uint8), cv2.IMREAD_UNCHANGED)
-    if decoded is None or decoded.dtype != np.uint16:
+    if decoded is None or decoded.dtype != np.uint16 or tags.get(Base.PlanarConfiguration, 1) != 1:
         raise ImageReadError(f'{path}: this kind of picture with 16 bits is not read; save it as PNG')
+    if tags.get(Base.PhotometricInterpretation) == 0:  # white is zero
+        decoded = np.iinfo(np.uint16).max - decoded
     if decoded.ndim == 2:
         return decoded, None
-    alpha = decoded[..., 3].copy() if decoded.shape[2] == 4 else None
-    return cv2.cvtColor(decoded, cv2.COLOR_BGR2RGB if alpha is None else cv2.COLOR_BGRA2RGB), alpha
+    if decoded.shape[2] == 3:
+        return cv2.cvtColor(decoded, cv2.COLOR_BGR2RGB), None
+    image, alpha = cv2.cvtColor(decoded, cv2.COLOR_BGRA2RGB), decoded[..., 3].copy()
+    kind = tags.get(EXTRASAMPLES, (ALPHA,))[0]
+    if kind == MULTIPLIED:
+        whole = image.astype(np.float64) * np.iinfo(np.uint16).max / np.maximum(alpha, 1)[..., None]
+        image = whole.round().clip(0, np.iinfo(np.uint16).max).astype(np.uint16)
+    return image, None if kind == NO_ALPHA else alpha
+
+
+def _read_deep_grey(file: Image.Image) -> np.ndarray:
+    """Grey (H,W) of other than 8 or 16 bits, uint16. Pillow scales it to 16 bits, but for a TIFF."""
+    bits = file.tag_v2[Base.BitsPerSample][0] if isinstance(file, TiffImageFile) else 16
+    return (np.asarray(file) * (np.iinfo(np.uint16).max / (2**bits - 1))).round().astype(np.uint16)
 
 
 def _read_8_bits(file: Image.Image, mode: str) -> tuple[np.ndarray, np.ndarray | None]:
