@@ -182,6 +182,8 @@ def test_settings_that_cannot_work_are_errors(tiny_path, restorer):
         FaceRestorer(tiny_path, batch_size=0)
     with pytest.raises(ValueError, match='unknown device'):
         choose_device('quantum')
+    with pytest.raises(ValueError, match="device 'meta': there is no such"):
+        choose_device('meta')
     with pytest.raises(ValueError, match='upscale'):
         ImageRestorer(restorer, upscale=0)
     with pytest.raises(ValueError, match='need a face detector'):

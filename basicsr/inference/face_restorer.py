@@ -40,9 +40,14 @@ def choose_device(name: str) -> str:
     if name.startswith('cuda') and not torch.cuda.is_available():
         raise ValueError(f"device '{name}': this machine has no usable CUDA device; use --device cpu")
     try:
-        torch.device(name)
+        kind = torch.device(name).type
     except RuntimeError as error:
         raise ValueError(f"unknown device '{name}'; use auto, cpu, cuda or cuda:N") from error
+    try:
+        torch.zeros(1, device=name).cpu()
+    except (RuntimeError, AssertionError) as error:  # NotImplementedError of devices that hold nothing is among them
+        first = str(error).splitlines()[0]
+        raise ValueError(f"device '{name}': there is no such {kind} device here ({first}); use auto") from error
     return name
 
 
