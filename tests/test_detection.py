@@ -10,6 +10,7 @@ import torch
 from facexlib.detection.retinaface import RetinaFace
 from facexlib.detection.retinaface_utils import PriorBox, decode, decode_landm
 from small_faces import ASTRONAUT_LANDMARKS, GROUP_PHOTO, aligned_face, portrait
+from small_recogniser import save_onnx
 
 from basicsr.faces.anchors import decode as decode_rows
 from basicsr.faces.anchors import preprocess
@@ -210,6 +211,12 @@ def test_a_face_within_a_larger_face_is_dropped_and_one_beside_it_kept():
     assert scores == pytest.approx([0.8, 0.99])
 
 
+def test_an_insightface_pack_without_a_detector_is_named(tmp_path):
+    save_onnx(tmp_path / 'w600k_r50.onnx')
+    with pytest.raises(ValueError, match='no detector in this pack of insightface'):
+        build_detector('insightface', path=tmp_path)
+
+
 def test_an_insightface_pack_is_taken_from_its_folder_and_never_downloaded(tmp_path, monkeypatch):
     import insightface.app
     from insightface.app.common import Face as TheirFace
@@ -230,6 +237,9 @@ def test_an_insightface_pack_is_taken_from_its_folder_and_never_downloaded(tmp_p
             return [TheirFace(bbox=np.array([0.0, 0, side, side]), det_score=0.9, kps=points)]
 
     monkeypatch.setattr(insightface.app, 'FaceAnalysis', Analysis)
+    with pytest.raises(FileNotFoundError, match='unpack the pack buffalo_l'):
+        build_detector('insightface', path=tmp_path)
+    (tmp_path / 'det_10g.onnx').touch()
     red = np.zeros((480, 480, 3), np.uint8)
     red[:, :, 0] = 255
     (face,) = build_detector('insightface', path=tmp_path).detect(red)

@@ -62,14 +62,20 @@ class InsightFaceFinder:
 
     Args:
         folder: of the pack, with its ONNX files. Nothing is ever downloaded.
+
+    Raises:
+        ValueError: there is no detector in it.
     """
 
     def __init__(self, folder: str | os.PathLike) -> None:
         from insightface.app import FaceAnalysis
 
-        self.app = FaceAnalysis(
-            name=str(Path(folder).resolve()), allowed_modules=['detection'], providers=['CPUExecutionProvider']
-        )
+        try:
+            self.app = FaceAnalysis(
+                name=str(Path(folder).resolve()), allowed_modules=['detection'], providers=['CPUExecutionProvider']
+            )
+        except AssertionError as error:
+            raise ValueError(f'{folder}: no detector in this pack of insightface; unpack it there again') from error
         self.app.prepare(ctx_id=-1, det_thresh=LEAST_SCORE, det_size=(640, 640))
 
     def __call__(self, image: np.ndarray) -> np.ndarray:

@@ -109,13 +109,13 @@ def _lies_within(face: Face, other: Face) -> bool:
 
 
 def _find_file(name: str, candidates: list[Path], remedy: str) -> Path:
-    """The first of `candidates` that is there.
+    """The first of `candidates` that is there; of a folder, with ONNX files in it.
 
     Raises:
         FileNotFoundError: none is.
     """
     for path in candidates:
-        if path.exists():
+        if path.is_file() or any(path.glob('*.onnx')):
             return path
     places = ' or '.join(map(str, candidates))
     raise FileNotFoundError(f"detector '{name}' needs {places}, which is not there; {remedy}")
