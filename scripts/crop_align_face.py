@@ -14,8 +14,10 @@ from tqdm import tqdm
 from basicsr.faces.detection import DEFAULT_DETECTOR, DETECTORS, Face, FaceDetector, build_detector
 from basicsr.faces.geometry import align_face
 from basicsr.inference.runner import FILE_ERRORS, Job, plan_jobs
+from basicsr.utils.files import is_video_file
 from basicsr.utils.folders import weights_folder
-from basicsr.utils.image import imread, imwrite
+from basicsr.utils.image import ImageReadError, imwrite, to_8_bits
+from basicsr.utils.picture import read_picture
 from basicsr.utils.templates import ffhq_template
 
 
@@ -31,7 +33,7 @@ def crop_faces(job: Job, detector: FaceDetector, output: Path, size: int, least:
     Raises:
         OSError, ValueError, cv2.error: the photograph cannot be read, or a crop not written.
     """
-    image = imread(job.path)
+    image = to_8_bits(read_picture(job.path).image)
     faces = [face for face in detector.detect(image) if face_size(face) >= least]
     for index, face in enumerate(faces):
         imwrite(output / f'{job.name}_{index:02d}.png', align_face(image, face.landmarks, size)[0])
@@ -51,7 +53,9 @@ def main() -> int:
     try:
         if args.output.resolve().is_relative_to(args.input.resolve()):
             raise ValueError(f'-o {args.output} lies inside -i {args.input}; choose a folder outside')
-        jobs = plan_jobs(args.input, args.output)
+        jobs = [job for job in plan_jobs(args.input, args.output) if not is_video_file(job.path)]
+        if not jobs:
+            raise FileNotFoundError(f'{args.input}: no photographs in it')
         detector = build_detector(args.detection_model, args.weights_dir)
     except (OSError, ValueError, KeyError) as error:
         print(f'error: {error.args[0] if isinstance(error, KeyError) else error}', file=sys.stderr)
@@ -61,7 +65,7 @@ def main() -> int:
         try:
             found = crop_faces(job, detector, args.output, args.size, args.min_size)
         except FILE_ERRORS as error:
-            without.append(f'{job.path}: {error}')
+            without.append(str(error) if isinstance(error, ImageReadError) else f'{job.path}: {error}')
             continue
         total += found
         if not found:

@@ -11,6 +11,8 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+from odd_pictures import turned_exif
+from PIL import Image
 from small_faces import GROUP_PHOTO, aligned_face, blurred_portrait, portrait, save_tiny_model
 
 from basicsr.inference import FaceRestorer
@@ -255,10 +257,16 @@ def test_the_script_in_its_own_process(model, tmp_path):
 def test_faces_are_cropped_for_training(tmp_path):
     imwrite(tmp_path / 'in' / 'person' / 'one.png', portrait())
     imwrite(tmp_path / 'in' / 'nobody.png', faceless())
+    (tmp_path / 'in' / 'clip.mp4').write_bytes(b'not looked into')
+    lying = Image.fromarray(np.rot90(portrait()))
+    lying.save(tmp_path / 'in' / 'lying.webp', exif=turned_exif(), lossless=True)
     command = [sys.executable, ROOT / 'scripts' / 'crop_align_face.py', '-i', tmp_path / 'in', '-o', tmp_path / 'out']
     done = subprocess.run([*command, '--size', '96'], capture_output=True, text=True, check=False)
     assert done.returncode == 1, done.stderr
-    assert written(tmp_path / 'out') == ['person/one_00.png']
+    assert written(tmp_path / 'out') == ['lying_00.png', 'person/one_00.png']
+    upright, turned = (imread(tmp_path / 'out' / name).astype(int) for name in ('person/one_00.png', 'lying_00.png'))
+    assert np.abs(upright - turned).mean() < 2
+    assert 'clip.mp4' not in done.stdout + done.stderr
     assert imread(tmp_path / 'out' / 'person' / 'one_00.png').shape == (96, 96, 3)
     assert 'nobody.png: no face found' in done.stdout
     inside = subprocess.run([*command[:-1], tmp_path / 'in' / 'out'], capture_output=True, text=True, check=False)

@@ -38,7 +38,7 @@ def scan_images(folder: str | os.PathLike) -> list[Path]:
 
 
 def imread(path: str | os.PathLike) -> np.ndarray:
-    """A picture as RGB uint8 (H,W,3), its EXIF orientation applied.
+    """A picture as RGB uint8 (H,W,3), turned as EXIF says where OpenCV heeds it (JPEG, PNG, TIFF).
 
     Raises:
         FileNotFoundError: no such file.
@@ -48,7 +48,7 @@ def imread(path: str | os.PathLike) -> np.ndarray:
 
 
 def decode(raw: bytes | memoryview, source: str | os.PathLike) -> np.ndarray:
-    """The content of a picture file as RGB uint8 (H,W,3), its EXIF orientation applied.
+    """The content of a picture file, as `imread` gives it.
 
     Raises:
         ImageReadError: empty, truncated, or no picture; the message names `source`.
