@@ -70,11 +70,11 @@ def megapixels(text: str) -> float:
 def frame_rate(text: str) -> Fraction:
     """The value of --save_video_fps, a number or a fraction."""
     try:
-        value = Fraction(text)
+        value = Fraction(text).limit_denominator(1001)  # 29.97002997 is 30000/1001
     except (ValueError, ZeroDivisionError):
         raise argparse.ArgumentTypeError(f'{text} is no number and no fraction') from None
     if not value > 0:
-        raise argparse.ArgumentTypeError(f'{text} is not above 0')
+        raise argparse.ArgumentTypeError(f'{text} is below 1/1001')
     return value
 
 

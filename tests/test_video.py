@@ -153,6 +153,14 @@ def test_another_frame_rate_keeps_duration_and_sound(clip, tmp_path, fps):
     assert abs(len(heard) / rate - seconds) < 0.06
 
 
+@pytest.mark.parametrize(('text', 'fps'), [('29.97002997', NTSC), ('23.976023976', Fraction(24000, 1001))])
+def test_a_frame_rate_with_many_digits_is_rounded(clip, tmp_path, text, fps):
+    assert inference_codeformer.frame_rate(text) == fps
+    restorer().restore_file(clip, tmp_path / 'b.mp4', Fraction(text))
+    times = times_of(tmp_path / 'b.mp4')
+    assert times == [index / fps for index in range(len(times))]
+
+
 def test_resampling_takes_the_frame_of_the_time():
     frames = [TimedFrame(np.full((1, 1, 3), index), (Fraction(index, 10),)) for index in range(10)]
 
@@ -167,7 +175,7 @@ def test_resampling_takes_the_frame_of_the_time():
     assert list(resample([], Fraction(25))) == []
 
 
-@pytest.mark.parametrize('fps', [Fraction(0), Fraction(-1), Fraction(5000)])
+@pytest.mark.parametrize('fps', [Fraction(0), Fraction(-1), Fraction(1, 5000), Fraction(5000)])
 def test_a_frame_rate_out_of_range_is_an_error(clip, tmp_path, fps):
     with pytest.raises(ValueError, match='frames a second'):
         restorer().restore_file(clip, tmp_path / 'b.mp4', fps)
@@ -506,7 +514,7 @@ def test_the_command_line_takes_clips_alone_and_in_folders(clip, model, tmp_path
     assert 'the file is empty' in capsys.readouterr().out
 
 
-@pytest.mark.parametrize('fps', ['0', '-3', 'fast', '1/0'])
+@pytest.mark.parametrize('fps', ['0', '-3', '0.0001', 'fast', '1/0'])
 def test_a_frame_rate_that_is_none_is_a_usage_error(clip, tmp_path, fps, capsys):
     with pytest.raises(SystemExit) as stop:
         inference_codeformer.main(['-i', str(clip), '-o', str(tmp_path / 'out'), f'--save_video_fps={fps}'])

@@ -106,8 +106,8 @@ class VideoRestorer:
         Args:
             source: the clip.
             target: an mp4 file; it is there when everything is in it, and not before.
-            fps: frames a second of the result; frames are left out or repeated, and the duration stays. By default each
-                frame keeps its time.
+            fps: frames a second of the result, rounded to a fraction with a denominator up to 1001; frames are left out
+                or repeated, and the duration stays. By default each frame keeps its time.
 
         Raises:
             FileNotFoundError: `source` is not there.
@@ -117,16 +117,16 @@ class VideoRestorer:
             OSError: the result cannot be written.
             RuntimeError: the network failed.
         """
-        if fps is not None and not 0 < fps <= MOST_RATE:
-            raise ValueError(f'{fps} frames a second: must be above 0 and at most {MOST_RATE}')
+        if fps is not None and not 0 < fps.limit_denominator(1001) <= MOST_RATE:
+            raise ValueError(f'{fps} frames a second: must be from 1/1001 to {MOST_RATE}')
         if self.images.choose_w:
             raise ValueError(f'{source}: -w auto is for pictures, in a clip faces would flicker; give a number')
         begin, tally, size = time.perf_counter(), _Tally(), self.images.restorer.batch_size
         if self.images.guide is not None:
             tally.people = TrackIdentities(self.images.guide)
         with VideoReader(source) as clip, replacing(target) as partial:
-            rate = fps or clip.rate
-            shown = clip.frames() if fps is None else resample(clip.frames(), fps)
+            rate = (fps or clip.rate).limit_denominator(1001)  # other clocks are too fine for FFmpeg
+            shown = clip.frames() if fps is None else resample(clip.frames(), rate)
             write = functools.partial(self._write, partial, clip, rate, tally)
             bar = tqdm(
                 desc=source.name,
