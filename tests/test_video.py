@@ -161,6 +161,14 @@ def test_a_frame_rate_with_many_digits_is_rounded(clip, tmp_path, text, fps):
     assert times == [index / fps for index in range(len(times))]
 
 
+@pytest.mark.parametrize('fps', [Fraction(1), Fraction(1, 1001)])
+def test_a_clip_shorter_than_a_frame_of_the_result_has_one_frame(tmp_path, fps):
+    write_clip(tmp_path / 'a.mp4', Scene(PICTURE, 10), sound='aac')
+    result = restorer().restore_file(tmp_path / 'a.mp4', tmp_path / 'b.mp4', fps)
+    assert (result.status, result.frames) == ('restored', 10)
+    assert times_of(tmp_path / 'b.mp4') == [0] and codec_of(tmp_path / 'b.mp4') == 'aac'
+
+
 def test_resampling_takes_the_frame_of_the_time():
     frames = [TimedFrame(np.full((1, 1, 3), index), (Fraction(index, 10),)) for index in range(10)]
 
@@ -173,6 +181,7 @@ def test_resampling_takes_the_frame_of_the_time():
     times = [time for frame in resample(frames, Fraction(25)) for time in frame.times]
     assert times == [Fraction(index, 25) for index in range(len(times))]
     assert list(resample([], Fraction(25))) == []
+    assert shown(1) == [4] and shown(Fraction(1, 9)) == [0]
 
 
 @pytest.mark.parametrize('fps', [Fraction(0), Fraction(-1), Fraction(1, 5000), Fraction(5000)])

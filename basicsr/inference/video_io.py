@@ -118,8 +118,9 @@ def resample(frames: Iterable[TimedFrame], rate: Fraction) -> Generator[TimedFra
     """Frames shown at multiples of 1 / `rate`: those that come too fast are left out, others are repeated.
 
     Each frame begins at the multiple nearest to its time, and the last one is held as long as the one before, so that
-    the duration, and the sound with it, stays.
+    the duration, and the sound with it, stays. Of a clip too short for any multiple the first frame is shown.
     """
+    first: TimedFrame | None = None
     previous: TimedFrame | None = None
     pause = 1 / rate
 
@@ -135,9 +136,12 @@ def resample(frames: Iterable[TimedFrame], rate: Fraction) -> Generator[TimedFra
         if previous is not None:
             yield from held(previous, frame.times[0])
             pause = frame.times[0] - previous.times[0]
-        previous = frame
-    if previous is not None:
-        yield from held(previous, previous.times[0] + pause)
+        first, previous = first or frame, frame
+    if first is not None and previous is not None:
+        end = previous.times[0] + pause
+        yield from held(previous, end)
+        if slot(end) == slot(first.times[0]):
+            yield TimedFrame(first.image, (Fraction(0),))
 
 
 @dataclass
