@@ -126,6 +126,17 @@ def test_every_container_keeps_frames_rate_and_sound(tmp_path, name, codec, soun
     assert images[0][0].mean() > 230 and images[10][0].mean() < 200
 
 
+@pytest.mark.parametrize('rate', [8000, 11025, 12000])
+def test_mp3_too_slow_for_an_mp4_becomes_aac(tmp_path, monkeypatch, rate):
+    monkeypatch.setattr('scripts.make_video.SOUND_RATE', rate)
+    write_clip(tmp_path / 'a.avi', Scene(PICTURE, 10), 'mpeg4', 'libmp3lame')
+    result = restorer().restore_file(tmp_path / 'a.avi', tmp_path / 'b.mp4')
+    assert result.status == 'restored' and 'from mp3 to aac' in result.message
+    assert codec_of(tmp_path / 'b.mp4') == 'aac'
+    begins = [np.flatnonzero(np.abs(samples_of(tmp_path / name)[0]) > 0.2)[0] for name in ('a.avi', 'b.mp4')]
+    assert abs(begins[1] - begins[0]) < 48
+
+
 def test_frames_that_come_unevenly_keep_their_times(tmp_path):
     times = [0, 40, 80, 200, 210, 500, 540]
     with av.open(str(tmp_path / 'a.mkv'), 'w') as output:

@@ -18,6 +18,7 @@ RESULT_EXTENSION = '.mp4'
 CRF = '18'  # of x264: no difference from the input that an eye finds
 LEAST_TICKS = 90000  # a second of the result has at least this many ticks
 COPIED_SOUND = frozenset({'aac', 'mp3', 'ac3', 'eac3', 'alac', 'flac', 'opus'})  # what players expect in an mp4
+LEAST_MP3_RATE = 16000  # Hz; slower mp3 has no place in an mp4
 AAC_RATES = frozenset({96000, 88200, 64000, 48000, 44100, 32000, 24000, 22050, 16000, 12000, 11025, 8000})
 AAC_LAYOUTS = frozenset({'mono', 'stereo', '3.0', '4.0', '5.0', '5.1', '7.1'})
 AAC_FRAME = 1024  # samples
@@ -51,7 +52,7 @@ class Sound:
         """What brings the packets; the stream of the result is made here."""
         context = self._stream.codec_context
         codec = context.codec.canonical_name if context is not None else ''
-        if codec in COPIED_SOUND:
+        if codec in COPIED_SOUND and not (codec == 'mp3' and context.sample_rate < LEAST_MP3_RATE):
             return self._copied(self._output.add_stream_from_template(self._stream))
         if not codec:
             self.note, self.lost = f'sound track {number} has a codec that is not known here; {NO_SOUND} it', True
