@@ -99,7 +99,8 @@ def write_clip(
         ValueError: a codec is not of its kind.
     """
     suffix = path.suffix.lower()
-    with replacing(path) as partial, av.open(str(partial), 'w', format=FORMATS.get(suffix, suffix[1:])) as output:
+    container = FORMATS.get(suffix, suffix[1:])
+    with replacing(path) as partial, av.open(str(partial.absolute()), 'w', format=container) as output:
         video = output.add_stream(codec, rate=scene.rate, options={'crf': str(crf)} if 'x26' in codec else {})
         if not isinstance(video, VideoStream):
             raise ValueError(f'{codec} does not encode pictures')

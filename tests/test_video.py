@@ -342,6 +342,17 @@ def test_what_is_no_clip_is_said_and_nothing_is_left(tmp_path, name, content, me
     assert not list(tmp_path.glob('out/*'))
 
 
+def test_names_with_colons_are_names_and_no_protocols(clip, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for name in ('12:30.mp4', '2024-01-01T12:30:00.mp4'):
+        shutil.copy(clip, name)
+        target = Path('10:30', name)
+        assert restorer().restore_file(Path(name), target).status == 'restored'
+        assert len(frames_of(target)) == 24 and codec_of(target.absolute()) == 'aac'
+    write_clip(Path('10:30', '1:2.mkv'), Scene(PICTURE, 3))
+    assert len(frames_of(Path('10:30', '1:2.mkv'))) == 3
+
+
 def test_a_missing_clip_and_one_of_sound_alone(tmp_path):
     with pytest.raises(FileNotFoundError, match='no such file'):
         restorer().restore_file(tmp_path / 'none.mp4', tmp_path / 'b.mp4')

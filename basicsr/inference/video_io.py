@@ -261,7 +261,7 @@ class VideoReader:
 
 def _open(path: Path) -> InputContainer:
     try:
-        return av.open(str(path))
+        return av.open(str(path.absolute()))  # FFmpeg takes 12:30.mp4 for a protocol
     except (FFmpegError, UnicodeError) as error:
         reason = getattr(error, 'strerror', None) or error
         raise VideoReadError(f'{path}: not a readable clip ({reason}); damaged, cut off, or no clip at all') from error

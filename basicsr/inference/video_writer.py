@@ -43,7 +43,7 @@ class Sound:
     def __init__(self, clip: VideoReader, index: int, output: OutputContainer) -> None:
         self.note, self.lost = '', False
         self._clip, self._output = clip, output
-        self._source = av.open(str(clip.path))
+        self._source = av.open(str(clip.path.absolute()))
         self._stream = self._source.streams.audio[index]
         self._packets = self._choose(index + 1)
         self._next = next(self._packets, None)
@@ -116,7 +116,7 @@ class VideoWriter:
         self._colours: Colours = clip.colours
         self._odd = (size[1] % 2, size[0] % 2)
         self._tick = Fraction(1, rate.numerator * math.ceil(LEAST_TICKS / rate.numerator))
-        self._output = av.open(str(path), 'w', format='mp4')
+        self._output = av.open(str(path.absolute()), 'w', format='mp4')
         self._last = -1
         self._stream = self._output.add_stream('libx264', rate=rate, options={'crf': CRF})
         context = self._stream.codec_context
