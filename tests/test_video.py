@@ -365,14 +365,31 @@ def test_a_missing_clip_and_one_of_sound_alone(tmp_path):
         restorer().restore_file(tmp_path / 'sound.mp4', tmp_path / 'b.mp4')
 
 
-@pytest.mark.parametrize(('name', 'part'), [('a.mkv', 0.5), ('a.avi', 0.8)])
-def test_of_a_clip_that_breaks_off_what_there_is_is_saved(tmp_path, name, part):
-    write_clip(tmp_path / name, Scene(PICTURE, 60, noise=8), 'mpeg4' if name == 'a.avi' else 'libx264')
+@pytest.mark.parametrize(
+    ('name', 'part', 'sound'),
+    [('a.mkv', 0.5, None), ('a.avi', 0.8, None), ('a.avi', 0.8, 'pcm_s16le'), ('a.avi', 0.8, 'libmp3lame')],
+)
+def test_of_a_clip_that_breaks_off_what_there_is_is_saved(tmp_path, name, part, sound):
+    write_clip(tmp_path / name, Scene(PICTURE, 60, noise=8), 'mpeg4' if name == 'a.avi' else 'libx264', sound)
     whole = (tmp_path / name).read_bytes()
     (tmp_path / name).write_bytes(whole[: int(len(whole) * part)])
     result = restorer().restore_file(tmp_path / name, tmp_path / 'b.mp4')
     assert result.status == INCOMPLETE and 'breaks off' in result.message
     assert 5 < result.frames < 55 and len(frames_of(tmp_path / 'b.mp4')) == result.frames
+
+
+def test_an_avi_that_leaves_frames_out_is_whole(tmp_path):
+    with av.open(str(tmp_path / 'a.avi'), 'w') as output:
+        video = output.add_stream('mpeg4', rate=25)
+        video.width, video.height, video.pix_fmt = SIDE, SIDE, 'yuv420p'
+        for time in (0, 1, 20, 21):
+            frame = av.VideoFrame.from_ndarray(PICTURE)
+            frame.pts, frame.time_base = time, Fraction(1, 25)
+            output.mux(video.encode(frame))
+        output.mux(video.encode(None))
+    result = restorer().restore_file(tmp_path / 'a.avi', tmp_path / 'b.mp4')
+    assert (result.status, result.frames) == ('restored', 4)
+    assert times_of(tmp_path / 'b.mp4') == [Fraction(time, 25) for time in (0, 1, 20, 21)]
 
 
 def test_a_damaged_piece_is_left_out_and_the_rest_is_saved(tmp_path):

@@ -205,7 +205,10 @@ class VideoReader:
     @property
     def duration(self) -> Fraction:
         """In seconds, as the clip states it; 0 where it does not."""
-        return Fraction(self._container.duration or 0, av.time_base)
+        stated = Fraction(self._container.duration or 0, av.time_base)
+        if self._container.format.name == 'avi':  # FFmpeg shortens it to what is there; the header's count it leaves
+            return max(stated, self._stream.frames * self._stream.time_base)
+        return stated
 
     def decode(self) -> Iterator[av.VideoFrame]:
         """The frames as stored, in the order in which they are shown."""
