@@ -404,6 +404,53 @@ def test_a_damaged_piece_is_left_out_and_the_rest_is_saved(tmp_path):
     assert result.frames == len(frames_of(tmp_path / 'b.mp4')) >= 38
 
 
+@pytest.mark.parametrize(
+    ('sound', 'first', 'damage'),
+    [
+        ('ac3', 0, b'\x55' * 8),  # copied; FFmpeg finds it when it writes what it held back
+        ('libopus', -3, b'\0\0'),  # copied; its time lies before that of the packet before
+        ('mp2', 0, b'\x55' * 8),  # encoded again; its header is none
+        ('mp2', 3, b'\0'),  # encoded again; it is said to be stereo, in a mono track
+    ],
+)
+def test_a_damaged_piece_of_the_sound_is_left_out_and_the_rest_is_saved(tmp_path, sound, first, damage):
+    write_clip(tmp_path / 'a.mkv', Scene(PICTURE, 30), sound=sound)
+    with av.open(str(tmp_path / 'a.mkv')) as clip:
+        packet = [bytes(p) for p in clip.demux(audio=0) if p.size][20]
+    raw = bytearray((tmp_path / 'a.mkv').read_bytes())
+    place = raw.rfind(packet) + first
+    raw[place : place + len(damage)] = damage
+    (tmp_path / 'a.mkv').write_bytes(raw)
+    result = restorer().restore_file(tmp_path / 'a.mkv', tmp_path / 'b.mp4')
+    assert result.status == INCOMPLETE and '1 damaged piece(s) of the sound' in result.message
+    heard, rate = samples_of(tmp_path / 'b.mp4')
+    assert len(frames_of(tmp_path / 'b.mp4')) == 30 and np.abs(heard[rate:]).max() > 0.3
+
+
+def test_sound_that_cannot_be_read_on_ends_there(tmp_path):
+    write_clip(tmp_path / 'a.mp4', Scene(PICTURE, 30), sound='aac')
+    raw = bytearray((tmp_path / 'a.mp4').read_bytes())
+    size = raw.rindex(b'stsz') + 16 + 4 * 40  # of a packet
+    raw[size : size + 8] = b'\0\x97\xd7\xb3\x31\x9c\x1c\xc1'  # after which FFmpeg reports that there is no memory
+    (tmp_path / 'a.mp4').write_bytes(raw)
+    result = restorer().restore_file(tmp_path / 'a.mp4', tmp_path / 'b.mp4')
+    assert result.status == INCOMPLETE and '1 damaged piece(s) of the sound' in result.message
+    assert len(frames_of(tmp_path / 'b.mp4')) == result.frames > 5
+
+
+def test_a_full_disk_is_no_damaged_sound(tmp_path):
+    resource = pytest.importorskip('resource')
+    write_clip(tmp_path / 'a.mkv', Scene(PICTURE, 30, noise=8), sound='ac3')
+    _, most = limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (20000, most))
+    try:
+        with pytest.raises(OSError, match='could not be written'):
+            restorer().restore_file(tmp_path / 'a.mkv', tmp_path / 'out' / 'b.mp4')
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert list((tmp_path / 'out').iterdir()) == []
+
+
 def test_sound_of_an_unknown_codec_is_left_out_and_said(tmp_path):
     write_clip(tmp_path / 'a.mkv', Scene(PICTURE, 10), sound='aac')
     raw = (tmp_path / 'a.mkv').read_bytes()

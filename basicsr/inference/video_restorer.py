@@ -212,8 +212,8 @@ class VideoRestorer:
                         writer.write(image, moment)
                 if writer is not None:
                     writer.finish()
-                    tally.notes += [sound.note for sound in writer.sounds if sound.note]
-                    tally.sound_lost = any(sound.lost for sound in writer.sounds)
+                    tally.notes += writer.notes
+                    tally.sound_lost = writer.sound_lost
         except FFmpegError as error:
             raise OSError(f'the result could not be written ({error.strerror})') from error
 

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from contextlib import contextmanager
 from fractions import Fraction
 from pathlib import Path
 
 import av
 import numpy as np
 from av.container import OutputContainer
-from av.error import InvalidDataError
+from av.error import ArgumentError, FFmpegError, InvalidDataError
 
 from basicsr.inference.video_io import Colours, VideoReader
 
@@ -23,6 +24,7 @@ AAC_RATES = frozenset({96000, 88200, 64000, 48000, 44100, 32000, 24000, 22050, 1
 AAC_LAYOUTS = frozenset({'mono', 'stereo', '3.0', '4.0', '5.0', '5.1', '7.1'})
 AAC_FRAME = 1024  # samples
 NO_SOUND = 'the result is without'
+DAMAGED = (InvalidDataError, ArgumentError)  # what FFmpeg says of bad packets; of full disks it says other things
 
 
 class Sound:
@@ -37,11 +39,12 @@ class Sound:
 
     Attributes:
         note: what was done if it is not a copy.
-        lost: it, or a part of it, is not in the result.
+        lost: it is not in the result.
+        damaged: how many pieces could not be read; their time stays silent.
     """
 
     def __init__(self, clip: VideoReader, index: int, output: OutputContainer) -> None:
-        self.note, self.lost = '', False
+        self.note, self.lost, self.damaged = '', False, 0
         self._clip, self._output = clip, output
         self._source = av.open(str(clip.path.absolute()))
         self._stream = self._source.streams.audio[index]
@@ -62,8 +65,14 @@ class Sound:
         layout = context.layout.name if context.layout.name in AAC_LAYOUTS else 'stereo'
         return self._encoded(self._output.add_stream('aac', rate=rate, layout=layout))
 
+    def _read(self) -> Iterator[av.Packet]:
+        try:
+            yield from self._source.demux(self._stream)
+        except FFmpegError:
+            self.damaged += 1
+
     def _copied(self, stream: av.AudioStream) -> Iterator[av.Packet]:
-        for packet in self._source.demux(self._stream):
+        for packet in self._read():
             if packet.dts is not None and packet.size:
                 packet.stream = stream
                 yield packet
@@ -71,20 +80,20 @@ class Sound:
     def _encoded(self, stream: av.AudioStream) -> Iterator[av.Packet]:
         context = stream.codec_context
         resampler = av.AudioResampler('fltp', context.layout, context.sample_rate, AAC_FRAME)
-        for packet in self._source.demux(self._stream):
+        for packet in self._read():
             try:
-                frames = packet.decode()
-            except InvalidDataError:  # a damaged piece; its time stays silent
+                pieces = [piece for frame in packet.decode() for piece in resampler.resample(frame)]
+            except (FFmpegError, ValueError):  # the resampler raises the latter where rate or channels have changed
+                self.damaged += 1
                 continue
-            for frame in frames:
-                for piece in resampler.resample(frame):
-                    yield from stream.encode(piece)
+            for piece in pieces:
+                yield from stream.encode(piece)
         for piece in resampler.resample(None):
             yield from stream.encode(piece)
         yield from stream.encode(None)
 
-    def mux(self, until: Fraction | float) -> None:
-        """Write what is heard before `until`, in seconds."""
+    def before(self, until: Fraction | float) -> Iterator[av.Packet]:
+        """The next packets, those heard before `until`, in seconds."""
         while self._next is not None:
             packet, base = self._next, self._next.time_base
             dts = (packet.dts or 0) - round(self._clip.start / base)
@@ -92,8 +101,8 @@ class Sound:
                 return
             packet.pts = dts if packet.pts is None else packet.pts - (packet.dts or 0) + dts
             packet.dts = dts
-            self._output.mux(packet)
             self._next = next(self._packets, None)
+            yield packet
 
     def close(self) -> None:
         """Let go of the clip."""
@@ -110,6 +119,9 @@ class VideoWriter:
         clip: gives the sound, the colours and the pixel aspect; its first frame has been read.
         size: width and height of the pictures.
         rate: frames a second, the mean where they vary.
+
+    Attributes:
+        sounds: the sound tracks.
     """
 
     def __init__(self, path: Path, clip: VideoReader, size: tuple[int, int], rate: Fraction) -> None:
@@ -117,7 +129,7 @@ class VideoWriter:
         self._odd = (size[1] % 2, size[0] % 2)
         self._tick = Fraction(1, rate.numerator * math.ceil(LEAST_TICKS / rate.numerator))
         self._output = av.open(str(path.absolute()), 'w', format='mp4')
-        self._last = -1
+        self._last, self._damaged = -1, 0
         self._stream = self._output.add_stream('libx264', rate=rate, options={'crf': CRF})
         context = self._stream.codec_context
         context.width, context.height = size[0] + self._odd[1], size[1] + self._odd[0]
@@ -127,6 +139,7 @@ class VideoWriter:
         if clip.aspect:
             context.sample_aspect_ratio = clip.aspect
         self.sounds = [Sound(clip, index, self._output) for index in range(clip.sounds)]
+        self._output.start_encoding()
 
     def write(self, image: np.ndarray, time: Fraction) -> None:
         """Show an RGB uint8 (H,W,3) picture from `time`, in seconds; times rise from call to call."""
@@ -139,14 +152,43 @@ class VideoWriter:
     def finish(self) -> None:
         """Write what is still held back, and the rest of the sound."""
         self._mux(self._stream.encode(None))
-        for sound in self.sounds:
-            sound.mux(math.inf)
+        self._mux_sound(math.inf)
+        with self._without_damage():
+            self._output.close()
+
+    @property
+    def notes(self) -> list[str]:
+        """What is to be said of the sound, once all of it has been written."""
+        damaged = self._damaged + sum(sound.damaged for sound in self.sounds)
+        left_out = [f'{damaged} damaged piece(s) of the sound were left out'] if damaged else []
+        return [sound.note for sound in self.sounds if sound.note] + left_out
+
+    @property
+    def sound_lost(self) -> bool:
+        """Whether sound, or a part of it, is not in the result, once all of it has been written."""
+        return self._damaged > 0 or any(sound.lost or sound.damaged for sound in self.sounds)
 
     def _mux(self, packets: list[av.Packet]) -> None:
         for packet in packets:
-            for sound in self.sounds:
-                sound.mux((packet.dts or 0) * packet.time_base)
-            self._output.mux(packet)
+            self._mux_sound((packet.dts or 0) * packet.time_base)
+            with self._without_damage():
+                self._output.mux(packet)
+
+    def _mux_sound(self, until: Fraction | float) -> None:
+        for sound in self.sounds:
+            for packet in sound.before(until):
+                with self._without_damage():
+                    self._output.mux(packet)
+
+    @contextmanager
+    def _without_damage(self) -> Iterator[None]:
+        """Leaves damaged sound out. FFmpeg holds packets back, so that a picture may come upon the sound before it."""
+        try:
+            yield
+        except DAMAGED:
+            if not self.sounds:
+                raise
+            self._damaged += 1
 
     def __enter__(self) -> VideoWriter:
         return self
