@@ -35,7 +35,7 @@ class VideoResult:
     """What became of a clip.
 
     Attributes:
-        status: `restored`, `already_sharp` or `no_face`; `incomplete` if a part of the clip or its sound is missing.
+        status: `restored`, `already_sharp` or `no_face`; `incomplete` if a part of the picture or sound is missing.
         frames: how many were read.
         faces: how many tracks there were: faces followed from where they appear to where they are lost.
         restored: in how many of them the face was restored.
@@ -102,6 +102,8 @@ class VideoRestorer:
 
     def restore_file(self, source: Path, target: Path, fps: Fraction | None = None) -> VideoResult:
         """Restore a clip, with its sound, its frame rate and its orientation, which is put into the pixels.
+
+        The first picture track and every sound track are kept; subtitles, chapters and other tracks are not.
 
         Args:
             source: the clip.
