@@ -114,6 +114,15 @@ def test_restrict_gives_the_value_and_gradients_of_the_loss_at_the_parameters_na
     assert b.grad is None
 
 
+def test_an_fp16_overflow_of_a_restricted_term_leaves_out_the_step_and_the_run_goes_on(tmp_path):
+    model = build_model(options(2, tmp_path, save_tiny(tmp_path / 'recogniser.pth'), reach=['transformer']))
+    model.scaler = torch.amp.GradScaler('cpu', init_scale=2.0**127)
+    before = {name: value.clone() for name, value in model.net_g.state_dict().items()}
+    model.optimize_parameters([batch_of(model.opt)], 1)
+    assert all(torch.equal(value, before[name]) for name, value in model.net_g.state_dict().items())
+    assert model.scaler.get_scale() < 2.0**127
+
+
 @pytest.mark.parametrize('stage', [2, 3])
 def test_a_step_with_identity_logs_its_parts_and_moves_what_a_step_without_does_not(stage, tmp_path):
     weights = save_tiny(tmp_path / 'recogniser.pth')

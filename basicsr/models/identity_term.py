@@ -36,6 +36,22 @@ def part_of(name: str) -> str:
     return 'cft' if first in ('fuse_convs_dict', 'id_style') else 'transformer'
 
 
+class _Given(torch.autograd.Function):
+    """A value whose gradient at some parameters is given. What overflowed stays infinite, for the scaler to see."""
+
+    @staticmethod
+    def forward(ctx: Any, value: Tensor, count: int, *both: Tensor) -> Tensor:
+        """`both` are `count` parameters and then their gradients."""
+        ctx.save_for_backward(*both[count:])
+        return value.clone()
+
+    @staticmethod
+    def backward(ctx: Any, *outer: Tensor) -> tuple[Tensor | None, ...]:
+        """To the parameters alone."""
+        gradients = [outer[0] * gradient for gradient in ctx.saved_tensors]
+        return None, None, *gradients, *[None] * len(gradients)
+
+
 def restrict(loss: Tensor, parameters: Iterable[nn.Parameter], scale: Callable[[Tensor], Tensor]) -> Tensor:
     """A term with the value of `loss` and its gradient at `parameters`, and none elsewhere.
 
@@ -47,11 +63,8 @@ def restrict(loss: Tensor, parameters: Iterable[nn.Parameter], scale: Callable[[
     chosen = list(parameters)
     gradients = torch.autograd.grad(scale(loss), chosen, retain_graph=True, allow_unused=True)
     factor = scale(torch.ones_like(loss))
-    term = loss.detach()
-    for parameter, gradient in zip(chosen, gradients, strict=True):
-        if gradient is not None:
-            term = term + ((parameter - parameter.detach()) * (gradient / factor)).sum()  # zero, with this gradient
-    return term
+    reached = [(p, g / factor) for p, g in zip(chosen, gradients, strict=True) if g is not None]
+    return cast(Tensor, _Given.apply(loss.detach(), len(reached), *(p for p, _ in reached), *(g for _, g in reached)))
 
 
 class IdentityTerm:
