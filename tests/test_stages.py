@@ -12,7 +12,7 @@ from basicsr.models import NonFiniteLossError, build_model
 from basicsr.models.codebook_average import CodebookAverage
 from basicsr.models.codeformer_joint_model import PUBLISHED_CURRICULUM
 from basicsr.models.kmeans import kmeans
-from basicsr.models.schedule import Curriculum, learning_rate
+from basicsr.models.schedule import Curriculum, Phase, learning_rate
 from basicsr.utils.options import OptionError
 
 
@@ -227,6 +227,8 @@ def test_several_w_take_turns(tmp_path):
         model.optimize_parameters([batch_of(opt)], iteration)
         assert 'l_g_pix' in model.log
     assert used == [0, 0.5, 0]
+    mixed = Phase(None, 'mixed', [0, 1.0, 1.3], small_every=15)
+    assert [mixed.weight(iteration) for iteration in (15, 30, 45, 60)] == [1.0, 1.3, 0, 1.0]
 
 
 def test_stage3_uses_the_large_degradation_for_code_losses_only(tmp_path):

@@ -83,8 +83,9 @@ class Phase:
         return self.w if isinstance(self.w, Sequence) else (self.w,)
 
     def weight(self, iteration: int) -> float:
-        """The fidelity weight of an iteration."""
-        return self._weights[iteration % len(self._weights)]
+        """The fidelity weight of an iteration; of those that decode an image, each has the next one."""
+        turn = iteration // self.small_every if self.severity == 'mixed' else iteration
+        return self._weights[turn % len(self._weights)]
 
     def has_image_losses(self, iteration: int) -> bool:
         """Whether an iteration decodes the mildly degraded picture."""
