@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import itertools
 import signal
 import subprocess
 import sys
@@ -364,6 +365,11 @@ def test_the_plans_are_whole(path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
     check_shared(plan)
     trained = {name: trainings_of(row, 0, plan.force_yml) for name, row in plan.rows.items() if row.stages}
     assert set(plan.metrics) <= set(METRICS)
+    for trainings in trained.values():
+        for before, training in itertools.pairwise(trainings):
+            options = training.options
+            start = options['path'].get('pretrain_network_g') or options['network_g'].get('vqgan_path')
+            assert start == str(before.checkpoint), 'each stage goes on from the one before'
     if path.stem in ('small', 'full'):
         parts = {name: parts_of(trainings) for name, trainings in trained.items()}
         every = ('identity_loss', 'transformer', 'ia_cft')
