@@ -7,6 +7,7 @@ import csv
 import json
 import math
 import re
+import shutil
 import sys
 from html.parser import HTMLParser
 from pathlib import Path
@@ -528,6 +529,13 @@ def test_fid_of_folders(folders: Path) -> None:
 
     expected = frechet_distance(statistics_of(vectors('bad')), statistics_of(vectors('gt')))
     assert found['mean'] == pytest.approx(expected, rel=1e-4) and found['count'] == 4
+    kept = (folders / 'reference.npz').read_bytes()
+    (folders / 'reference.npz').unlink()
+    few = shutil.copytree(folders / 'bad', folders / 'few')
+    next(few.rglob('*.png')).unlink()
+    evaluate([few], {'gt': folders / 'gt'}, ['fid'], settings)
+    assert not (folders / 'reference.npz').exists(), 'statistics of a part of the ground truth are not those of it'
+    (folders / 'reference.npz').write_bytes(kept)
     again = evaluate([folders / 'bad'], {}, ['fid'], settings).runs[0].sets['fid']  # without the ground truth
     assert again['mean'] == pytest.approx(found['mean'], abs=1e-12)
 

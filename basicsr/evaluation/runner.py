@@ -122,7 +122,7 @@ def evaluate(
     for run, folder in zip(runs, folders, strict=True):
         cases, run.problems = match(folder, sides, needed)
         run.problems += [problem for side in sides.values() for problem in side.problems]
-        _judge(run, cases, scorers, workers)
+        _judge(run, cases, scorers, workers, len(sides['gt'].files) if 'gt' in sides else 0)
     return Evaluation(runs, scorers, not_run)
 
 
@@ -131,10 +131,10 @@ def _alone(case: Any) -> Any:
     return case
 
 
-def _judge(run: Run, cases: list[Case], scorers: Sequence[Scorer], workers: int) -> None:
-    """Fill `run`."""
+def _judge(run: Run, cases: list[Case], scorers: Sequence[Scorer], workers: int, truths: int) -> None:
+    """Fill `run`; `truths`: how many ground truths there are."""
     for scorer in scorers:
-        scorer.start()
+        scorer.start(truths)
     reading = {scorer.metric: scorer.compute for scorer in scorers if scorer.by_reading}
     seeing = {scorer.metric: scorer.compute for scorer in scorers if not scorer.by_reading}
     loader = DataLoader(Cases(cases, reading), batch_size=None, num_workers=workers, collate_fn=_alone)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from pathlib import Path
 from typing import Protocol
@@ -15,6 +16,8 @@ from basicsr.metrics import METRICS
 from basicsr.metrics.fid import FeatureStatistics, frechet_distance
 from basicsr.metrics.identity import cosine, degrees, group_by_input, identity_variance
 from basicsr.utils.image import to_tensor
+
+logger = logging.getLogger('basicsr')
 
 
 class NotRun(Exception):  # noqa: N818 - no error: the report says it
@@ -50,8 +53,8 @@ class Scorer:
         self.metric, self.compute, self.files = metric, compute, files
         self.protocol = METRICS[metric].protocol + (f'; {detail}' if detail else '')
 
-    def start(self) -> None:
-        """Before the first picture of a folder."""
+    def start(self, truths: int) -> None:
+        """Before the first picture of a folder; `truths`: how many ground truths there are."""
 
     def result(self) -> dict[str, float]:
         """The value of a set, with how it came about; nothing for a metric of single pictures."""
@@ -113,7 +116,7 @@ class IdentityVariance(Scorer):
         self.embeddings = embeddings
         self.start()
 
-    def start(self) -> None:
+    def start(self, truths: int = 0) -> None:
         """Forget the folder before."""
         self.vectors: dict[str, np.ndarray] = {}
         self.sources: dict[str, Path | None] = {}
@@ -145,7 +148,8 @@ class FID(Scorer):
         network: of the features.
         device: it is on.
         files: its weights.
-        statistics: .npz of the reference set; where it is not there, that of the ground truth is written to it.
+        statistics: .npz of the reference set; where it is not there, that of the ground truth is written to it, if
+            every picture of that has a restored one.
     """
 
     def __init__(
@@ -161,8 +165,9 @@ class FID(Scorer):
         super().__init__('fid', self._see, f'{network.name}; reference set: {reference}', files)
         self.start()
 
-    def start(self) -> None:
+    def start(self, truths: int = 0) -> None:
         """Forget the folder before."""
+        self.truths = truths
         self.restored = FeatureStatistics(self.network.dim)
         self.truth = FeatureStatistics(self.network.dim)
         self.seen: set[Path] = set()
@@ -187,6 +192,13 @@ class FID(Scorer):
             value = frechet_distance(self.restored, reference)
         except ValueError as error:
             raise NotRun(str(error)) from error
-        if self.target is not None:
+        if self.target is not None and len(self.seen) == self.truths:
             self.truth.save(self.target, self.network.name)
+        elif self.target is not None:
+            logger.warning(
+                '%s: not written, as only %d of %d ground truths were compared with',
+                self.target,
+                len(self.seen),
+                self.truths,
+            )
         return {'mean': value, 'count': self.restored.count or 0, 'features': self.network.dim}
