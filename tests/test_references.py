@@ -431,6 +431,15 @@ def test_validation_takes_no_copy_of_the_ground_truth_for_a_reference(place):
     assert data.chosen[2] == []
 
 
+def test_validation_takes_no_copy_of_the_photograph_that_the_pair_was_made_from(place, tmp_path):
+    """The ground truth is that photograph written anew, so that its content does not tell."""
+    photos = shutil.copytree(place / 'faces', tmp_path / 'faces')
+    shutil.copy(photos / 'ann/1.png', photos / 'ann/0_copy.png')
+    data = build_dataset(paired(place, references=9, dataroot_ref=str(photos)))
+    names = [sorted(Path(data.photos[index]).name for index in data.chosen[v]) for v in (0, 1)]
+    assert names == [['0_copy.png', '1.png', '2.png', '3.png'], ['0.png', '2.png', '3.png']]
+
+
 def reference_run(stage: int, made: Path, root: Path, **train_options: Any) -> dict[str, Any]:
     """Options of a short run of IDCodeFormer with two references a face and the identity loss."""
     identity = {'type': 'IdentityLoss', 'weights': str(made / 'recogniser.pth'), 'sub_batch': 1}

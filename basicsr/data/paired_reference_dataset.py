@@ -24,8 +24,8 @@ class PairedReferenceDataset(PairedImageDataset):
     """As `PairedImageDataset`, with embeddings of other photographs of the person (validation with references).
 
     References are the first `references` photographs of the person, in the order of their paths, as they are; but those
-    that the ground truth was made from: of its path below the folder without extension, or of its content. Somebody
-    without any is restored blind.
+    that the ground truth was made from: of its path below the folder without extension, copies of that, or of its
+    content. Somebody without any is restored blind.
 
     Args:
         opt: as there; `dataroot_ref` (photographs, the folder that the pairs were made from for example), and
@@ -55,16 +55,15 @@ class PairedReferenceDataset(PairedImageDataset):
         for index, person in enumerate(people_of(files.paths, root, opt.get('identities'))):
             if person is not None:
                 by_person[person].append(index)
+        names = [relative_key(path, root) for path in files.paths]
+        rows_by_name = dict(zip(names, self.rows, strict=True))
         truths = ChosenFiles(self.files[1], [truth for _, truth in self.places])
         people = people_of(truths.paths, truth_root, opt.get('identities'))
         self.chosen: list[list[int]] = []
         for path, person, own in zip(truths.paths, people, table.rows(truths, truth_root), strict=True):
-            name = relative_key(path, truth_root)
-            others = [
-                index
-                for index in by_person.get(person or '', [])
-                if relative_key(files.paths[index], root) != name and self.rows[index] != own
-            ]
+            source = rows_by_name.get(relative_key(path, truth_root))
+            photos = by_person.get(person or '', [])
+            others = [index for index in photos if self.rows[index] not in (own, source)]
             self.chosen.append(others[: self.count])
         alone = sum(not chosen for chosen in self.chosen)
         if alone:
