@@ -35,10 +35,11 @@ class Ours:
     @property
     def place(self) -> Path:
         """Where the weights are looked for."""
-        official = self.weights == OFFICIAL
-        return (
-            weights_folder() / OFFICIAL if official else Path('experiments', self.weights, 'models', 'net_g_best.pth')
-        )
+        if self.weights == OFFICIAL:
+            return weights_folder() / OFFICIAL
+        models = Path('experiments', self.weights, 'models')
+        best = models / 'net_g_best.pth'  # of a training with validation
+        return best if best.is_file() else models / 'net_g_latest.pth'
 
     @property
     def remedy(self) -> str:

@@ -28,7 +28,7 @@ from basicsr.utils.download import sha256_of
 from basicsr.utils.image import imread, imwrite
 from scripts import reproduce_tables as script
 from scripts.make_val_pairs import make_pairs, ranges_of
-from scripts.table_plans import PLANS
+from scripts.table_plans import PLANS, Ours
 
 TABLES = load_published()
 
@@ -102,7 +102,7 @@ def test_published_and_measured_stand_side_by_side(root: Path, capsys: pytest.Ca
     assert row_of(rows, 'Degraded input', 'in-house')['psnr'] not in ('', ours['psnr'])
     # What has no weights is named, with the remedy.
     missing = row_of(rows, 'ID-CodeFormer', 'in-house')
-    assert 'no weights: experiments/CodeFormer_stage3/models/net_g_best.pth' in missing['not_run']
+    assert 'no weights: experiments/CodeFormer_stage3/models/net_g_latest.pth' in missing['not_run']
     assert missing['psnr'] == '' and missing['code'] == '0' and '--weights "ID-CodeFormer=FILE"' in missing['not_run']
     text = capsys.readouterr().out
     assert text == (root / 'out' / 'id_codeformer_1.md').read_text(encoding='utf-8')
@@ -410,3 +410,12 @@ def test_mistakes_in_the_file_are_named(change: tuple[str, str], message: str, t
 def test_an_unknown_table_names_those_that_there_are() -> None:
     with pytest.raises(EvaluationError, match=r"no table 'ridfr'.*; there are id_codeformer_1, .*codeformer"):
         find_published('ridfr')
+
+
+def test_the_best_weights_of_a_run_come_before_its_last(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    ours, models = Ours('run'), Path('experiments/run/models')
+    assert ours.place == models / 'net_g_latest.pth'
+    models.mkdir(parents=True)
+    (models / 'net_g_best.pth').touch()
+    assert ours.place == models / 'net_g_best.pth'
