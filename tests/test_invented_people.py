@@ -164,6 +164,9 @@ def test_photographs_without_a_recogniser_and_networks_that_do_not_ask_are_error
         model.who(batch, 'in')
     with pytest.raises(OptionError, match="train:identity_reference: 'weights' is missing"):
         build_model({**opt, 'train': {**opt['train'], 'identity_reference': {'weights': ''}}})
+    with pytest.raises(OptionError, match="network_g:recogniser is 'arcface_ir_se50', but train:identity_reference"):
+        build_model({**opt, 'network_g': {**opt['network_g'], 'recogniser': 'arcface_ir_se50'}})
+    build_model({**opt, 'network_g': {**opt['network_g'], 'recogniser': 'weights/recogniser.pth'}})
     plain = {key: value for key, value in opt['network_g'].items() if 'identity' not in key}
     with pytest.raises(OptionError, match='conditioned on identity'):
         build_model({**opt, 'network_g': {**plain, 'type': 'CodeFormer'}})

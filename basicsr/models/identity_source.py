@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -60,6 +61,12 @@ class IdentitySource:
     def _embedder(self, section: Mapping[str, Any], name: str) -> FaceEmbedder:
         embedder = FaceEmbedder(section['weights'])
         self._check_dim(embedder.dim, f'train:{name}:weights')
+        named = getattr(self.network, 'recogniser', None)  # kept in checkpoints, for whoever restores with them
+        if named and named not in (embedder.name, embedder.recogniser.name) and Path(named).stem != embedder.path.stem:
+            raise OptionError(
+                f"network_g:recogniser is '{named}', but train:{name}:weights is {embedder.path} ({embedder.name}); "
+                'set network_g:recogniser to that file'
+            )
         return embedder
 
     def __call__(self, batch: Batch, faces: str) -> dict[str, Tensor | None]:
