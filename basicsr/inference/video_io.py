@@ -18,6 +18,7 @@ from av.video.reformatter import ColorRange
 
 HALF = Fraction(1, 2)
 USUAL_RATE = Fraction(25)  # of clips that do not say theirs
+FINEST_RATE = 1001  # largest denominator of a rate: 29.97002997 is 30000/1001
 MOST_RATE = 1000  # frames a second; what claims more states a time base, not a rate
 HD_HEIGHT = 720  # clips that do not state their colours are BT.709 from here on and BT.601 below, as players take them
 UNSPECIFIED, RGB, BT709, BT601 = 2, 0, 1, 6  # of ITU-T H.273
@@ -188,7 +189,7 @@ class VideoReader:
         self._stream = streams[0]
         self._stream.thread_type = 'SLICE'  # threads over frames would lose the frames around a damaged piece
         stated = self._stream.average_rate or self._stream.guessed_rate
-        self.rate = (stated if stated and 0 < stated <= MOST_RATE else USUAL_RATE).limit_denominator(1001)
+        self.rate = (stated if stated and 0 < stated <= MOST_RATE else USUAL_RATE).limit_denominator(FINEST_RATE)
         self.start = Fraction(self._container.start_time or 0, av.time_base)
 
     def __enter__(self) -> VideoReader:

@@ -21,7 +21,7 @@ from basicsr.faces.tracking import CutFinder, Tracked, Tracker
 from basicsr.inference.identity_meter import FaceIdentity
 from basicsr.inference.image_restorer import ALREADY_SHARP, NO_FACE, RESTORED, FaceResult, ImageRestorer, is_grey
 from basicsr.inference.track_identity import TrackIdentities
-from basicsr.inference.video_io import MOST_RATE, TimedFrame, VideoReader, VideoReadError, resample
+from basicsr.inference.video_io import FINEST_RATE, MOST_RATE, TimedFrame, VideoReader, VideoReadError, resample
 from basicsr.inference.video_writer import VideoWriter
 from basicsr.utils.files import replacing
 from basicsr.utils.stages import ahead, behind
@@ -119,7 +119,7 @@ class VideoRestorer:
             OSError: the result cannot be written.
             RuntimeError: the network failed.
         """
-        if fps is not None and not 0 < fps.limit_denominator(1001) <= MOST_RATE:
+        if fps is not None and not 0 < fps.limit_denominator(FINEST_RATE) <= MOST_RATE:
             raise ValueError(f'{fps} frames a second: must be from 1/1001 to {MOST_RATE}')
         if self.images.choose_w:
             raise ValueError(f'{source}: -w auto is for pictures, in a clip faces would flicker; give a number')
@@ -127,7 +127,7 @@ class VideoRestorer:
         if self.images.guide is not None:
             tally.people = TrackIdentities(self.images.guide)
         with VideoReader(source) as clip, replacing(target) as partial:
-            rate = (fps or clip.rate).limit_denominator(1001)  # other clocks are too fine for FFmpeg
+            rate = (fps or clip.rate).limit_denominator(FINEST_RATE)  # other clocks are too fine for FFmpeg
             shown = clip.frames() if fps is None else resample(clip.frames(), rate)
             write = functools.partial(self._write, partial, clip, rate, tally)
             bar = tqdm(
