@@ -145,6 +145,10 @@ class FFHQBlindDataset(Dataset):
         """The low-quality items of one clean picture, float32 (gt_size,gt_size,3) in [0, 1]."""
         return {'in': self._damage(image, self.ranges, rng)}
 
+    def _faces(self, image: np.ndarray, rng: np.random.Generator, v: int) -> dict[str, Tensor]:
+        """The items of item `v` that show a face, of its picture, RGB uint8 (gt_size,gt_size,3)."""
+        return {**self._inputs(to_unit(image), rng), 'gt': self.normalise(image)}
+
     def __getitem__(self, v: int) -> Item:
         """One face.
 
@@ -158,4 +162,4 @@ class FFHQBlindDataset(Dataset):
         rng = np.random.default_rng([self.seed, v])
         flip = bool(self.use_hflip and rng.random() < 0.5)
         image, extra = self._load_good(v % len(self), flip)
-        return {**self._inputs(to_unit(image), rng), 'gt': self.normalise(image), **extra}
+        return {**self._faces(image, rng, v), **extra}

@@ -13,7 +13,7 @@ from torch import Tensor
 from basicsr.data.common import DataError
 from basicsr.data.degradation import to_bytes, to_unit
 from basicsr.data.embeddings import reference_variants
-from basicsr.data.ffhq_blind_dataset import FFHQBlindDataset, Item
+from basicsr.data.ffhq_blind_dataset import FFHQBlindDataset
 from basicsr.data.ffhq_blind_joint_dataset import FFHQBlindJointDataset
 from basicsr.data.invention import ANOTHER_PHOTOGRAPH, SOMEBODY_ELSE
 from basicsr.utils.registry import DATASET_REGISTRY
@@ -49,17 +49,13 @@ class InventedPeopleDataset(FFHQBlindDataset):
         if not 0 <= self.mistaken <= 1:
             raise DataError(f'mistaken: a share from 0 to 1, not {self.mistaken}')
 
-    def __getitem__(self, v: int) -> Item:
+    def _faces(self, image: np.ndarray, rng: np.random.Generator, v: int) -> dict[str, Tensor]:
         """As `FFHQBlindDataset`, with 'reference' (references,3,gt_size,gt_size), normalised."""
-        rng, chance = np.random.default_rng([self.seed, v]), np.random.default_rng([self.seed, v, CHANCE])
-        flip = bool(self.use_hflip and rng.random() < 0.5)
-        image, extra = self._load_good(v % len(self), flip)
-        face = to_unit(image)
+        chance, face = np.random.default_rng([self.seed, v, CHANCE]), to_unit(image)
         person = SOMEBODY_ELSE(face, chance)
         seen = SOMEBODY_ELSE(face, chance) if chance.random() < self.mistaken else person
         references = torch.stack([self._photograph(person, chance) for _ in range(self.count)])
-        target = self.normalise(to_bytes(person))
-        return {**self._inputs(seen, rng), 'gt': target, 'reference': references, **extra}
+        return {**self._inputs(seen, rng), 'gt': self.normalise(to_bytes(person)), 'reference': references}
 
     def _photograph(self, person: np.ndarray, chance: np.random.Generator) -> Tensor:
         """Another one of the person, perhaps mirrored and lightly degraded."""

@@ -18,7 +18,16 @@ from basicsr.archs.inception_arch import FIDInception
 from basicsr.archs.recogniser_files import find_recogniser
 from basicsr.evaluation.landmarks import Landmarks
 from basicsr.evaluation.pictures import Case
-from basicsr.evaluation.scorers import FID, Embeddings, Features, IdentityVariance, NotRun, Plain, Scorer, on_device
+from basicsr.evaluation.scorers import (
+    FID,
+    Embeddings,
+    Features,
+    IdentityVariance,
+    NotRunError,
+    Plain,
+    Scorer,
+    on_device,
+)
 from basicsr.losses.lpips_loss import LPIPS
 from basicsr.losses.perceptual_loss import PerceptualLoss
 from basicsr.metrics import METRICS, calculate_psnr, calculate_ssim
@@ -63,11 +72,11 @@ class Settings:
         """The file of a metric's weights.
 
         Raises:
-            NotRun: it is not there.
+            NotRunError: it is not there.
         """
         path = Path(self.weights.get(metric) or weights_folder() / PLACES[metric])
         if not path.is_file():
-            raise NotRun(
+            raise NotRunError(
                 f'{path} is not there; give --weights {metric}=FILE (weights/README.md says where it comes from)'
             )
         return path
@@ -111,7 +120,7 @@ def build_scorers(metrics: list[str], settings: Settings, given: set[str]) -> tu
             continue
         try:
             scorers.append(builder.build(metric))
-        except (NotRun, CheckpointError, ModuleNotFoundError, ValueError) as error:
+        except (NotRunError, CheckpointError, ModuleNotFoundError, ValueError) as error:
             not_run[metric] = str(error)
     return scorers, not_run
 
@@ -131,7 +140,7 @@ class _Builder:
         """The scorer of a metric of the table.
 
         Raises:
-            NotRun, CheckpointError, ModuleNotFoundError, ValueError: weights or a package are missing.
+            NotRunError, CheckpointError, ModuleNotFoundError, ValueError: weights or a package are missing.
         """
         makers: dict[str, Callable[[str], Scorer]] = {
             **dict.fromkeys(('psnr', 'psnr_y', 'ssim', 'ssim_y'), self._pixels),
@@ -177,7 +186,7 @@ class _Builder:
     def _identity(self, metric: str) -> Scorer:
         if self.embeddings is None:
             if self.settings.recogniser is None:
-                raise NotRun('needs --recogniser WEIGHTS, a recogniser other than that of the training loss')
+                raise NotRunError('needs --recogniser WEIGHTS, a recogniser other than that of the training loss')
             self.embeddings = self._embeddings(self.settings.recogniser)
         embeddings, detail, files = self.embeddings
         if metric == 'identity_variance':
@@ -205,12 +214,12 @@ class _Builder:
 
     def _pyiqa(self, metric: str) -> Scorer:
         if find_spec('pyiqa') is None:
-            raise NotRun('needs the package pyiqa: pip install "id-codeformer[metrics]"')
+            raise NotRunError('needs the package pyiqa: pip install "id-codeformer[metrics]"')
         pyiqa = import_module('pyiqa')
         try:
             network: nn.Module = pyiqa.create_metric(metric, device=self.settings.device)
         except (OSError, RuntimeError, ImportError) as error:
-            raise NotRun(f'pyiqa could not build it, or fetch its weights: {error}') from error
+            raise NotRunError(f'pyiqa could not build it, or fetch its weights: {error}') from error
         roles = ('restored', 'gt') if METRICS[metric].against else ('restored',)
 
         def compute(case: Case) -> float:

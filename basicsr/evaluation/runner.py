@@ -16,7 +16,7 @@ from tqdm import tqdm
 
 from basicsr.evaluation.builders import Settings, build_scorers
 from basicsr.evaluation.pictures import Case, Cases, Folder, match, score
-from basicsr.evaluation.scorers import NotRun, Scorer
+from basicsr.evaluation.scorers import NotRunError, Scorer
 from basicsr.metrics import METRICS
 from basicsr.metrics.statistics import LOST, PERCENTILES, paired_bootstrap
 from basicsr.metrics.table import EvaluationError, check_metrics
@@ -149,7 +149,7 @@ def _judge(run: Run, cases: list[Case], scorers: Sequence[Scorer], workers: int,
         try:
             if result := scorer.result():
                 run.sets[scorer.metric] = result
-        except NotRun as error:
+        except NotRunError as error:
             run.not_run[scorer.metric] = str(error)
 
 

@@ -20,7 +20,7 @@ from basicsr.utils.image import to_tensor
 logger = logging.getLogger('basicsr')
 
 
-class NotRun(Exception):  # noqa: N818 - no error: the report says it
+class NotRunError(Exception):
     """A metric that cannot be computed here; the message says what it lacks."""
 
 
@@ -129,12 +129,12 @@ class IdentityVariance(Scorer):
         """The mean, and the number of inputs. Restorations of several ground truths are not of one input.
 
         Raises:
-            NotRun: the names state no input that was restored twice.
+            NotRunError: the names state no input that was restored twice.
         """
         groups = group_by_input(list(self.vectors)).values()
         groups = [names for names in groups if len({self.sources[name] for name in names}) == 1]
         if not groups:
-            raise NotRun(
+            raise NotRunError(
                 'no input was restored twice; name restorations <input>__<reference>.png or <input>/<reference>.png'
             )
         values = [identity_variance(np.stack([self.vectors[name] for name in names])) for names in groups]
@@ -185,13 +185,13 @@ class FID(Scorer):
         """The distance, and the numbers of restored pictures and of features.
 
         Raises:
-            NotRun: of fewer than two pictures.
+            NotRunError: of fewer than two pictures.
         """
         reference = self.given or self.truth
         try:
             value = frechet_distance(self.restored, reference)
         except ValueError as error:
-            raise NotRun(str(error)) from error
+            raise NotRunError(str(error)) from error
         if self.target is not None and len(self.seen) == self.truths:
             self.truth.save(self.target, self.network.name)
         elif self.target is not None:

@@ -208,7 +208,7 @@ class VideoReader:
         """In seconds, as the clip states it; 0 where it does not."""
         stated = Fraction(self._container.duration or 0, av.time_base)
         if self._container.format.name == 'avi':  # FFmpeg shortens it to what is there; the header's count it leaves
-            return max(stated, self._stream.frames * self._stream.time_base)
+            return max(stated, self._stream.frames * (self._stream.time_base or Fraction(0)))
         return stated
 
     def decode(self) -> Iterator[av.VideoFrame]:
