@@ -15,6 +15,7 @@ from basicsr.models.identity_term import part_of, restrict
 from basicsr.models.prediction import Prediction
 from basicsr.schema import check_options
 from basicsr.utils.options import OptionError
+from basicsr.utils.templates import ffhq_template
 
 REAL = {'mbf512': 'arcface_mbf512.onnx', 'casia128': 'mobilefacenet_casia128.pth'}
 
@@ -284,6 +285,26 @@ def test_a_conditioned_network_is_trained_with_the_identities_of_its_batch(stage
     unknown = {key: value for key, value in batch.items() if key != 'identity'}
     model.optimize_parameters([unknown], 1)
     assert model.log['cross_entropy_loss'] != known[0]
+
+
+@pytest.mark.parametrize(('stage', 'w'), [(2, 0.0), (3, 0.7)])
+def test_both_terms_in_closed_form(stage, w, tmp_path):
+    """Faces at the w of the phase: the first against its ground truth; under its first and under its second reference.
+
+    The second face has no second reference, and does not count in the alignment.
+    """
+    train = {'alignment_opt': {'loss_weight': 0.3, 'sub_batch': 2}, 'curriculum': [{'severity': 'small', 'w': w or 1}]}
+    model, batch = conditioned(stage, tmp_path, 3, train.items())
+    batch['identity_mask'] = torch.tensor([[True, True, True], [True, False, True]])
+    batch['landmarks'] = torch.from_numpy(ffhq_template(64)).float() + torch.randn(2, 5, 2)
+    (terms,) = model.generator_losses(batch, 1)
+    first, embed = batch['in'][:1], model.identity.loss.embedder
+    restored, one, other = (
+        model.net_g(first, w=w, identity=batch['identity'][:1, part])[0] for part in (slice(3), slice(1), slice(1, 2))
+    )
+    cosine = (embed(restored, batch['landmarks'][:1]) * embed(batch['gt'][:1], batch['landmarks'][:1])).sum()
+    assert terms['l_ids'].item() == pytest.approx(0.1 * (1 - cosine.item()), rel=1e-3)
+    assert terms['l_align'].item() == pytest.approx(0.3 * (one - other).square().mean().item(), rel=1e-3)
 
 
 def test_what_is_new_learns_faster_where_the_options_say_so(tmp_path):
