@@ -49,6 +49,26 @@ def test_stage1_loss_is_the_sum_of_its_terms(tmp_path):
     assert terms['l_g_gan'].item() == pytest.approx(-0.3 * model.gan.net_d(output).mean().item(), rel=1e-4)
 
 
+def test_stage3_terms_in_closed_form(tmp_path):
+    weights = {'feat_loss_weight': 2.0, 'entropy_loss_weight': 0.25, 'use_adaptive_weight': False, 'disc_weight': 0.3}
+    opt = stage_options(3, tmp_path, curriculum=[{'severity': 'small', 'w': 0.7}], **weights)
+    model = build_model(opt)
+    batch = batch_of(opt)
+    (terms,) = model.generator_losses(batch, 1)
+    output, logits, feat = model.net_g(batch['in'], w=0.7)
+    tokens, codes = feat.flatten(2).transpose(1, 2), model.target_codes(batch)
+    real, fake = (model.gan.net_d(picture) for picture in (batch['gt'], output))
+    expected = {
+        'l_g_pix': (output - batch['gt']).abs().mean(),
+        'l_g_gan': -0.3 * fake.mean(),
+        'l_feat_encoder': 2 * (tokens - model.net_g.quantize.codes[codes]).square().mean(),
+        'cross_entropy_loss': -0.25 * logits.log_softmax(2).gather(2, codes[..., None]).mean(),
+        'l_d_real': (1 - real).relu().mean(),
+        'l_d_fake': (1 + fake).relu().mean(),
+    }
+    torch.testing.assert_close(terms | model.discriminator_losses(batch, 1), expected, rtol=1e-4, atol=1e-6)
+
+
 def test_adaptive_weight_balances_gradients_at_the_last_layer(tmp_path):
     opt = stage_options(1, tmp_path, use_adaptive_weight=True, scale_adaptive_gan_weight=0.5)
     model = build_model(opt)
