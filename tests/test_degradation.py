@@ -166,6 +166,9 @@ def test_large_damages_more_than_small(face: np.ndarray) -> None:
 
 
 def test_published_figures() -> None:
+    colour = ColourRanges()
+    assert (colour.brightness, colour.contrast, colour.saturation) == ((0.5, 1.5), (0.5, 1.5), (0, 1.5))
+    assert (colour.hue, colour.color_jitter_shift) == ((-0.1, 0.1), 20)
     assert (LARGE.blur_sigma, LARGE.downsample_range, LARGE.noise_range, LARGE.jpeg_range) == (
         (1, 15), (4, 30), (0, 20), (30, 80),
     )  # fmt: skip
@@ -217,6 +220,7 @@ def test_ranges_from_options() -> None:
     assert DegradationRanges.from_options({'motion_kernel_prob': 0.5}, SMALL).motion_kernel_prob == 0
     with_motion = DegradationRanges.from_options({'use_motion_kernel': True, 'motion_kernel_prob': 0.5}, SMALL)
     assert with_motion.motion_kernel_prob == 0.5
+    assert DegradationRanges.from_options({'use_motion_kernel': True}, SMALL).motion_kernel_prob == 0.001
 
 
 ADJUSTMENTS = [
@@ -249,6 +253,8 @@ def test_channel_shift_is_one_bounded_offset_a_channel() -> None:
     np.testing.assert_allclose(shift, np.broadcast_to(shift[:, :1, :1], shift.shape), atol=1e-4)
     assert 15 < np.abs(shift).max() <= 20.001
     assert (np.ptp(shift[:, 0, 0], axis=1) > 1).mean() > 0.9
+    white = [change_colour(flat * 2, ColourRanges(color_jitter_prob=1), rng(s)) for s in range(5)]
+    assert np.max(white) == 1 > np.min(white)
 
 
 def test_grey_has_equal_channels_and_no_chance_means_no_change(face: np.ndarray) -> None:
@@ -261,5 +267,25 @@ def test_grey_has_equal_channels_and_no_chance_means_no_change(face: np.ndarray)
 def test_jitter_of_factor_one_changes_nothing(face: np.ndarray) -> None:
     still = ColourRanges(color_jitter_pt_prob=1, brightness=(1, 1), contrast=(1, 1), saturation=(1, 1), hue=(0, 0))
     np.testing.assert_allclose(change_colour(face, still, rng()), face, atol=1e-5)
-    moved = dataclasses.replace(still, brightness=(0.5, 0.5))
-    np.testing.assert_allclose(change_colour(face, moved, rng()), face / 2, atol=1e-5)
+    for name, adjust in (
+        ('brightness', adjust_brightness),
+        ('contrast', adjust_contrast),
+        ('saturation', adjust_saturation),
+        ('hue', adjust_hue),
+    ):
+        moved = dataclasses.replace(still, **{name: (0.3, 0.3)})
+        np.testing.assert_allclose(change_colour(face, moved, rng()), adjust(face, 0.3), atol=1e-5)
+
+
+def test_jitter_comes_in_every_order_and_starts_from_a_clipped_picture(face: np.ndarray) -> None:
+    both = ColourRanges(
+        color_jitter_pt_prob=1, brightness=(1.4, 1.4), contrast=(0.5, 0.5), saturation=(1, 1), hue=(0, 0)
+    )
+    orders = [adjust_contrast(adjust_brightness(face, 1.4), 0.5), adjust_brightness(adjust_contrast(face, 0.5), 1.4)]
+    found = [change_colour(face, both, rng(seed)) for seed in range(20)]
+    matched = [[np.allclose(one, order, atol=1e-4) for order in orders] for one in found]
+    assert all(sum(row) == 1 for row in matched) and all(map(any, zip(*matched, strict=True)))
+    beyond = 1.5 * face - 0.2  # as noise without JPEG leaves it
+    for seed in range(5):
+        first, second = (change_colour(image, both, rng(seed)) for image in (beyond, np.clip(beyond, 0, 1)))
+        np.testing.assert_array_equal(first, second)
