@@ -108,6 +108,8 @@ def test_ssim_of_a_picture_below_its_window() -> None:
     tiny = np.zeros((10, 40, 3), np.uint8)
     with pytest.raises(ValueError, match='11 pixels'):
         calculate_ssim(tiny, tiny)
+    least = np.zeros((11, 40, 3), np.uint8)
+    assert calculate_ssim(least, least) == 1
 
 
 def test_call_by_options(pair: tuple[np.ndarray, np.ndarray]) -> None:
