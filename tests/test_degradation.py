@@ -218,6 +218,8 @@ def test_ranges_from_options() -> None:
     large = DegradationRanges.from_options(opt, LARGE, '_large')
     assert (large.blur_sigma, large.noise_range, large.jpeg_range) == ((1, 5), (3, 4), LARGE.jpeg_range)
     assert DegradationRanges.from_options({'motion_kernel_prob': 0.5}, SMALL).motion_kernel_prob == 0
+    nulls = {'blur_kernel_size': None, 'kernel_list': None, 'kernel_prob': None}
+    assert DegradationRanges.from_options(nulls, SMALL) == SMALL
     with_motion = DegradationRanges.from_options({'use_motion_kernel': True, 'motion_kernel_prob': 0.5}, SMALL)
     assert with_motion.motion_kernel_prob == 0.5
     assert DegradationRanges.from_options({'use_motion_kernel': True}, SMALL).motion_kernel_prob == 0.001

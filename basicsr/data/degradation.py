@@ -90,7 +90,7 @@ class DegradationRanges:
 
     @classmethod
     def from_options(cls, opt: Mapping[str, Any], default: DegradationRanges, suffix: str = '') -> DegradationRanges:
-        """Ranges from option keys; a missing key keeps `default`'s value, and null leaves its step out.
+        """Ranges from option keys; a missing key keeps `default`'s value, and a range that is null leaves its step out.
 
         Motion blur needs `use_motion_kernel: true`; its chance is then `motion_kernel_prob`, 0.001 when missing.
 
@@ -101,7 +101,11 @@ class DegradationRanges:
         """
         suffixed = ('blur_sigma', 'downsample_range', 'noise_range', 'jpeg_range')
         keys = {field.name: field.name + (suffix if field.name in suffixed else '') for field in fields(cls)}
-        values = {name: _frozen(opt[key]) for name, key in keys.items() if key in opt}
+        values = {
+            name: _frozen(opt[key])
+            for name, key in keys.items()
+            if opt.get(key) is not None or (key in opt and name in suffixed)
+        }
         chance = opt.get('motion_kernel_prob', 0.001) if opt.get('use_motion_kernel') else None
         return replace(default, **{**values, 'motion_kernel_prob': chance or 0.0})
 
