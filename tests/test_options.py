@@ -62,6 +62,8 @@ def test_numbers_with_exponents_are_numbers(text, value):
         ((), 'networkg', {}, "did you mean 'network_g'"),
         (('train',), 'total_iters', 3, "did you mean 'total_iter'"),
         (('train',), 'total_iter', 'many', 'train:total_iter must be int'),
+        (('train',), 'total_iter', float('inf'), 'train:total_iter must be int'),
+        (('train',), 'warmup_iter', float('nan'), 'train:warmup_iter must be int'),
         (('train',), 'use_hq_feat_loss', 1, 'must be bool'),
         (('train', 'optim_g'), 'beta', 1, "did you mean 'betas'"),
         (('train', 'optim_g'), 'lr', -1, 'lr must be a number between 0 and 1'),
