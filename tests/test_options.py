@@ -56,6 +56,11 @@ def test_numbers_with_exponents_are_numbers(text, value):
     assert parse_value(text) == value
 
 
+@pytest.mark.parametrize(('text', 'kind'), [('5e10', int), ('!!float 5e3', int), ('1e-4', float), ('1.0', float)])
+def test_whole_numbers_with_exponents_can_be_counted_with(text, kind):
+    assert type(parse_value(text)) is kind
+
+
 @pytest.mark.parametrize(
     ('section', 'key', 'value', 'words'),
     [

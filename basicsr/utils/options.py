@@ -20,10 +20,16 @@ class OptionError(ValueError):
 class _Loader(yaml.SafeLoader):
     """Safe YAML in which `1e-4` is a number, as everybody expects, and not the text that YAML 1.1 makes of it."""
 
+    def construct_yaml_float(self, node: yaml.ScalarNode) -> float:
+        """A number; a whole one with an exponent is an int, for `5e3` is how option files write 5000."""
+        value = super().construct_yaml_float(node)
+        return int(value) if 'e' in node.value.lower() and value.is_integer() else value
+
 
 _Loader.add_implicit_resolver(
     'tag:yaml.org,2002:float', re.compile(r'^[-+]?(\d[\d_]*)(\.[\d_]*)?[eE][-+]?\d+$'), list('-+0123456789')
 )
+_Loader.add_constructor('tag:yaml.org,2002:float', _Loader.construct_yaml_float)
 
 
 def parse_value(text: str) -> Any:
