@@ -67,6 +67,7 @@ def test_whole_numbers_with_exponents_can_be_counted_with(text, kind):
         ((), 'networkg', {}, "did you mean 'network_g'"),
         (('train',), 'total_iters', 3, "did you mean 'total_iter'"),
         (('train',), 'total_iter', 'many', 'train:total_iter must be int'),
+        (('train',), 'total_iter', 2.0, 'train:total_iter must be int, not 2.0'),
         (('train',), 'total_iter', float('inf'), 'train:total_iter must be int'),
         (('train',), 'warmup_iter', float('nan'), 'train:warmup_iter must be int'),
         (('train',), 'use_hq_feat_loss', 1, 'must be bool'),

@@ -149,6 +149,4 @@ def _is_a(value: Any, kind: type | tuple[type, ...]) -> bool:
     kinds = kind if isinstance(kind, tuple) else (kind,)
     if isinstance(value, bool):
         return bool in kinds
-    if int in kinds and isinstance(value, float) and value.is_integer():
-        return True  # 5e3 is how option files write 5000
     return isinstance(value, kinds) or (float in kinds and isinstance(value, int))
