@@ -45,14 +45,22 @@ def read_table(path: Path, column: str | None = None) -> dict[str, dict[str, str
     """The rows of a CSV by its column `file`, paths without extension.
 
     Raises:
-        DataError: it lacks that column, or `column`.
+        DataError: no such table: it lacks that column, or `column`; or a row has no file, or more than the header.
     """
-    with path.open(newline='', encoding='utf-8-sig') as lines:
-        reader = csv.DictReader(lines)
-        wanted = {'file', *([column] if column else [])}
-        if not wanted <= set(reader.fieldnames or ()):
-            raise DataError(f'{path}: its columns are {reader.fieldnames}; it needs {" and ".join(sorted(wanted))}')
-        return {Path(row['file']).with_suffix('').as_posix(): row for row in reader}
+    table: dict[str, dict[str, str]] = {}
+    wanted = {'file', *([column] if column else [])}
+    try:
+        with path.open(newline='', encoding='utf-8-sig') as lines:
+            reader = csv.DictReader(lines, restval='')
+            if not wanted <= set(reader.fieldnames or ()):
+                raise DataError(f'{path}: its columns are {reader.fieldnames}; it needs {" and ".join(sorted(wanted))}')
+            for number, row in enumerate(reader, 2):
+                if not row['file'] or None in row:
+                    raise DataError(f'{path}: row {number} lacks the file, or has more columns than the header')
+                table[Path(row['file']).with_suffix('').as_posix()] = row
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise DataError(f'{path}: cannot be read as a table ({error})') from error
+    return table
 
 
 def declare(photos: Sequence[Photo], path: Path) -> None:
@@ -80,15 +88,17 @@ def spread(photos: Sequence[Photo], path: Path, count: int, seed: int) -> None:
         seed: of the draw among those that have no other reason.
 
     Raises:
-        DataError: it lacks the column `file`.
+        DataError: it lacks the column `file`, or an age is no number.
     """
     rng = np.random.default_rng(seed)
     groups: dict[str, list[Photo]] = defaultdict(list)
     table = read_table(path)
     for photo in photos:
         for column, value in table.get(photo.name, {}).items():
+            if column == 'age' and value:
+                value = _age_group(value, f'{path}: {photo.name}')
             if column != 'file' and value:
-                groups[f'{column} {_age_group(value) if column == "age" else value}'].append(photo)
+                groups[f'{column} {value}'].append(photo)
     for name, members in sorted(groups.items()):
         rest = [photo for photo in members if not photo.reasons]
         lacking = max(0, count - (len(members) - len(rest)))
@@ -96,8 +106,11 @@ def spread(photos: Sequence[Photo], path: Path, count: int, seed: int) -> None:
             rest[index].reasons.append(f'spread: {name}')
 
 
-def _age_group(value: str) -> str:
-    age = float(value)
+def _age_group(value: str, where: str) -> str:
+    try:
+        age = int(float(value))
+    except (ValueError, OverflowError) as error:
+        raise DataError(f"{where}: the age '{value}' is no number; leave it empty where it is not known") from error
     low = max((limit for limit in AGES if age >= limit), default=0)
     high = min((limit for limit in AGES if age < limit), default=None)
     return f'{low}-{high - 1}' if high else f'{low}+'

@@ -12,10 +12,11 @@ from __future__ import annotations
 import argparse
 import math
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
+from typing import cast
 
 import av
 import cv2
@@ -82,6 +83,21 @@ class Scene:
             yield np.rint(tone * 16000).astype(np.int16)[None]
 
 
+def encoder(name: str, kind: str) -> str:
+    """`name`, if FFmpeg here has such an encoder of that kind ('video' or 'audio').
+
+    Raises:
+        ValueError: it has not.
+    """
+    try:
+        found = av.Codec(name, 'w').type
+    except ValueError as error:
+        raise ValueError(f"'{name}': FFmpeg here has no such encoder") from error
+    if found != kind:
+        raise ValueError(f"'{name}' is an encoder of {found}, not of {kind}")
+    return name
+
+
 def write_clip(
     path: Path, scene: Scene, codec: str = 'libx264', sound: str | None = None, rotation: int = 0, crf: int = 12
 ) -> None:
@@ -96,14 +112,14 @@ def write_clip(
         crf: quality, for encoders that have it.
 
     Raises:
-        ValueError: a codec is not of its kind.
+        ValueError: the container or a codec is unknown, or a codec not of its kind.
     """
+    codec = encoder(codec, 'video')
     suffix = path.suffix.lower()
     container = FORMATS.get(suffix, suffix[1:])
     with replacing(path) as partial, av.open(str(partial.absolute()), 'w', format=container) as output:
-        video = output.add_stream(codec, rate=scene.rate, options={'crf': str(crf)} if 'x26' in codec else {})
-        if not isinstance(video, VideoStream):
-            raise ValueError(f'{codec} does not encode pictures')
+        options = {'crf': str(crf)} if 'x26' in codec else {}
+        video = cast(VideoStream, output.add_stream(codec, rate=scene.rate, options=options))
         video.height, video.width = scene.picture.shape[:2]
         video.pix_fmt = 'yuv420p'
         if rotation:
@@ -130,14 +146,12 @@ class Beeps:
         blocks: samples, int16 (1,N).
 
     Raises:
-        ValueError: the codec is none of sound.
+        ValueError: the codec is unknown, or none of sound.
     """
 
     def __init__(self, output: OutputContainer, codec: str, blocks: Iterator[np.ndarray]) -> None:
-        stream = output.add_stream(codec, rate=SOUND_RATE, layout='mono')
-        if not isinstance(stream, AudioStream):
-            raise ValueError(f'{codec} does not encode sound')
-        self._output, self._stream, self._blocks = output, stream, blocks
+        self._output, self._blocks = output, blocks
+        self._stream = cast(AudioStream, output.add_stream(encoder(codec, 'audio'), rate=SOUND_RATE, layout='mono'))
         self._fifo = av.AudioFifo()
         self._samples = 0
 
@@ -157,8 +171,8 @@ class Beeps:
         self._output.mux([*(self._stream.encode(rest) if rest else []), *self._stream.encode(None)])
 
 
-def main() -> int:
-    """The command line."""
+def main(argv: Sequence[str] | None = None) -> int:
+    """The command line; returns the exit code."""
     parser = argparse.ArgumentParser(description='Make a clip for trials.')
     parser.add_argument('output', type=Path, help='the clip: .mp4, .mov, .avi, .mkv or .webm')
     parser.add_argument('--picture', type=Path, default=ROOT / 'inputs' / 'astronaut_lowres.png')
@@ -170,13 +184,19 @@ def main() -> int:
     parser.add_argument('--codec', default='libx264', help="FFmpeg's name of a video encoder")
     parser.add_argument('--sound', help="FFmpeg's name of an audio encoder: aac, libmp3lame, libopus, pcm_s16le ...")
     parser.add_argument('--rotation', type=int, default=0, choices=[0, 90, 180, 270])
-    args = parser.parse_args()
-    picture = imread(args.picture)
-    width = (args.size or picture.shape[1]) // 2 * 2
-    height = round(picture.shape[0] * width / picture.shape[1]) // 2 * 2
-    picture = cv2.resize(picture, (width, height), interpolation=cv2.INTER_AREA)
-    scene = Scene(picture, args.frames, args.fps, args.noise, args.motion, bar=args.sound is not None)
-    write_clip(args.output, scene, args.codec, args.sound, args.rotation)
+    args = parser.parse_args(argv)
+    try:
+        picture = imread(args.picture)
+        width = (args.size or picture.shape[1]) // 2 * 2
+        height = round(picture.shape[0] * width / picture.shape[1]) // 2 * 2
+        if min(width, height, args.frames, args.fps) <= 0:
+            raise ValueError('--frames and --fps must be above 0, and --size such that both sides have 2 pixels')
+        picture = cv2.resize(picture, (width, height), interpolation=cv2.INTER_AREA)
+        scene = Scene(picture, args.frames, args.fps, args.noise, args.motion, bar=args.sound is not None)
+        write_clip(args.output, scene, args.codec, args.sound, args.rotation)
+    except (ValueError, OSError) as error:
+        print(f'error: {error}', file=sys.stderr)
+        return 1
     return 0
 
 

@@ -14,6 +14,7 @@ from __future__ import annotations
 import argparse
 import csv
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -72,9 +73,15 @@ def flicker(results: list[np.ndarray], crop: FaceResult, upscale: float) -> floa
 def measure(
     images: ImageRestorer, picture: np.ndarray, noise: float, count: int
 ) -> list[tuple[str, int, float, float]]:
-    """Rows of landmarks, frames without the face, flicker and jitter; of the largest face in `picture`."""
+    """Rows of landmarks, frames without the face, flicker and jitter; of the largest face in `picture`.
+
+    Raises:
+        ValueError: there is no face in it.
+    """
     frames = noisy_frames(picture, noise, count)
-    (subject, *_) = images.find(picture)
+    subject = next(iter(images.find(picture)), None)
+    if subject is None:
+        raise ValueError('there is no face in the picture')
     place = images.cut_out(picture, subject, RESTORED)
     found = [[face for face in images.find(frame) if near(face, subject)][:1] for frame in frames]
     rows = []
@@ -89,8 +96,8 @@ def measure(
     return rows
 
 
-def main() -> int:
-    """The command line."""
+def main(argv: Sequence[str] | None = None) -> int:
+    """The command line; returns the exit code."""
     parser = argparse.ArgumentParser(description='Measure flicker.')
     parser.add_argument('--picture', type=Path, default=ROOT / 'inputs' / 'astronaut_lowres.png')
     parser.add_argument('--noise', type=float, nargs='+', default=[2, 5, 10], help='standard deviations, of 255')
@@ -99,13 +106,17 @@ def main() -> int:
     parser.add_argument('--device', default='auto')
     parser.add_argument('-w', type=float, default=0.8)
     parser.add_argument('--csv', type=Path, help='write the figures there, too')
-    args = parser.parse_args()
-    images = ImageRestorer(FaceRestorer(args.model, args.device), build_detector(), w=args.w)
+    args = parser.parse_args(argv)
     lines = []
-    for noise in args.noise:
-        for name, missed, change, jitter in measure(images, imread(args.picture), noise, args.frames):
-            lines.append((args.model, noise, args.frames, name, missed, round(change, 3), round(jitter, 3)))
-            print(f'noise {noise:g}: {name:15} missed {missed:3}  flicker {change:6.3f}  jitter {jitter:6.3f}')
+    try:
+        images = ImageRestorer(FaceRestorer(args.model, args.device), build_detector(), w=args.w)
+        for noise in args.noise:
+            for name, missed, change, jitter in measure(images, imread(args.picture), noise, args.frames):
+                lines.append((args.model, noise, args.frames, name, missed, round(change, 3), round(jitter, 3)))
+                print(f'noise {noise:g}: {name:15} missed {missed:3}  flicker {change:6.3f}  jitter {jitter:6.3f}')
+    except (OSError, ValueError) as error:
+        print(f'error: {error}', file=sys.stderr)
+        return 1
     if args.csv:
         with replacing(args.csv) as partial, partial.open('w', encoding='utf-8', newline='') as file:
             csv.writer(file).writerows([COLUMNS, *lines])

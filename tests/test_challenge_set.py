@@ -181,11 +181,16 @@ def test_a_damaged_photo_is_named_and_the_others_go_on(people: Path, capsys: pyt
         (lambda root: imwrite(root / 'out' / 'x.png', np.zeros((4, 4, 3), np.uint8)), 'not empty'),
         (lambda root: (root / 'hats.csv').write_text('file,reason\nb/9.png,hat\n'), 'b/9.png is not among the 8'),
         (lambda root: (root / 'hats.csv').write_text('photo,reason\nb/1.png,hat\n'), 'it needs file and reason'),
+        (lambda root: (root / 'hats.csv').write_text('reason,file\nhat\n'), 'row 2 lacks the file'),
+        (lambda root: (root / 'hats.csv').write_text('file,reason\nb/1.png,hat,glasses\n'), 'more columns than'),
+        (lambda root: (root / 'hats.csv').write_bytes(b'file,reason\n\xff,hat\n'), 'hats.csv: cannot be read as a'),
+        (lambda root: (root / 'ages.csv').write_text('file,age\nb/1.png,old\n'), "b/1: the age 'old' is no number"),
+        (lambda root: (root / 'ages.csv').write_text('file,age\nb/1.png,inf\n'), "b/1: the age 'inf' is no number"),
     ],
 )
 def test_mistakes_are_named(spoil, message: str, people: Path, capsys: pytest.CaptureFixture) -> None:
     spoil(people)
-    declared = ('--declared', people / 'hats.csv') if (people / 'hats.csv').exists() else ()
-    assert run(people, *declared) == 1
+    tables = {'--declared': people / 'hats.csv', '--labels': people / 'ages.csv'}
+    assert run(people, *(word for flag, path in tables.items() if path.exists() for word in (flag, path))) == 1
     error = capsys.readouterr().err
     assert message in error and error.count('\n') == 1

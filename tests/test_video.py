@@ -23,6 +23,7 @@ from basicsr.inference.video_restorer import DECODED, INCOMPLETE, VideoRestorer
 from basicsr.utils.files import is_video_file
 from basicsr.utils.image import imwrite
 from basicsr.utils.stages import ahead, behind
+from scripts import make_video, measure_flicker
 from scripts.make_video import Scene, write_clip
 
 SIDE = 128
@@ -614,3 +615,32 @@ def test_a_frame_rate_that_is_none_is_a_usage_error(clip, tmp_path, fps, capsys)
     with pytest.raises(SystemExit) as stop:
         inference_codeformer.main(['-i', str(clip), '-o', str(tmp_path / 'out'), f'--save_video_fps={fps}'])
     assert stop.value.code == 2 and '--save_video_fps' in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ('mistake', 'words'),
+    [
+        (['--codec', 'nonsense'], "'nonsense': FFmpeg here has no such encoder"),
+        (['--codec', 'aac'], "'aac' is an encoder of audio, not of video"),
+        (['--sound', 'mpeg4'], "'mpeg4' is an encoder of video, not of audio"),
+        (['--frames', '0'], '--frames and --fps must be above 0'),
+        (['--size', '1'], 'both sides have 2 pixels'),
+        (['--picture', 'nowhere.png'], 'nowhere.png'),
+    ],
+)
+def test_mistakes_in_making_a_clip_are_one_line_and_leave_nothing(mistake, words, tmp_path, capsys):
+    assert make_video.main([str(tmp_path / 'a.avi'), '--frames', '2', '--codec', 'mpeg4', *mistake]) == 1
+    error = capsys.readouterr().err
+    assert error.startswith('error: ') and words in error and error.count('\n') == 1
+    assert not list(tmp_path.iterdir())
+    assert make_video.main([str(tmp_path / 'a.avi'), '--frames', '2', '--codec', 'mpeg4', '--size', '64']) == 0
+    assert len(frames_of(tmp_path / 'a.avi')) == 2
+
+
+def test_a_picture_without_a_face_cannot_be_measured_for_flicker(tmp_path, capsys, monkeypatch):
+    imwrite(tmp_path / 'black.png', np.zeros((64, 64, 3), np.uint8))
+    monkeypatch.setattr('scripts.measure_flicker.build_detector', Found)
+    save_tiny_model(tmp_path / 'net.pth')
+    options = ['--picture', str(tmp_path / 'black.png'), '--model', str(tmp_path / 'net.pth'), '--frames', '2']
+    assert measure_flicker.main(options) == 1
+    assert 'there is no face in the picture' in capsys.readouterr().err
