@@ -13,6 +13,7 @@ from basicsr.models.alignment_term import AlignmentTerm
 from basicsr.models.identity_source import IdentitySource
 from basicsr.models.identity_term import IdentityTerm
 from basicsr.models.schedule import SCHEDULERS
+from basicsr.models.style_lesson import StyleLesson
 from basicsr.utils.options import OptionError, check_keys, check_values
 from basicsr.utils.registry import (
     ARCH_REGISTRY,
@@ -41,7 +42,8 @@ PATH = {
 TRAIN = {
     'optim_g': SECTION, 'optim_d': SECTION, 'id_lr_scale': float, 'scheduler': SECTION, 'total_iter': int,
     'warmup_iter': int, 'ema_decay': float, 'pixel_opt': SECTION, 'perceptual_opt': SECTION, 'gan_opt': SECTION,
-    'identity_opt': SECTION, 'alignment_opt': AlignmentTerm.OPTIONS, 'identity_input': IdentitySource.INPUT_OPTIONS,
+    'identity_opt': SECTION, 'alignment_opt': AlignmentTerm.OPTIONS, 'style_opt': StyleLesson.OPTIONS,
+    'identity_input': IdentitySource.INPUT_OPTIONS,
     'identity_reference': IdentitySource.REFERENCE_OPTIONS,
     'codebook_opt': {'loss_weight': float},
     'use_hq_feat_loss': bool, 'feat_loss_weight': float, 'cross_entropy_loss': bool, 'entropy_loss_weight': float,

@@ -216,9 +216,30 @@ def test_the_styling_path_is_the_closed_form():
     feat = torch.randn(2, network.channels_at[side], side, side) * 3 + 1
     who = network.identify(2, identity)
     told = style.shared(identity * 32**0.5)  # numbers of variance 1
-    gamma, beta = style.heads[str(side)](told)[..., None, None].chunk(2, dim=1)
+    gamma, beta = style.heads[str(side)](told[..., None, None]).chunk(2, dim=1)
     normal = F.instance_norm(feat, eps=1e-5)
     torch.testing.assert_close(style(side, feat, who), 0.3 * (gamma * normal + beta), atol=1e-5, rtol=1e-4)
+
+
+@torch.no_grad()
+def test_with_a_grid_every_place_of_the_face_is_styled_for_itself():
+    network, identity = awake(style_grid=4), embeddings(2)
+    style, side = network.id_style, max(network.connect_list)
+    feat = torch.zeros(2, network.channels_at[side], side, side)  # so that beta is what remains
+    who = network.identify(2, identity)
+    maps = style.shared(identity * 32**0.5).view(2, -1, 4, 4)
+    beta = style.heads[str(side)](maps).chunk(2, dim=1)[1]
+    styled = style(side, feat, who)
+    torch.testing.assert_close(styled.mean((2, 3)), 0.3 * beta.mean((2, 3)), atol=1e-5, rtol=1e-4)
+    torch.testing.assert_close(styled[..., 0, 0], 0.3 * beta[..., 0, 0])  # corners are not interpolated
+    assert styled.std((2, 3)).min() > 1e-3
+    everywhere = awake(style_grid=1)
+    assert everywhere.id_style(side, feat, who).std((2, 3)).max() < 1e-6
+
+
+def test_a_grid_of_no_places_is_an_error():
+    with pytest.raises(ValueError, match='style_grid 0'):
+        fresh(style_grid=0)
 
 
 def test_gradients_reach_tokens_query_key_value_null_and_gate():
@@ -244,7 +265,7 @@ def test_on_day_0_the_outputs_and_gates_have_gradients_so_that_training_can_star
 
 @pytest.mark.parametrize('parts', PARTS[:3])
 def test_a_checkpoint_tells_its_parts_and_sizes(parts, tmp_path):
-    network, _ = fresh(*parts, identity_tokens=3)
+    network, _ = fresh(*parts, identity_tokens=3, style_grid=4)
     save_atomic({'params': network.state_dict(), 'network': {'n_head': 2}}, tmp_path / 'net.pth')
     loaded = load_network(tmp_path / 'net.pth')
     assert isinstance(loaded, IDCodeFormer)

@@ -97,7 +97,7 @@ class CodeFormer(VQAutoEncoder):
             and a value given must agree.
         connect_list: sides in pixels at which features are fused, as strings or integers; by default every level
             between the codes and the picture ('32', '64', '128', '256' for the published network).
-        fix_modules: sub-modules that are not trained.
+        fix_modules: sub-modules (and `position_emb`) that are not trained.
         vqgan_path: a stage I checkpoint whose encoder, codebook and generator are taken over.
         img_size, nf, ch_mult, quantizer, res_blocks, attn_resolutions, emb_dim: as in `VQAutoEncoder`.
 
@@ -153,10 +153,19 @@ class CodeFormer(VQAutoEncoder):
         self.fuse_convs_dict = nn.ModuleDict(
             {str(side): FuseBlock(self.channels_at[side]) for side in self.connect_list}
         )
-        for name in fix_modules or ():
-            if not isinstance(getattr(self, name, None), nn.Module):
-                raise ValueError(f"fix_modules: no sub-module '{name}'{nearest(name, dict(self.named_children()))}")
-            getattr(self, name).requires_grad_(False)
+        self.fix(fix_modules)
+
+    def fix(self, names: Sequence[str] | None) -> None:
+        """Sub-modules and parameters of these names are not trained.
+
+        Raises:
+            ValueError: there is none of a name.
+        """
+        parts = {**dict(self.named_children()), **dict(self.named_parameters(recurse=False))}
+        for name in names or ():
+            if name not in parts:
+                raise ValueError(f"fix_modules: no sub-module '{name}'{nearest(name, parts)}")
+            parts[name].requires_grad_(False)
 
     def transformer_blocks(self) -> Iterable[Callable[[Tensor, Tensor], Tensor]]:
         """What the tokens (L,N,dim) go through, in order; the second argument is their position (L,1,dim)."""

@@ -7,9 +7,9 @@ start at zero. New parameters are called `id_*`; all others are CodeFormer's, so
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import torch
 import torch.nn.functional as F
@@ -112,33 +112,51 @@ class CrossAttention(nn.Module):
 class IdentityStyle(nn.Module):
     """The styling path of IA-CFT: at each scale, decoder features with the statistics that an identity asks for.
 
+    What makes a face somebody's is different at every place of it, so gamma and beta may be, too: they are given on a
+    grid over the aligned face, and interpolated. A grid of 1 is the formula of the proposal.
+
     Args:
         embedding: length of an embedding.
         channels: of the decoder features, by side.
-        width: of the layers that the scales share.
+        grid: places a side. Above 1 all layers are linear: what a recogniser asks for is nearly so in the embedding,
+            and is learnt in few steps.
+        width: of the layers that the scales share; with a grid their last one has `width // 8` maps.
     """
 
-    def __init__(self, embedding: int, channels: Mapping[int, int], width: int = 256) -> None:
+    def __init__(self, embedding: int, channels: Mapping[int, int], grid: int = 1, width: int = 256) -> None:
         super().__init__()
-        self.shared = nn.Sequential(nn.Linear(embedding, width), nn.GELU(), nn.Linear(width, width), nn.GELU())
-        self.heads = nn.ModuleDict({str(side): self._head(width, count) for side, count in channels.items()})
+        self.grid = grid
+        maps, between = (width, nn.GELU) if grid == 1 else (width // 8, nn.Identity)
+        self.shared = nn.Sequential(nn.Linear(embedding, width), between(), nn.Linear(width, maps * grid**2), between())
+        self.heads = nn.ModuleDict({str(side): self._head(maps, count) for side, count in channels.items()})
         self.gates = nn.ParameterDict({str(side): nn.Parameter(torch.zeros(1)) for side in channels})
 
     @staticmethod
-    def _head(width: int, channels: int) -> nn.Linear:
-        """To gamma and beta, which start near 1 and 0."""
-        head = nn.Linear(width, 2 * channels)
-        nn.init.normal_(head.weight, std=0.02)
-        head.bias.data = torch.cat([torch.ones(channels), torch.zeros(channels)])
+    def _head(maps: int, channels: int) -> nn.Conv2d:
+        """To gamma and beta, which start near 0: what opens the gate is what an identity asks for, nothing else."""
+        head = nn.Conv2d(maps, 2 * channels, 1)
+        nn.init.normal_(head.weight, std=maps**-0.5)
+        nn.init.zeros_(cast(Tensor, head.bias))
         return head
+
+    def statistics(self, side: int, identity: Identity) -> Tensor:
+        """Gamma and beta (N,2C,grid,grid), through the gate."""
+        maps = self.shared(spread(identity.mean)).unflatten(1, (-1, self.grid, self.grid))
+        return self.gates[str(side)] * self.heads[str(side)](maps)
+
+    @staticmethod
+    def styled(feat: Tensor, statistics: Tensor) -> Tensor:
+        """A decoder feature (N,C,H,W), normalised, under gamma and beta (N,2C,grid,grid)."""
+        if statistics.shape[2] > 1:
+            statistics = F.interpolate(statistics, size=feat.shape[2:], mode='bilinear', align_corners=False)
+        gamma, beta = statistics.chunk(2, dim=1)
+        mean = feat.mean((2, 3), keepdim=True)
+        deviation = (feat.var((2, 3), keepdim=True, unbiased=False) + 1e-5).sqrt()
+        return gamma * (feat - mean) / deviation + beta
 
     def forward(self, side: int, feat: Tensor, identity: Identity) -> Tensor:
         """What is to be added to a decoder feature (N,C,H,W), in proportion to how far the face is known."""
-        gamma, beta = self.heads[str(side)](self.shared(spread(identity.mean)))[..., None, None].chunk(2, dim=1)
-        mean = feat.mean((2, 3), keepdim=True)
-        deviation = (feat.var((2, 3), keepdim=True, unbiased=False) + 1e-5).sqrt()
-        styled = gamma * (feat - mean) / deviation + beta
-        return self.gates[str(side)] * identity.known[:, None, None, None] * styled
+        return identity.known[:, None, None, None] * self.styled(feat, self.statistics(side, identity))
 
 
 @ARCH_REGISTRY.register()
@@ -152,9 +170,11 @@ class IDCodeFormer(CodeFormer):
         ia_cft: the styling path at each side of `connect_list`.
         identity_dim: length of the recogniser's embeddings.
         identity_tokens: tokens of one embedding, 2 or more.
+        style_grid: places a side of the aligned face at which the styling path is told apart, see `IdentityStyle`.
         identity_dropout: share of training faces that are restored as if nothing were known.
         recogniser: whose embeddings they are, a name or a file; for whoever restores with it.
-        options: those of `CodeFormer`.
+        fix_modules: sub-modules (and `position_emb`) that are not trained.
+        options: the others of `CodeFormer`.
 
     Raises:
         ValueError: sizes that do not fit together.
@@ -166,14 +186,18 @@ class IDCodeFormer(CodeFormer):
         ia_cft: bool = True,
         identity_dim: int = 512,
         identity_tokens: int = 4,
+        style_grid: int = 1,
         identity_dropout: float = 0.2,
         recogniser: str | None = None,
+        fix_modules: Sequence[str] | None = ('quantize', 'generator'),
         **options: Any,
     ) -> None:
-        super().__init__(**options)
+        super().__init__(fix_modules=None, **options)
         dim = self.feat_emb.out_features
         if identity_tokens < 2:
             raise ValueError(f'identity_tokens {identity_tokens}: must be 2 or more')
+        if style_grid < 1:
+            raise ValueError(f'style_grid {style_grid}: must be 1 or more')
         if not 0 <= identity_dropout < 1:
             raise ValueError(f'identity_dropout {identity_dropout}: must be from 0 to below 1')
         self.identity_dim = identity_dim
@@ -184,9 +208,11 @@ class IDCodeFormer(CodeFormer):
             self.id_tokens = IdentityTokens(identity_dim, dim, identity_tokens)
             self.id_layers = nn.ModuleList(CrossAttention(dim, n_head) for _ in self.ft_layers)
         if ia_cft:
-            self.id_style = IdentityStyle(identity_dim, {side: self.channels_at[side] for side in self.connect_list})
+            channels = {side: self.channels_at[side] for side in self.connect_list}
+            self.id_style = IdentityStyle(identity_dim, channels, style_grid)
         self.condition_transformer = condition_transformer
         self.ia_cft = ia_cft
+        self.fix(fix_modules)
 
     def identify(self, faces: int, identity: Tensor | None = None, mask: Tensor | None = None) -> Identity:
         """The identity of a batch; in training, that of a share of the faces is dropped.
@@ -239,10 +265,20 @@ class IDCodeFormer(CodeFormer):
         """CodeFormer's, with the styling path added at each side of `connect_list`, at any w."""
         if not self.ia_cft or not id_scale:
             return super().decode(codes, seen, w)
+        return self.decode_styled(codes, seen, w, lambda side, feat: id_scale * self.id_style(side, feat, who))
+
+    def decode_styled(
+        self,
+        codes: Tensor,
+        seen: Mapping[int, Tensor],
+        w: float | Tensor,
+        style: Callable[[int, Tensor], Tensor],
+    ) -> Tensor:
+        """`decode` with what `style` makes of side and decoder feature (N,C,H,W) added at each side."""
 
         def fuse(side: int, feat: Tensor) -> Tensor:
-            styled = id_scale * self.id_style(side, feat, who)
-            return (self.fuse_convs_dict[str(side)](seen[side], feat, w) if side in seen else feat) + styled
+            fused = self.fuse_convs_dict[str(side)](seen[side], feat, w) if side in seen else feat
+            return fused + style(side, feat)
 
         return self.generator(codes, {side: partial(fuse, side) for side in self.connect_list})
 

@@ -82,6 +82,9 @@ def _describe_identity(state: Mapping[str, Tensor]) -> dict[str, Any]:
     first = state['id_tokens.mlp.0.weight' if conditioned else 'id_style.shared.0.weight']
     if conditioned:
         sizes['identity_tokens'] = state['id_tokens.mlp.2.weight'].shape[0] // state['id_tokens.null'].shape[1]
+    if styled:
+        head = min(key for key in state if key.startswith('id_style.heads.') and key.endswith('weight'))
+        sizes['style_grid'] = isqrt(len(state['id_style.shared.2.weight']) // state[head].shape[1])
     return {**sizes, 'identity_dim': first.shape[1]}
 
 

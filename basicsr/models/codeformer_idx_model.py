@@ -17,6 +17,7 @@ from basicsr.models.base_model import BaseModel, Batch, Terms
 from basicsr.models.identity_source import IdentitySource
 from basicsr.models.identity_term import IdentityTerm
 from basicsr.models.prediction import Prediction, known
+from basicsr.models.style_lesson import StyleLesson
 from basicsr.models.target_codes import TargetCodes
 from basicsr.utils.options import OptionError
 from basicsr.utils.registry import MODEL_REGISTRY
@@ -29,8 +30,8 @@ class CodeFormerIdxModel(BaseModel):
     No image is decoded but for the identity term, at w = 0 (ID-CodeFormer, L'_tf = L_tf + lambda_ids L_ids).
 
     Options (`train`): `use_hq_feat_loss`, `feat_loss_weight`, `cross_entropy_loss`, `entropy_loss_weight`,
-    `identity_opt` (see `IdentityTerm`), `alignment_opt` (see `AlignmentTerm`), `identity_input` (see `IdentitySource`),
-    `fidelity_weight` (w of the validation pictures).
+    `identity_opt` (see `IdentityTerm`), `alignment_opt` (see `AlignmentTerm`), `style_opt` (see `StyleLesson`),
+    `identity_input` (see `IdentitySource`), `fidelity_weight` (w of the validation pictures).
     """
 
     default_w = 0.0
@@ -56,6 +57,7 @@ class CodeFormerIdxModel(BaseModel):
             raise OptionError('train: both code losses (use_hq_feat_loss, cross_entropy_loss) are off')
         self.identity = IdentityTerm(self, self.net_g) if train.get('identity_opt') else None
         self.alignment = AlignmentTerm(self, self.net_g) if train.get('alignment_opt') else None
+        self.lesson = StyleLesson(self, self.net_g) if train.get('style_opt') else None
 
     def code_losses(self, logits: Tensor, lq_feat: Tensor, codes: Tensor) -> Terms:
         """The code terms, for logits (N,positions,K), features (N,C,s,s) and target codes (N,positions)."""
@@ -86,12 +88,14 @@ class CodeFormerIdxModel(BaseModel):
     def identity_terms(
         self, prediction: Prediction, batch: Batch, iteration: int, w: float, who: Identity | None
     ) -> Terms:
-        """The terms that keep the person, where the options ask for them; see `IdentityTerm` and `AlignmentTerm`."""
+        """The terms that keep the person, where the options ask for them; see the three classes."""
         terms: Terms = {}
         if self.identity:
             terms |= self.identity(prediction, batch, iteration, w, who)
         if self.alignment:
             terms |= self.alignment(prediction, iteration, w, who)
+        if self.lesson:
+            terms |= self.lesson(prediction, batch, w, who)
         return terms
 
     def code_only_losses(self, batch: Batch, source: str, iteration: int) -> Terms:
