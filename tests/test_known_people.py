@@ -15,7 +15,7 @@ from small_faces import ASTRONAUT_LANDMARKS, TINY, Found, aligned_face, blurred_
 from small_recogniser import save_tiny
 
 import inference_codeformer
-from basicsr.archs import build_network
+from basicsr.archs import FaceEmbedder, build_network
 from basicsr.archs.confidence import Calibration
 from basicsr.faces.detection import Face, build_detector
 from basicsr.inference import FaceRestorer, ImageRestorer
@@ -469,14 +469,13 @@ def test_the_recogniser_asked_for_comes_first_then_the_networks_then_what_is_the
     assert same(choose_recogniser(None, 'arcface_r50', weights), weights / 'arcface' / 'arcface_r50.pth')
     assert same(choose_recogniser(None, 'elsewhere/arcface_r50.pth', weights), weights / 'arcface' / 'arcface_r50.pth')
     assert same(choose_recogniser(None, None, weights), weights / 'arcface' / 'arcface_r18.pth')
-    with pytest.raises(CheckpointError, match='its embeddings have 16 numbers, and the network takes 512'):
-        choose_recogniser(str(named), 'arcface_r50', weights, dim=512)
+    assert same(choose_recogniser(None, 'arcface_r100', weights), weights / 'arcface' / 'arcface_r18.pth')
     with pytest.raises(
-        CheckpointError, match=r'--ref needs the recogniser that the network was trained with.*arcface_r100'
+        CheckpointError, match=r'--ref needs a face recogniser.*nor is that of the network.*arcface_r100'
     ):
-        choose_recogniser(None, 'arcface_r100', weights, needed_by='--ref')
-    with pytest.raises(CheckpointError, match=r'-w auto needs a face recogniser of 99 numbers.*download_pretrained'):
-        choose_recogniser(None, None, weights, dim=99, needed_by='-w auto')
+        choose_recogniser(None, 'arcface_r100', tmp_path / 'empty', needed_by='--ref')
+    with pytest.raises(CheckpointError, match=r'-w auto needs a face recogniser, and none.*download_pretrained'):
+        choose_recogniser(None, None, tmp_path / 'empty', needed_by='-w auto')
 
 
 @pytest.mark.parametrize('name', ['id.safetensors', 'id.pth'])
@@ -487,6 +486,20 @@ def test_checkpoints_tell_the_network_and_its_recogniser(tmp_path, name):
     identity = F.normalize(torch.randn(1, DIM), dim=1)
     plain, told = restorer.restore(aligned_face(64))[0], restorer.restore(aligned_face(64), identity=identity)[0]
     assert not np.array_equal(plain, told)
+
+
+@pytest.mark.shared
+def test_the_embedded_model_is_told_of_people_and_moves_towards_them(shared):
+    restorer = FaceRestorer('small', device='cpu')
+    assert restorer.takes_identity and restorer.told_by == ('arcface_mbf512', 512)
+    embedder, clean = FaceEmbedder(shared / 'weights' / 'arcface_mbf512.onnx'), aligned_face(128)
+    who = embed_faces(embedder, [clean[:, ::-1]])
+    damaged = cv2.resize(cv2.resize(clean, (20, 20), interpolation=cv2.INTER_AREA), (128, 128))
+    blind, told = (restorer.restore([damaged], **known)[0] for known in ({}, {'identity': who}))
+    nobody = restorer.restore([damaged], identity=who, mask=torch.zeros(1, 1))[0]
+    before, after = (embed_faces(embedder, [face]) @ who.T for face in (blind, told))
+    assert np.array_equal(blind, nobody) and after > before + 0.01
+    assert np.abs(told.astype(float) - blind).mean() < 6  # the same face, not another one
 
 
 # The command line
@@ -521,6 +534,22 @@ def test_a_network_that_takes_no_identity_says_so_and_restores_as_before(run, fi
     assert code == 0 and np.array_equal(written_face(tmp_path), before)
     assert 'cannot be told who people are' in screen and summary['who']['network_is_told'] is False
     assert summary['files'][0]['identity'][0]['compared_with'] == 'reference'
+
+
+def test_a_network_is_not_told_what_another_recogniser_says_than_that_of_its_training(run, files, tmp_path):
+    save_id_model(files / 'of_r18.pth', recogniser='arcface_r18')
+    flags = ('--ref', files / 'me.png', '--id_search', 0, '--recogniser', files / 'recogniser.pth')
+    run(*flags[2:], model='of_r18.pth')
+    blind = written_face(tmp_path)
+    code, summary, _, errors = run(*flags, model='of_r18.pth')
+    assert code == 0 and np.array_equal(written_face(tmp_path), blind)
+    assert 'trained with arcface_r18, and is not told what' in errors and summary['who']['network_is_told'] is False
+    assert 'arcface_r18' in summary['who']['notes'][0]
+    code, _, _, errors = run('--identity', 'input', *flags[4:], model='of_r18.pth')
+    assert code == 2 and 'trained with arcface_r18, and is not told what' in errors
+    named = save_tiny(files / 'named' / 'arcface_r18.pth')
+    run(*flags[:4], '--recogniser', named, model='of_r18.pth')
+    assert not np.array_equal(written_face(tmp_path), blind)
 
 
 def test_without_reference_likeness_to_the_input_is_reported(run, files):
@@ -566,23 +595,13 @@ def test_the_input_itself_is_told_when_that_is_asked_for(run, files, tmp_path, m
     assert code == 2 and 'other weights' in errors
 
 
-def test_a_network_trained_with_another_recogniser_is_warned_of(run, files):
-    save_id_model(files / 'told.pth', recogniser='buffalo_l')
-    _, summary, _, errors = run('--recogniser', files / 'recogniser.pth', model='told.pth')
-    assert 'trained with buffalo_l' in errors and 'buffalo_l' in summary['who']['notes'][0]
-    code, _, _, errors = run('--ref', files / 'me.png', model='told.pth')
-    assert code == 2 and '--ref needs the recogniser that the network was trained with' in errors
-    code, summary, _, _ = run(model='told.pth')
-    assert code == 0 and summary['who'] == {'recogniser': None}
-
-
 @pytest.mark.parametrize(
     ('flags', 'model', 'message'),
     [
         (('--ref', 'nowhere.png'), 'id.pth', 'nowhere.png: no such file or folder'),
         (('--ref', 'in'), 'id.pth', 'no reference can be used: '),
         (('--ref', 'me.png', '--recogniser', 'none.pth'), 'id.pth', 'none.pth: no such file or recogniser'),
-        (('--ref', 'me.png', '--recogniser', ''), 'id.pth', '--ref needs a face recogniser of 16 numbers'),
+        (('--ref', 'me.png', '--recogniser', ''), 'id.pth', '--ref needs a face recogniser, and none is in'),
         (('-w', 'auto', '--recogniser', ''), 'plain.pth', '-w auto needs a face recogniser, and none is in'),
         (('--identity', 'input'), 'plain.pth', 'cannot be told who the faces are'),
         (('--identity', 'input'), 'id.pth', 'calibrate_confidence.py'),
@@ -617,8 +636,6 @@ def people(shared):
 
 @pytest.mark.shared
 def test_degraded_faces_find_their_person_among_others(shared, people, tmp_path):
-    from basicsr.archs.arcface_arch import FaceEmbedder
-
     embedder = FaceEmbedder(shared / 'weights' / 'arcface_mbf512.onnx')
     for name in list(people)[:2]:
         for path in people[name][:3]:
@@ -635,8 +652,6 @@ def test_degraded_faces_find_their_person_among_others(shared, people, tmp_path)
 
 @pytest.mark.shared
 def test_a_stranger_among_the_references_is_named(shared, people, tmp_path):
-    from basicsr.archs.arcface_arch import FaceEmbedder
-
     first, second, _ = people.values()
     for path in [*first[:3], second[0]]:
         imwrite(tmp_path / f'{path.parent.name}_{path.name}', imread(path))
@@ -649,8 +664,6 @@ def test_a_stranger_among_the_references_is_named(shared, people, tmp_path):
 
 @pytest.mark.shared
 def test_the_default_threshold_lets_hardly_any_stranger_in(shared):
-    from basicsr.archs.arcface_arch import FaceEmbedder
-
     embedder = FaceEmbedder(shared / 'weights' / 'arcface_mbf512.onnx')
     folders = sorted((shared / 'data' / 'celebref512').iterdir())
     means, faces = [], []

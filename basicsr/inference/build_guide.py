@@ -68,7 +68,8 @@ def build_guide(
     Raises:
         CheckpointError: see `choose_recogniser`; or the calibration is missing, damaged or of another recogniser.
         FileNotFoundError: a reference is not there.
-        ValueError: the network listens to nobody though `own` asks for it; no reference can be used.
+        ValueError: `own` asks for it, but the network listens to nobody, or to another recogniser; no reference can be
+            used.
     """
     listens = restorer.takes_identity
     if wishes.own and not listens:
@@ -78,6 +79,13 @@ def build_guide(
     if embedder is None:
         return None
     embedder.to(restorer.device)
+    doubt = ''
+    if listens and not (embedder.dim == dim and _is_of_training(embedder, told_by)):
+        trained_with = told_by or f'a recogniser of {dim} numbers'
+        doubt = f'the network was trained with {trained_with}, and is not told what {embedder.name} says of people'
+        if wishes.own:
+            raise ValueError(f'--identity input: {doubt}')
+        listens = False
     people = None
     if wishes.references:
         if detector is None:
@@ -92,16 +100,14 @@ def build_guide(
         tells_own=wishes.own,
         id_scale=wishes.id_scale,
         search_steps=wishes.search_steps,
-        notes=(*_doubts(embedder, told_by), *(people.notes if people else ())),
+        notes=tuple(filter(None, (doubt, *people.notes))) if people else (),
     )
 
 
-def _doubts(embedder: FaceEmbedder, trained_with: str | None) -> list[str]:
-    """What speaks against telling a network trained with one recogniser what another one says."""
+def _is_of_training(embedder: FaceEmbedder, trained_with: str | None) -> bool:
+    """Whether the network was trained with this recogniser, as far as its checkpoint tells."""
     names = {embedder.recogniser.name, Path(embedder.recogniser.file).stem, embedder.path.stem}
-    if trained_with is None or Path(trained_with).stem in names:
-        return []
-    return [f'the network was trained with {trained_with}, and what {embedder.name} says of people may mislead it']
+    return trained_with is None or Path(trained_with).stem in names
 
 
 def _of_input(embedder: FaceEmbedder, wishes: Wishes) -> Callable[[Tensor], tuple[Tensor, Tensor]] | None:

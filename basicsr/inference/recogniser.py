@@ -28,50 +28,38 @@ def choose_recogniser(
     dim: int | None = None,
     needed_by: str = '',
 ) -> FaceEmbedder | None:
-    """The recogniser asked for, else the one that the network was trained with, else the first in the weights folder.
+    """The recogniser asked for, else the one that the network was trained with, else one of the weights folder.
 
     Args:
         wanted: a file, an InsightFace pack or a name; None asks for nothing.
         trained_with: the same, as the network's checkpoint has it; None if it says nothing.
         weights_dir: where the files of known names are looked for first.
-        dim: numbers of the embeddings that the network takes; None for a network that takes none.
+        dim: numbers of the embeddings that the network takes, which are preferred in the weights folder; or None.
         needed_by: what cannot be done without one.
 
     Returns:
         It, or None where nothing needs it, nothing was asked for and none is there.
 
     Raises:
-        CheckpointError: the one asked for is missing or damaged, its embeddings are not those that the network takes,
-            or none is there and it is needed.
+        CheckpointError: the one asked for is missing or damaged, or none is there and it is needed.
     """
     folder = Path(weights_dir)
-    embedder: FaceEmbedder | None = None
     if wanted is not None:
-        embedder = FaceEmbedder(_place(wanted, folder))
-    elif trained_with is not None:
+        return FaceEmbedder(_place(wanted, folder))
+    why = ''
+    if trained_with is not None:
         try:
             place = find_recogniser(_place(trained_with, folder))
         except CheckpointError as error:
-            if needed_by:
-                raise CheckpointError(
-                    f'{needed_by} needs the recogniser that the network was trained with: {error}'
-                ) from error
+            why = f', nor is that of the network found ({error})'
         else:
-            embedder = FaceEmbedder(place)
-    else:
-        here = (entry for entry in RECOGNISERS.values() if not entry.pack and (folder / entry.file).is_file())
-        found = next((entry for entry in here if dim in (None, entry.embedding)), None)
-        embedder = None if found is None else FaceEmbedder(folder / found.file)
-        if embedder is None and needed_by:
-            numbers = f' of {dim} numbers' if dim else ''
-            raise CheckpointError(f'{needed_by} needs a face recogniser{numbers}, and none is in {folder}; {REMEDY}')
-    if embedder is not None and dim not in (None, embedder.dim):
-        asked = wanted or trained_with or embedder.name
-        remedy = f'the one that it was trained with{f", {trained_with}" if trained_with else ""} (--recogniser)'
-        raise CheckpointError(
-            f'{asked}: its embeddings have {embedder.dim} numbers, and the network takes {dim}; give {remedy}'
-        )
-    return embedder
+            return FaceEmbedder(place)
+    here = [entry for entry in RECOGNISERS.values() if not entry.pack and (folder / entry.file).is_file()]
+    if here:
+        return FaceEmbedder(folder / min(here, key=lambda entry: entry.embedding != dim).file)
+    if needed_by:
+        raise CheckpointError(f'{needed_by} needs a face recogniser, and none is in {folder}{why}; {REMEDY}')
+    return None
 
 
 def _place(recogniser: str, folder: Path) -> Path:
