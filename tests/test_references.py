@@ -536,17 +536,24 @@ def test_what_learns_from_references_alone_on_row_b_is_the_identity_parts():
     assert row_d['path']['pretrain_network_g'] == f'experiments/{row_c["name"]}/models/net_g_latest.pth'
 
 
-def test_what_learns_from_a_recogniser_on_row_c_is_the_styling_path_place_by_place():
-    row_c, row_d = (
-        load_options(ROOT / 'options' / 'small' / f'ID_CodeFormer_{n}.yml') for n in ('128_invented', 'D_128_style')
-    )
-    check_options(row_d)
-    network = build_network({k: v for k, v in row_d['network_g'].items() if k != 'vqgan_path'})
+@pytest.mark.parametrize(
+    ('name', 'before'),
+    [
+        ('small/ID_CodeFormer_D_128_style', 'experiments/ID_CodeFormer_128_invented/models/net_g_latest.pth'),
+        ('small/ID_CodeFormer_128_style', 'experiments/ID_CodeFormer_128_stage3_adversarial/models/net_g_latest.pth'),
+        ('ID_CodeFormer_style', 'weights/CodeFormer/codeformer.pth'),
+    ],
+)
+def test_what_learns_from_a_recogniser_is_the_styling_path_place_by_place(name, before):
+    opt = load_options(ROOT / 'options' / f'{name}.yml')
+    check_options(opt)
+    with torch.device('meta'):
+        network = build_network({k: v for k, v in opt['network_g'].items() if k != 'vqgan_path'})
     assert {name.split('.')[0] for name, value in network.named_parameters() if value.requires_grad} == {'id_style'}
     assert network.id_style.grid == network.latent_side
-    assert row_d['path']['pretrain_network_g'] == f'experiments/{row_c["name"]}/models/net_g_latest.pth'
-    told, judged = (row_d['train'][section]['weights'] for section in ('identity_reference', 'style_opt'))
-    assert told == judged == row_c['train']['identity_reference']['weights']
+    assert opt['path']['pretrain_network_g'] == before
+    told, judged = (opt['train'][section]['weights'] for section in ('identity_reference', 'style_opt'))
+    assert told == judged
 
 
 def grouped(place: Path, threshold: float) -> tuple[int, Path]:
