@@ -28,6 +28,7 @@ from basicsr.ablation.tables import write_tables
 from basicsr.archs import FaceEmbedder, build_network
 from basicsr.archs.loader import load_codeformer
 from basicsr.metrics import METRICS
+from basicsr.metrics.table import EvaluationError
 from basicsr.utils.checkpoint import save_atomic
 from basicsr.utils.image import imread, imwrite, to_image, to_tensor
 from basicsr.utils.options import dump_options
@@ -323,6 +324,21 @@ def test_a_training_may_save_when_the_ablation_is_ended(tmp_path: Path, monkeypa
 
 
 # ---- tables
+
+
+@pytest.mark.parametrize('name', ['small', 'references', 'identity_loss', 'identity_loss_stage3'])
+def test_published_results_have_a_figure_in_each_column_of_figures(name: str) -> None:
+    rows = read_results(ROOT / f'docs/results/{name}.csv')
+    assert rows and {row['status'] for row in rows} == {'done'}
+    for column in ('psnr', 'ssim', 'ids', 'towards', 'identity_variance', 'judge_seconds'):
+        [float(row[column]) for row in rows if row.get(column)]
+
+
+@pytest.mark.parametrize('line', ['A,s,0', 'A,s,0,1,9', 'A,s,0,1,'])
+def test_a_line_of_another_width_than_the_columns_is_an_error(here: Path, line: str) -> None:
+    (here / 'x.csv').write_text(f'row,set,w,seed\nA,s,0,0\n{line}\n')
+    with pytest.raises(EvaluationError, match=r'x\.csv, line 3: [35] cells'):
+        read_results(here / 'x.csv')
 
 
 def test_tables_are_the_figures_of_seeds_and_pictures(here: Path) -> None:

@@ -6,6 +6,7 @@ import csv
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from basicsr.metrics.table import EvaluationError
 from basicsr.utils.files import replacing
 
 Result = dict[str, str]
@@ -24,11 +25,22 @@ def key_of(result: Mapping[str, str]) -> tuple[str, ...]:
 
 
 def read_results(path: Path) -> list[Result]:
-    """The rows of a file; none where there is no file."""
+    """The rows of a file; none where there is no file.
+
+    Raises:
+        EvaluationError: a line with more or fewer cells than the file has columns, as joining two files gives.
+    """
     if not path.exists():
         return []
     with path.open(newline='', encoding='utf-8') as file:
-        return [dict(row) for row in csv.DictReader(file)]
+        head, *lines = [*csv.reader(file)] or [[]]
+    for number, line in enumerate(lines, 2):
+        if len(line) != len(head) or '' in head:
+            raise EvaluationError(
+                f'{path}, line {number}: {len(line)} cells for the columns {",".join(head)}; '
+                'delete the file, and all is judged anew'
+            )
+    return [dict(zip(head, line, strict=True)) for line in lines]
 
 
 def write_results(path: Path, results: Sequence[Result]) -> None:
