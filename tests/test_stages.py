@@ -263,10 +263,24 @@ def test_stage3_uses_the_large_degradation_for_code_losses_only(tmp_path):
     assert torch.equal(inputs[1], batch['in'])
 
 
+def test_both_severities_take_turns_in_a_batch(tmp_path):
+    opt = stage_options(3, tmp_path, curriculum=[{'severity': 'both', 'w': 0.5}])
+    model = build_model(opt)
+    batch = batch_of(opt, 3)
+    before = {key: value.clone() for key, value in batch.items() if isinstance(value, torch.Tensor)}
+    inputs = []
+    model.net_g.encoder.register_forward_pre_hook(lambda _, args: inputs.append(args[0]))
+    model.optimize_parameters([batch], 1)
+    assert torch.equal(inputs[0], torch.stack([batch['in'][0], batch['in_large_de'][1], batch['in'][2]]))
+    assert all(torch.equal(batch[key], value) for key, value in before.items())
+    assert 'l_g_pix' in model.log and model.curriculum.at(1).w == 0.5
+
+
 @pytest.mark.parametrize(
     ('phases', 'words'),
     [
         ([{'severity': 'small'}], 'w > 0'),
+        ([{'severity': 'both'}], 'w > 0'),
         ([{'severity': 'mixed', 'w': [0, 0]}], 'w > 0'),
         ([{'severity': 'small', 'w': [0.8, '0']}], 'list of numbers'),
         ([{'severity': 'smal', 'w': 1}], 'severity'),

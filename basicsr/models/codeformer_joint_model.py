@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, cast
 
+import torch
 from torch import Tensor
 
 from basicsr.archs.codeformer_arch import FuseBlock
@@ -24,6 +25,12 @@ PUBLISHED_CURRICULUM = (
     {'severity': 'mixed', 'w': 1.3, 'small_every': 15},
 )
 """What published option files, which have no `train:curriculum`, mean."""
+
+
+def every_second(first: Tensor, second: Tensor) -> Tensor:
+    """The faces of two batches (N,3,S,S) in turns, beginning with the first."""
+    turns = torch.arange(len(first), device=first.device) % 2
+    return torch.where(turns.view(-1, 1, 1, 1).bool(), second, first)
 
 
 @MODEL_REGISTRY.register()
@@ -60,6 +67,8 @@ class CodeFormerJointModel(CodeFormerIdxModel):
         if not phase.has_image_losses(iteration):
             yield self.code_only_losses(batch, 'in_large_de', iteration)
             return
+        if phase.severity == 'both':
+            batch = {**batch, 'in': every_second(batch['in'], batch['in_large_de'])}
         gt, net, who, w = batch['gt'], self.net_g, self.who(batch, 'in'), phase.weight(iteration)
         prediction = self.predict(batch['in'], net.connect_list, who)
         with self.autocast():

@@ -56,7 +56,8 @@ class Phase:
     Attributes:
         until: its last iteration; None for the last phase.
         severity: 'small': image and code losses on the mildly degraded picture; 'large': code losses only, on the
-            heavily degraded one; 'mixed': small every `small_every` iterations, large otherwise.
+            heavily degraded one; 'mixed': small every `small_every` iterations, large otherwise; 'both': image and
+            code losses on a batch of which every second face is heavily degraded.
         w: fidelity weight where image losses are computed; several take turns.
         small_every: see `severity`.
 
@@ -71,12 +72,12 @@ class Phase:
     small_every: int = 1
 
     def __post_init__(self) -> None:
-        if self.severity not in ('small', 'large', 'mixed'):
-            raise OptionError(f"train:curriculum: severity '{self.severity}'; use small, large or mixed")
+        if self.severity not in ('small', 'large', 'mixed', 'both'):
+            raise OptionError(f"train:curriculum: severity '{self.severity}'; use small, large, mixed or both")
         if not all(isinstance(w, (int, float)) for w in self._weights):
             raise OptionError(f'train:curriculum: w {self.w}; a number, or a list of numbers')
         if self.severity != 'large' and not max(self._weights, default=0) > 0:
-            raise OptionError('train:curriculum: image losses (severity small or mixed) need w > 0')
+            raise OptionError('train:curriculum: image losses (severity small, mixed or both) need w > 0')
 
     @property
     def _weights(self) -> Sequence[float]:
@@ -88,8 +89,8 @@ class Phase:
         return self._weights[turn % len(self._weights)]
 
     def has_image_losses(self, iteration: int) -> bool:
-        """Whether an iteration decodes the mildly degraded picture."""
-        return self.severity == 'small' or (self.severity == 'mixed' and iteration % self.small_every == 0)
+        """Whether an iteration decodes a picture."""
+        return self.severity in ('small', 'both') or (self.severity == 'mixed' and iteration % self.small_every == 0)
 
 
 class Curriculum:
