@@ -326,7 +326,7 @@ def test_a_training_may_save_when_the_ablation_is_ended(tmp_path: Path, monkeypa
 # ---- tables
 
 
-@pytest.mark.parametrize('name', ['small', 'references', 'identity_loss', 'identity_loss_stage3'])
+@pytest.mark.parametrize('name', ['small', 'references', 'identity_loss', 'identity_loss_stage3', 'drift'])
 def test_published_results_have_a_figure_in_each_column_of_figures(name: str) -> None:
     rows = read_results(ROOT / f'docs/results/{name}.csv')
     assert rows and {row['status'] for row in rows} == {'done'}
