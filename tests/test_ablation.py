@@ -334,10 +334,17 @@ def test_published_results_have_a_figure_in_each_column_of_figures(name: str) ->
         [float(row[column]) for row in rows if row.get(column)]
 
 
-@pytest.mark.parametrize('line', ['A,s,0', 'A,s,0,1,9', 'A,s,0,1,'])
-def test_a_line_of_another_width_than_the_columns_is_an_error(here: Path, line: str) -> None:
-    (here / 'x.csv').write_text(f'row,set,w,seed\nA,s,0,0\n{line}\n')
-    with pytest.raises(EvaluationError, match=r'x\.csv, line 3: [35] cells'):
+@pytest.mark.parametrize(
+    ('text', 'words'),
+    [
+        ('row,set,w,seed\nA,s,0,0\nA,s,0\n', 'line 3: 3 cells for 4 columns'),
+        ('row,set,w,seed\nA,s,0,0\nA,s,0,1,9\n', 'line 3: 5 cells for 4 columns'),
+        ('row,set,w,seed,\nA,s,0,0,9\n', 'line 2: 5 cells for 5 columns, 1 without a name'),
+    ],
+)
+def test_results_that_were_joined_by_hand_are_an_error(here: Path, text: str, words: str) -> None:
+    (here / 'x.csv').write_text(text)
+    with pytest.raises(EvaluationError, match=words):
         read_results(here / 'x.csv')
 
 

@@ -274,6 +274,9 @@ def test_both_severities_take_turns_in_a_batch(tmp_path):
     assert torch.equal(inputs[0], torch.stack([batch['in'][0], batch['in_large_de'][1], batch['in'][2]]))
     assert all(torch.equal(batch[key], value) for key, value in before.items())
     assert 'l_g_pix' in model.log and model.curriculum.at(1).w == 0.5
+    opt['datasets']['train']['batch_size_per_gpu'] = 1
+    with pytest.raises(OptionError, match='batch_size_per_gpu to 2 or more'):
+        build_model(opt)
 
 
 @pytest.mark.parametrize(

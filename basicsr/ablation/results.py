@@ -28,7 +28,7 @@ def read_results(path: Path) -> list[Result]:
     """The rows of a file; none where there is no file.
 
     Raises:
-        EvaluationError: a line with more or fewer cells than the file has columns, as joining two files gives.
+        EvaluationError: a column without a name, or a line with more or fewer cells than columns: files joined by hand.
     """
     if not path.exists():
         return []
@@ -37,7 +37,7 @@ def read_results(path: Path) -> list[Result]:
     for number, line in enumerate(lines, 2):
         if len(line) != len(head) or '' in head:
             raise EvaluationError(
-                f'{path}, line {number}: {len(line)} cells for the columns {",".join(head)}; '
+                f'{path}, line {number}: {len(line)} cells for {len(head)} columns, {head.count("")} without a name; '
                 'delete the file, and all is judged anew'
             )
     return [dict(zip(head, line, strict=True)) for line in lines]

@@ -51,6 +51,12 @@ class CodeFormerJointModel(CodeFormerIdxModel):
         if not train.get('fix_generator', True) and not self.net_g.generator.last_layer.requires_grad:
             raise OptionError('train:fix_generator is false, but network_g:fix_modules names the generator')
         self.curriculum = Curriculum(train.get('curriculum') or self.default_curriculum)
+        faces = int(self.opt['datasets']['train'].get('batch_size_per_gpu') or 1)
+        if faces < 2 and any(phase.severity == 'both' for phase in self.curriculum.phases):
+            raise OptionError(
+                'train:curriculum: severity both damages every second face of a batch much, and a batch of one has '
+                'none; set datasets:train:batch_size_per_gpu to 2 or more'
+            )
         self.image_losses = ImageLosses(self)
         self.gan = AdversarialLosses(self, self._last_layer)
         self.output: Tensor | None = None
