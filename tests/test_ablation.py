@@ -349,18 +349,26 @@ def test_results_that_were_joined_by_hand_are_an_error(here: Path, text: str, wo
 
 
 def test_tables_are_the_figures_of_seeds_and_pictures(here: Path) -> None:
-    rows = {'A': {'stages': ['stage1.yml']}, 'B': {'stages': ['stage2.yml']}}
-    plan = load_plan(write_plan(here, rows=rows, metrics=['psnr', 'ids'], seeds=[0, 1]))
+    rows = {'A': {'stages': ['stage1.yml']}, 'B': {'stages': ['stage2.yml']}, 'C': {'stages': ['stage2.yml']}}
+    rows |= {'input': {'pictures': 'lq'}}
+    plan = load_plan(write_plan(here, rows=rows, metrics=['psnr', 'ids'], seeds=[0, 1], baseline=['A', 'B']))
     results, folders = Results(here / 'results.csv'), {}
     rng = np.random.default_rng(0)
     ids = {('A', '0'): rng.random(20), ('A', '1'): rng.random(20)}
     ids |= {('B', seed): ids['A', seed] + 0.125 for seed in '01'}
+    ids |= {('C', '1'): ids['B', '1'] + 0.25, ('input', '0'): (ids['A', '0'] + ids['A', '1']) / 2 - 0.5}
     for (row, seed), values in ids.items():
         path = here / f'{row}{seed}.csv'
         lines = [f'x,p/{number},{20 + number},{value!r}' for number, value in enumerate(values.tolist())]
         path.write_text('\n'.join(['restored,picture,psnr,ids', *lines]))
         result = {'row': row, 'set': 'people', 'w': '0', 'seed': seed, 'parts': 'identity_loss' if row == 'B' else ''}
-        result |= {'status': 'done', 'pictures': '20', 'ids': repr(float(values.mean())), 'psnr': '29.5'}
+        result |= {
+            'iterations': '' if row == 'input' else '5+5',
+            'status': 'done',
+            'pictures': '20',
+            'ids': repr(float(values.mean())),
+            'psnr': '29.5',
+        }
         result |= {f'ids_{key}': '0.25' for key in ('p5', 'p25', 'p50', 'lost')}
         results.put(result)
         folders[row, 'people', '0', seed] = path
@@ -369,12 +377,16 @@ def test_tables_are_the_figures_of_seeds_and_pictures(here: Path) -> None:
     row = next(line for line in text.splitlines() if line.startswith('| B |'))
     assert row.startswith('| B | ✓ |  |  | 29.50 ± 0.00 |')
     assert f'{np.mean(means):.4f} ± {abs(means[0] - means[1]) / np.sqrt(2):.4f}' in row
-    assert row.endswith('| +0.1250 (+0.1250 to +0.1250) |')
+    assert row.endswith('| +0.1250 (+0.1250 to +0.1250) |  |')
+    row = next(line for line in text.splitlines() if line.startswith('| C |'))  # of seed 1 alone, as what it is less
+    assert row.endswith('| +0.3750 (+0.3750 to +0.3750) | +0.2500 (+0.2500 to +0.2500) |')
+    row = next(line for line in text.splitlines() if line.startswith('| input |'))  # of no seed: less both seeds' mean
+    assert '| -0.5000 (-0.5000 to -0.5000) |' in row
     with (here / 'x_differences.csv').open() as file:
-        found = {line['metric']: line for line in csv.DictReader(file)}
+        found = {line['metric']: line for line in csv.DictReader(file) if line['row'] == 'B'}
     assert found['ids']['mean'] == '0.125' and found['psnr']['mean'] == '0' and found['ids']['seeds'] == '2'
     dots = ET.parse(here / 'x_people_quality.svg').getroot().findall('.//{*}circle')
-    assert len(dots) == 4
+    assert len(dots) == 6
     assert 'B, w = 0' in (here / 'x_people_identity.svg').read_text()
 
 
@@ -419,6 +431,7 @@ def test_the_plans_are_whole(path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
         ('rows:A:vary=1', 'rows:A: vary is 0'),
         ('rows:A:references=true', "references:recogniser is missing; row 'A'"),
         ('baseline=B', "no row 'B'"),
+        ('baseline=[A, B]', "no row 'B'"),
         ('w=2', 'from 0 to 1'),
         ('metrics=[pnsr]', "unknown metric 'pnsr'"),
         ('sets:people:gt=~', "'gt', a folder, is missing"),

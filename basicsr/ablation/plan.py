@@ -19,7 +19,7 @@ ROW = {
 }  # fmt: skip
 SET = {'lq': str, 'bicubic': str, 'reconstruction': str, 'gt': str, 'ref': str, 'w': NUMBERS, 'limit': int}
 TOP = {
-    'about': str, 'rows': dict, 'baseline': str, 'seeds': list, 'w': NUMBERS, 'adain': bool, 'color_fix': bool,
+    'about': str, 'rows': dict, 'baseline': (str, list), 'seeds': list, 'w': NUMBERS, 'adain': bool, 'color_fix': bool,
     'force_yml': list, 'sets': dict, 'metrics': list, 'judge': {'recogniser': str, 'weights': dict},
     'references': {'recogniser': str, 'count': int, 'vary': int},
 }  # fmt: skip
@@ -103,7 +103,7 @@ class Plan:
 
     Attributes:
         rows: by name, in order.
-        baseline: the row that the others are compared with.
+        baselines: the rows that the others are compared with.
         seeds: of the trainings.
         color_fix: restored faces keep the colours of the input, see `FaceRestorer`.
         force_yml: changes to every stage whose option file has the key.
@@ -116,7 +116,7 @@ class Plan:
     """
 
     rows: Mapping[str, Row]
-    baseline: str
+    baselines: tuple[str, ...]
     seeds: tuple[int, ...]
     color_fix: bool
     force_yml: tuple[str, ...]
@@ -212,9 +212,11 @@ def load_plan(path: str | Path, changes: Sequence[str] = ()) -> Plan:
         rows = {str(name): _row(str(name), row, adain) for name, row in opt['rows'].items() if row}
         sets = {str(name): _set(str(name), section, w) for name, section in opt['sets'].items() if section}
         metrics = check_metrics(opt['metrics'])
-        baseline = str(opt.get('baseline') or next(iter(rows)))
-        if baseline not in rows:
-            raise PlanError(f"baseline: no row '{baseline}'{nearest(baseline, rows)}")
+        given = opt.get('baseline') or next(iter(rows))
+        baselines = tuple(map(str, given if isinstance(given, list) else [given]))
+        for baseline in baselines:
+            if baseline not in rows:
+                raise PlanError(f"baseline: no row '{baseline}'{nearest(baseline, rows)}")
         references = {'recogniser': None, 'count': 1, 'vary': 0} | (opt.get('references') or {})
         if references['count'] < 1:
             raise PlanError('references: count is 1 or more')
@@ -225,7 +227,7 @@ def load_plan(path: str | Path, changes: Sequence[str] = ()) -> Plan:
         raise PlanError(f'{path}: {error}') from error
     return Plan(
         rows=rows,
-        baseline=baseline,
+        baselines=baselines,
         seeds=tuple(int(seed) for seed in opt.get('seeds') or [0]),
         color_fix=opt.get('color_fix', False),
         force_yml=tuple(opt.get('force_yml') or ()),

@@ -5,7 +5,8 @@ from __future__ import annotations
 import csv
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import product
 from pathlib import Path
 
 import numpy as np
@@ -38,6 +39,16 @@ class Entry:
     w: str
     results: list[Result]
     scores: list[Scores]
+
+    @property
+    def label(self) -> str:
+        """Row and w."""
+        return f'{self.row}, w = {self.w}' if self.w else self.row
+
+    @property
+    def is_trained(self) -> bool:
+        """Whether its seeds are of trainings: pictures and checkpoints that were given have none."""
+        return bool(self.results[0].get('iterations'))
 
     def mean(self, column: str) -> tuple[float, float] | None:
         """Mean and deviation (of a sample; NaN for one) over the seeds; None where a seed has no value."""
@@ -84,13 +95,27 @@ def base_of(entry: Entry, entries: Sequence[Entry], baseline: str) -> Entry | No
     return next((base for base in bases if base.w == entry.w), bases[0] if bases else None)
 
 
+def with_seeds_of(entry: Entry, other: Entry) -> Entry:
+    """An entry of those seeds alone that the other was trained with, too; all of it, where that leaves none."""
+    if not entry.is_trained or not other.is_trained:
+        return entry
+    seeds = {result['seed'] for result in other.results}
+    both = zip(entry.results, entry.scores, strict=True)
+    kept = [(result, scores) for result, scores in both if result['seed'] in seeds]
+    return replace(entry, results=[r for r, _ in kept], scores=[s for _, s in kept]) if kept else entry
+
+
 def differences(name: str, entries: Sequence[Entry], plan: Plan) -> list[dict[str, str]]:
-    """The paired differences to the baseline, of every metric of single pictures, with bootstrap intervals."""
+    """The paired differences to the baselines, of every metric of single pictures, with bootstrap intervals.
+
+    Rows are compared by the seeds that both were trained with.
+    """
     rows = []
-    for entry in entries:
-        base = base_of(entry, entries, plan.baseline)
-        if base is None or base is entry:
+    for whole, baseline in product(entries, plan.baselines):
+        base = base_of(whole, entries, baseline)
+        if base is None or base is whole:
             continue
+        entry, base = with_seeds_of(whole, base), with_seeds_of(base, whole)
         for metric in plan.metrics:
             ours, theirs = entry.pictures(metric), base.pictures(metric)
             common = [picture for picture in ours if picture in theirs]
@@ -98,7 +123,7 @@ def differences(name: str, entries: Sequence[Entry], plan: Plan) -> list[dict[st
                 continue
             mean, low, high = paired_bootstrap([ours[p] for p in common], [theirs[p] for p in common])
             figures = [f'{value:.6g}' for value in (mean, low, high)]
-            about = [name, entry.row, entry.w, f'{base.row}, w = {base.w}' if base.w else base.row, metric]
+            about = [name, entry.row, entry.w, base.label, metric]
             seeds = str(len(entry.results))
             rows.append(dict(zip(DIFFERENCE, [*about, *figures, str(len(common)), seeds], strict=True)))
     return rows
@@ -134,8 +159,8 @@ def table(name: str, entries: Sequence[Entry], found: Sequence[Mapping[str, str]
     head += ['identity variance'] if varied else []
     told = any(entry.mean('towards') for entry in entries)
     head += ['towards whom it is told of (95 %)'] if told else []
-    head += [f'{METRICS[identity].name} less that of {plan.baseline} (95 %)'] if identity else []
-    about = {(row['row'], row['w']): row for row in found if row['metric'] == identity}
+    head += [f'{METRICS[identity].name} less that of {base} (95 %)' for base in plan.baselines] if identity else []
+    about = {(row['row'], row['w'], row['baseline']): row for row in found if row['metric'] == identity}
     lines = []
     for entry in entries:
         has = entry.results[0]['parts'].split(';')
@@ -146,8 +171,9 @@ def table(name: str, entries: Sequence[Entry], found: Sequence[Mapping[str, str]
         cells += [_cell(entry, 'identity_variance', 4) if entry.mean('identity_variance') else ''] if varied else []
         moves = [entry.mean(f'towards{end}') for end in ('', '_low', '_high')]
         cells += [_interval([move[0] for move in moves if move])] if told else []
-        if identity:
-            row = about.get((entry.row, entry.w))
+        for baseline in plan.baselines if identity else ():
+            base = base_of(entry, entries, baseline)
+            row = about.get((entry.row, entry.w, base.label)) if base else None
             cells.append(_interval([float(row[key]) for key in ('mean', 'low', 'high')] if row else []))
         lines.append(f'| {" | ".join(cells)} |')
     weights = ', '.join(dict.fromkeys(entry.w for entry in entries if entry.w))
@@ -174,7 +200,7 @@ def _plots(prefix: Path, name: str, entries: Sequence[Entry], plan: Plan) -> lis
     entries = [entry for entry in entries if identity and entry.pictures(identity)]
     if identity is None or not entries:
         return []
-    labels = {f'{entry.row}, w = {entry.w}' if entry.w else entry.row: entry for entry in entries}
+    labels = {entry.label: entry for entry in entries}
     values = {label: list(entry.pictures(identity).values()) for label, entry in labels.items()}
     charts = {'identity': boxes(values, METRICS[identity].name)}
     quality = next((metric for metric in QUALITY if all(entry.mean(metric) for entry in entries)), None)
