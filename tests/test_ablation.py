@@ -405,7 +405,7 @@ def test_the_plans_are_whole(path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
             options = training.options
             start = options['path'].get('pretrain_network_g') or options['network_g'].get('vqgan_path')
             assert start == str(before.checkpoint), 'each stage goes on from the one before'
-    if path.stem in ('small', 'full'):
+    if path.stem in ('small', 'full', 'drift'):
         parts = {name: parts_of(trainings) for name, trainings in trained.items()}
         every = ('identity_loss', 'transformer', 'ia_cft')
         assert [parts[name] for name in 'ABCD'] == [every[:count] for count in range(4)]
@@ -414,6 +414,11 @@ def test_the_plans_are_whole(path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
         if path.stem == 'full':
             assert names['C'][:-1] == names['D'][:-1] and names['B'][-2] != names['C'][-2], 'C and D share stage II'
             assert set(data.values()) == {'datasets/people'}
+        elif path.stem == 'drift':
+            assert len({tuple(name[:-1]) for name in names.values()}) == 1, 'all rows go on from one stage II'
+            last = [trainings[-1].options for trainings in trained.values()]
+            faces = [(o['train']['total_iter'], o['datasets']['train']['batch_size_per_gpu']) for o in last]
+            assert set(faces) == {(500, 8)}, 'equal budgets'
         else:
             assert names['C'][:-1] == names['B'] and names['D'][:-1] == names['C'], 'each goes on from the one before'
             assert data['A'] == data['B'] != data['C'] == data['D'] == 'datasets/people'
