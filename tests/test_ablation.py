@@ -245,6 +245,19 @@ def test_a_network_is_told_of_references(here: Path) -> None:
     assert found['metrics']['identity_variance']['mean'] > 0 and found['metrics']['identity_variance']['count'] == 8
 
 
+def test_one_reference_a_face_is_judged_without_an_identity_variance(here: Path) -> None:
+    conditioned(here / 'net.pth')
+    for folder in ('lq', 'gt'):
+        for path in (here / folder).glob('p*/*.png'):
+            if path.stem not in ('0', '1'):
+                path.unlink()
+    job_of(here, vary=2, metrics=['psnr'])
+    run_job(here / 'job.json')
+    found = yaml.safe_load((here / 'job' / 'result.json').read_text())
+    assert found['not_run']['identity_variance'] == 'no face has two references'
+    assert found['metrics']['psnr']['mean'] > 0 and 'identity_variance' not in found['metrics']
+
+
 def test_codes_are_searched_for_people_by_a_network_that_cannot_be_told(here: Path) -> None:
     torch.manual_seed(0)
     save_atomic({'params_ema': build_network(CODEFORMER).state_dict()}, here / 'net.pth')

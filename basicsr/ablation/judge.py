@@ -195,14 +195,19 @@ class Restorer:
         figures = paired_bootstrap(nearness(restored), nearness(blind))
         return dict(zip(('mean', 'low', 'high'), figures, strict=True))
 
-    def restore_varied(self, out: Path) -> None:
-        """Every face with two references or more under each of `vary` of them alone, as `<name>__<number>.png`."""
+    def restore_varied(self, out: Path) -> bool:
+        """Every face with two references or more under each of `vary` of them alone, as `<name>__<number>.png`.
+
+        Returns:
+            Whether there are any.
+        """
         items = []
         for name in self.inputs.files:
             chosen = self._choose(name, self.job.vary)
             if len(chosen) > 1:
                 items += [(name, f'{name}__{number}', [path]) for number, path in enumerate(chosen)]
         self._write(items, out)
+        return bool(items)
 
     def _choose(self, name: str, count: int) -> list[Path]:
         return self.references.choose(name, self.job.references, count) if self.references else []
@@ -263,9 +268,11 @@ def run_job(path: Path) -> None:
         judge = FaceEmbedder(settings.recogniser)
         result['metrics']['towards'] = restorer.towards(restored, out / 'blind', judge)
     if restorer is not None and restorer.references is not None and job.vary:
-        restorer.restore_varied(out / 'varied')
-        judged = evaluate([out / 'varied'], {'gt': Path(job.folders['gt'])}, ['identity_variance'], settings)
-        result['metrics'] |= judged.runs[0].sets
-        result['not_run'] |= {**judged.not_run, **judged.runs[0].not_run}
+        if restorer.restore_varied(out / 'varied'):
+            judged = evaluate([out / 'varied'], {'gt': Path(job.folders['gt'])}, ['identity_variance'], settings)
+            result['metrics'] |= judged.runs[0].sets
+            result['not_run'] |= {**judged.not_run, **judged.runs[0].not_run}
+        else:
+            result['not_run']['identity_variance'] = 'no face has two references'
     result['seconds'] = round(time.monotonic() - begun, 1)
     write_text(out / 'result.json', json.dumps(result, indent=2) + '\n')
