@@ -2,6 +2,9 @@
 
     python scripts/release_small.py --codeformer experiments/CodeFormer_128_stage3/models/net_g_latest.pth \
         --vqgan experiments/VQGAN_128_stage1/models/net_g_latest.pth
+
+Of several checkpoints the mean is written (Wortsman et al., Model soups, ICML 2022): that of trainings which went on
+from the same weights keeps most of what each has learnt.
 """
 
 from __future__ import annotations
@@ -13,15 +16,30 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import safetensors.torch
+import torch
 
 from basicsr.utils.checkpoint import CheckpointError, read_checkpoint, unwrap
 from basicsr.utils.files import replacing
 
 
-def release(source: Path, target: Path) -> None:
-    """Write the averaged weights in `source` to `target`, its network's options in the header."""
-    checkpoint = read_checkpoint(source)
-    state = {name: value.half().contiguous() for name, value in unwrap(checkpoint, 'params_ema', str(source)).items()}
+def release(sources: Sequence[Path], target: Path) -> None:
+    """Write the mean of the averaged weights in `sources` to `target`, the first one's network's options in the header.
+
+    What the first network alone has, such as IA-CFT, is taken as it is.
+
+    Raises:
+        CheckpointError: a file is no checkpoint, or its weights are not those of the first network or a part of it.
+    """
+    checkpoint = read_checkpoint(sources[0])
+    states = [unwrap(read_checkpoint(source), 'params_ema', str(source)) for source in sources]
+    for source, state in zip(sources, states, strict=True):
+        for name, value in state.items():
+            if name not in states[0] or value.shape != states[0][name].shape:
+                raise CheckpointError(f"{source}: '{name}' is not in {sources[0]} in this shape; nothing to average")
+    state = {}
+    for name in states[0]:
+        values = [other[name].float() for other in states if name in other]
+        state[name] = torch.stack(values).mean(0).half()
     paths = ('vqgan_path', 'model_path')  # of the machine it was trained on
     network = {name: value for name, value in checkpoint['network'].items() if name not in paths}
     with replacing(target) as partial:
@@ -32,13 +50,13 @@ def release(source: Path, target: Path) -> None:
 def main(argv: Sequence[str] | None = None) -> int:
     """The command line; returns the exit code."""
     parser = argparse.ArgumentParser(description='Write the embedded small model from training checkpoints.')
-    parser.add_argument('--codeformer', type=Path, required=True, help='stage III checkpoint')
+    parser.add_argument('--codeformer', type=Path, required=True, nargs='+', help='of stage III; of several, the mean')
     parser.add_argument('--vqgan', type=Path, required=True, help='stage I checkpoint')
     parser.add_argument('--output', type=Path, default=Path('weights/small'))
     args = parser.parse_args(argv)
     try:
         release(args.codeformer, args.output / 'codeformer_128.safetensors')
-        release(args.vqgan, args.output / 'vqgan_128.safetensors')
+        release([args.vqgan], args.output / 'vqgan_128.safetensors')
     except CheckpointError as error:
         print(error, file=sys.stderr)
         return 1

@@ -1,0 +1,38 @@
+"""The files under weights/small: the mean of checkpoints, in float16, with the network's options."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from basicsr.utils.checkpoint import read_checkpoint, read_metadata, save_atomic
+from scripts.release_small import main
+
+
+def checkpoint(path: Path, **weights: torch.Tensor) -> str:
+    save_atomic({'params_ema': weights, 'network': {'type': 'CodeFormer', 'vqgan_path': 'here.pth'}}, path)
+    return str(path)
+
+
+def test_the_mean_is_written_and_what_the_first_alone_has(tmp_path: Path) -> None:
+    first = checkpoint(tmp_path / 'first.pth', shared=torch.tensor([1.0, 2.0]), own=torch.tensor([5.0]))
+    second = checkpoint(tmp_path / 'second.pth', shared=torch.tensor([3.0, 0.0]))
+    vqgan = checkpoint(tmp_path / 'vqgan.pth', codes=torch.ones(1))
+    assert main(['--codeformer', first, second, '--vqgan', vqgan, '--output', str(tmp_path / 'out')]) == 0
+    file = tmp_path / 'out' / 'codeformer_128.safetensors'
+    state = read_checkpoint(file)
+    assert {name: value.tolist() for name, value in state.items()} == {'shared': [2.0, 1.0], 'own': [5.0]}
+    assert state['own'].dtype == torch.float16 and json.loads(read_metadata(file)['network']) == {'type': 'CodeFormer'}
+
+
+@pytest.mark.parametrize('weights', [{'other': torch.ones(2)}, {'shared': torch.ones(3)}])
+def test_weights_of_another_network_are_refused(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], weights: dict[str, torch.Tensor]
+) -> None:
+    first = checkpoint(tmp_path / 'first.pth', shared=torch.ones(2))
+    second = checkpoint(tmp_path / 'second.pth', **weights)
+    assert main(['--codeformer', first, second, '--vqgan', first, '--output', str(tmp_path / 'out')]) == 1
+    assert f'{second}: ' in capsys.readouterr().err and not (tmp_path / 'out').exists()
