@@ -35,7 +35,9 @@ def release(sources: Sequence[Path], target: Path) -> None:
     for source, state in zip(sources, states, strict=True):
         for name, value in state.items():
             if name not in states[0] or value.shape != states[0][name].shape:
-                raise CheckpointError(f"{source}: '{name}' is not in {sources[0]} in this shape; nothing to average")
+                raise CheckpointError(
+                    f"{source}: '{name}' is not in {sources[0]} in this shape; average one network's checkpoints"
+                )
     state = {}
     for name in states[0]:
         values = [other[name].float() for other in states if name in other]
