@@ -133,11 +133,25 @@ def test_a_sharp_face_is_told_from_a_blurred_or_noisy_one():
     assert measure_sharpness(noisy, 64).coherence < measure_sharpness(sharp, 64).coherence
 
 
-def test_a_face_no_larger_than_the_network_is_never_called_sharper():
-    sharp = crop_of(portrait(), 128)[0]
+@pytest.mark.parametrize('side', [96, 112, 128])
+def test_a_sharp_face_hardly_smaller_than_the_network_is_called_sharper(side):
+    """What the network makes up is softer than its size would allow."""
+    sharp = cv2.resize(crop_of(portrait(), 168)[0], (side, side), interpolation=cv2.INTER_AREA)
+    noise = np.random.default_rng(0).normal(0, 15, sharp.shape)
+    assert is_sharper_than(sharp, 128)
+    assert not is_sharper_than(cv2.GaussianBlur(sharp, (0, 0), 0.8), 128)
+    assert not is_sharper_than(np.clip(sharp + noise, 0, 255).astype(np.uint8), 128)
+
+
+def test_a_face_much_smaller_than_the_network_is_never_called_sharper():
+    sharp = cv2.resize(crop_of(portrait(), 168)[0], (95, 95), interpolation=cv2.INTER_AREA)
     assert not is_sharper_than(sharp, 128)
     assert not is_sharper_than(sharp, 512)
-    assert not is_sharper_than(np.full((512, 512, 3), 80, np.uint8), 128)  # nothing in it at all
+
+
+def test_a_flat_picture_is_not_sharp():
+    assert not is_sharper_than(np.full((512, 512, 3), 80, np.uint8), 128)
+    assert not is_sharper_than(np.full((128, 128, 3), 80, np.uint8), 128)
 
 
 @pytest.mark.shared
@@ -148,3 +162,7 @@ def test_real_portraits_are_sharp_and_real_degraded_faces_are_not(shared):
     assert len(sharp) >= 10 and len(degraded) >= 9
     assert [path for path in sharp if not is_sharper_than(imread(path), 128)] == []
     assert [path for path in degraded if is_sharper_than(imread(path), 128)] == []
+    for side in (96, 128):
+        small = [cv2.resize(imread(path), (side, side), interpolation=cv2.INTER_AREA) for path in sharp]
+        assert np.mean([is_sharper_than(face, 128) for face in small]) >= 0.9
+        assert not any(is_sharper_than(cv2.GaussianBlur(face, (0, 0), 0.8), 128) for face in small)

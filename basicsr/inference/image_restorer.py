@@ -23,7 +23,7 @@ from basicsr.faces.geometry import (
     similarity_transform,
 )
 from basicsr.faces.paste import ParsingMask, face_mask, paste_face
-from basicsr.faces.sharpness import LARGEST_LOOK, is_sharper_than
+from basicsr.faces.sharpness import LARGEST_LOOK, LEAST_SIZE, is_sharper_than
 from basicsr.inference.auto_fidelity import CANDIDATES, choose_all
 from basicsr.inference.face_restorer import FaceRestorer, check_fidelity
 from basicsr.inference.identity_guide import IdentityGuide
@@ -188,16 +188,17 @@ class ImageRestorer:
 
     def take_aligned(self, image: np.ndarray) -> FaceResult:
         """A picture (RGB uint8, square) that is an aligned face itself, and whether it is to be restored."""
-        return FaceResult(image, None, None, self._judge(image, image.shape[0]), whole=True, grey=is_grey(image))
+        larger = image.shape[0] > self.restorer.size  # else its size says nothing of the photo it is from
+        status = self._judge(image) if larger else RESTORED
+        return FaceResult(image, None, None, status, whole=True, grey=is_grey(image))
 
     def judge(self, image: np.ndarray, face: Face) -> str:
         """The status for a face in a picture: whether it is to be restored."""
         size = self.restorer.size
         own_size = size / affine_scale(similarity_transform(face.landmarks, ffhq_template(size)))
-        if self.force or own_size <= size:
+        if self.force or own_size < LEAST_SIZE * size:
             return RESTORED
-        look = align_face(image, face.landmarks, min(round(own_size), LARGEST_LOOK * size))[0]
-        return self._judge(look, own_size)
+        return self._judge(align_face(image, face.landmarks, min(round(own_size), LARGEST_LOOK * size))[0])
 
     def cut_out(self, image: np.ndarray, face: Face, status: str) -> FaceResult:
         """The aligned crop of a face."""
@@ -260,9 +261,9 @@ class ImageRestorer:
             for face, image in zip(faces, restored, strict=True)
         ]
 
-    def _judge(self, crop: np.ndarray, own_size: float) -> str:
-        """The status for a crop shown at the size it has in its picture, `own_size`."""
-        sharp = not self.force and own_size > self.restorer.size and is_sharper_than(crop, self.restorer.size)
+    def _judge(self, crop: np.ndarray) -> str:
+        """The status for a crop as large as in its picture."""
+        sharp = not self.force and is_sharper_than(crop, self.restorer.size)
         return ALREADY_SHARP if sharp else RESTORED
 
     def _crop(self, image: np.ndarray, face: Face) -> FaceResult:
