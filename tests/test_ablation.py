@@ -170,6 +170,14 @@ def test_names_of_runs_follow_their_options(here: Path) -> None:
     assert fixed[0].name == first.name and fixed[1].name != second.name
 
 
+def test_a_stage_that_leads_nowhere_is_an_error(here: Path) -> None:
+    elsewhere = ['network_g:vqgan_path=a.pth', 'network_vqgan:model_path=a.pth']
+    changed = {'opt': 'stage2.yml', 'force_yml': elsewhere}
+    row = load_plan(write_plan(here, rows={'A': {'stages': ['stage1.yml', changed]}})).rows['A']
+    with pytest.raises(PlanError, match=r'row A: no later stage goes on from stage1\.yml'):
+        trainings_of(row, 0, ())
+
+
 def test_a_mistyped_change_is_an_error(here: Path) -> None:
     plan = load_plan(write_plan(here, force_yml=['train:ema_decy=0.5']))
     with pytest.raises(PlanError, match=r"'train:ema_decy' stands in no option file .*'train:ema_decay'"):
@@ -418,17 +426,17 @@ def test_the_plans_are_whole(path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
             options = training.options
             start = options['path'].get('pretrain_network_g') or options['network_g'].get('vqgan_path')
             assert start == str(before.checkpoint), 'each stage goes on from the one before'
-    if path.stem in ('small', 'mild', 'full'):
+    if path.stem in ('small', 'longer', 'mild', 'full'):
         parts = {name: parts_of(trainings) for name, trainings in trained.items()}
         every = ('identity_loss', 'transformer', 'ia_cft')
-        for name in 'ABD' if path.stem == 'small' else 'ABCD':
+        for name in 'ABCD' if path.stem in ('mild', 'full') else 'ABD':
             assert parts[name] == every[: 'ABCD'.index(name)]
         names = {name: [training.name for training in trainings] for name, trainings in trained.items()}
         data = {name: trainings[-1].options['datasets']['train']['dataroot_gt'] for name, trainings in trained.items()}
         if path.stem == 'full':
             assert names['C'][:-1] == names['D'][:-1] and names['B'][-2] != names['C'][-2], 'C and D share stage II'
             assert set(data.values()) == {'datasets/people'}
-        elif path.stem == 'small':
+        elif path.stem in ('small', 'longer'):
             assert len({tuple(name[:-1]) for name in names.values()}) == 1, 'all rows go on from one stage II'
             last = [trainings[-1].options for trainings in trained.values()]
             faces = [(o['train']['total_iter'], o['datasets']['train']['batch_size_per_gpu']) for o in last]

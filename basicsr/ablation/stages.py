@@ -80,7 +80,7 @@ def trainings_of(row: Row, seed: int, shared: Sequence[str]) -> list[Training]:
         shared: changes to every stage whose option file has the key.
 
     Raises:
-        PlanError: options that are wrong.
+        PlanError: options that are wrong, or a stage that none of the later ones goes on from.
     """
     done: list[Training] = []
     names: dict[str, str] = {}
@@ -96,6 +96,11 @@ def trainings_of(row: Row, seed: int, shared: Sequence[str]) -> list[Training]:
         digest = hashlib.sha256(json.dumps(options, sort_keys=True).encode()).hexdigest()[:8]
         name = names[original] = f'{original}_s{options["manual_seed"]}_{digest}'
         done.append(Training(name, {**options, 'name': name}))
+    for place, (stage, training) in enumerate(zip(row.stages[:-1], done[:-1], strict=True)):
+        if not any(f'{EXPERIMENTS}/{training.name}/' in json.dumps(later.options) for later in done[place + 1 :]):
+            raise PlanError(
+                f'row {row.name}: no later stage goes on from {stage.opt}; change path:pretrain_network_g by force_yml'
+            )
     return done
 
 
