@@ -27,8 +27,6 @@ import numpy as np
 LARGEST_LOOK = 4  # a face is looked at in at most this multiple of the network's size
 LEAST_SIZE = 0.75  # smaller ones, in that measure, look better restored even where they are sharp
 EXCESS = 1.2  # the finest part of a small face is what it has beyond its size over this
-LEAST_DETAIL, LEAST_COHERENCE = 0.22, 0.55
-LEAST_DETAIL_SMALL, LEAST_COHERENCE_SMALL = 0.25, 0.7  # of faces below EXCESS times the network's size
 
 
 @dataclass(frozen=True)
@@ -42,6 +40,9 @@ class Sharpness:
 
     detail: float
     coherence: float
+
+
+LEAST, LEAST_OF_SMALL = Sharpness(0.22, 0.55), Sharpness(0.25, 0.7)  # small: below EXCESS times the network's size
 
 
 def measure_sharpness(face: np.ndarray, size: int) -> Sharpness:
@@ -81,8 +82,7 @@ def is_sharper_than(face: np.ndarray, size: int) -> bool:
         return False
     if side < face.shape[0]:
         face = cv2.resize(face, (side, side), interpolation=cv2.INTER_AREA)
-    own_limit = round(side / EXCESS)
-    sharpness = measure_sharpness(face, min(size, own_limit))
-    if own_limit < size:
-        return sharpness.detail >= LEAST_DETAIL_SMALL and sharpness.coherence >= LEAST_COHERENCE_SMALL
-    return sharpness.detail >= LEAST_DETAIL and sharpness.coherence >= LEAST_COHERENCE
+    limit = min(size, round(side / EXCESS))
+    least = LEAST if limit == size else LEAST_OF_SMALL
+    sharpness = measure_sharpness(face, limit)
+    return sharpness.detail >= least.detail and sharpness.coherence >= least.coherence
