@@ -23,7 +23,7 @@ from basicsr.faces.geometry import (
     similarity_transform,
 )
 from basicsr.faces.paste import ParsingMask, face_mask, paste_face
-from basicsr.faces.sharpness import LARGEST_LOOK, LEAST_SIZE, is_sharper_than
+from basicsr.faces.sharpness import LARGEST_LOOK, is_sharper_than
 from basicsr.inference.auto_fidelity import CANDIDATES, choose_all
 from basicsr.inference.face_restorer import FaceRestorer, check_fidelity
 from basicsr.inference.identity_guide import IdentityGuide
@@ -114,7 +114,7 @@ class ImageRestorer:
         only_center_face: restore the face nearest to the middle only.
         draw_box: mark the crops in the result.
         parsing: narrows what is pasted to the face itself.
-        force: restore faces that are already sharper than the network's size can hold, too.
+        force: restore faces that are already sharper than what the network makes, too.
         guide: knows the people and measures their likeness; None measures nothing.
         choose_w: choose w for each face among a few, see `choose_fidelity`; needs a guide.
 
@@ -196,9 +196,8 @@ class ImageRestorer:
         """The status for a face in a picture: whether it is to be restored."""
         size = self.restorer.size
         own_size = size / affine_scale(similarity_transform(face.landmarks, ffhq_template(size)))
-        if self.force or own_size < LEAST_SIZE * size:
-            return RESTORED
-        return self._judge(align_face(image, face.landmarks, min(round(own_size), LARGEST_LOOK * size))[0])
+        side = min(max(1, round(own_size)), LARGEST_LOOK * size)
+        return self._judge(align_face(image, face.landmarks, side)[0])
 
     def cut_out(self, image: np.ndarray, face: Face, status: str) -> FaceResult:
         """The aligned crop of a face."""
