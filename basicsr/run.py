@@ -92,7 +92,10 @@ def saving(what: str, folder: Path, kept: str = '') -> Iterator[None]:
 def data_problem(error: Exception) -> Exception:
     """What stopped the data, as it should be said: in one line, without the trace of a worker process."""
     text = str(error)
-    if isinstance(error, RuntimeError) and 'DataLoader worker' in text:
+    torn = isinstance(error, (ConnectionResetError, ConnectionRefusedError, EOFError))
+    if torn and not text.startswith('Caught '):  # which a worker says that lives
+        text = f'DataLoader worker died while it handed over a batch ({text or type(error).__name__}).'
+    if (torn or isinstance(error, RuntimeError)) and text.startswith('DataLoader worker'):
         return DataError(
             f'{" ".join(text.split())} The system ends a worker most often for want of memory: lower '
             'datasets:train:num_worker_per_gpu or num_prefetch_queue, or give more memory (shared memory: /dev/shm)'
@@ -185,7 +188,7 @@ class Run:
             parts = [next(batches) for _ in range(self.accumulate)]
         except Exception as error:  # raised in `halt_if_asked`, when all processes know and the state is saved
             failure = error
-        self.halt_if_asked(done, failure or self.stop.worker_error)
+        self.halt_if_asked(done, self.stop.worker_error or failure)  # what a dead worker leads to says less
         return parts
 
     def halt_if_asked(self, done: int, failure: Exception | None) -> None:

@@ -16,6 +16,8 @@ import socket
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
+from typing import cast
 
 import pytest
 import torch
@@ -24,7 +26,7 @@ from killing import Moments, at_iteration, die, run, start, tiny_options, write_
 from basicsr import train
 from basicsr.models import BaseModel, NonFiniteLossError, build_model, collapse
 from basicsr.models.checkpoints import Best, newest_readable, rotate
-from basicsr.run import data_problem
+from basicsr.run import Run, data_problem
 from basicsr.schema import check_options
 from basicsr.utils import slurm
 from basicsr.utils.checkpoint import CheckpointError, read_checkpoint, save_atomic
@@ -366,6 +368,30 @@ def test_what_workers_say_is_cut_down_to_its_reason():
     assert str(data_problem(wrapped)) == 'a.png: no'
     other = KeyError('x')
     assert data_problem(other) is other
+
+
+@pytest.mark.parametrize('error', [ConnectionResetError(104, 'Connection reset by peer'), EOFError()])
+def test_a_worker_that_dies_in_the_middle_of_a_batch_is_named(error):
+    """The torn connection may be noticed before the signal of the worker's death is."""
+    assert re.search(r'DataLoader worker .*num_worker_per_gpu.*/dev/shm', str(data_problem(error)))
+    lived = ConnectionResetError('Caught ConnectionResetError in DataLoader worker process 0.\nTrace')
+    assert data_problem(lived) is lived
+
+
+def test_the_death_of_a_worker_is_the_reason_for_what_it_leads_to():
+    said = []
+    death = RuntimeError('DataLoader worker (pid 1) is killed by signal: Killed.')
+    begun = SimpleNamespace(
+        accumulate=1,
+        stop=SimpleNamespace(worker_error=death),
+        halt_if_asked=lambda done, failure: said.append((done, failure)),
+    )
+
+    def batches():
+        yield from ()
+        raise FileNotFoundError('a socket')
+
+    assert Run.fetch(cast(Run, begun), batches(), 3) == [] and said == [(3, death)]
 
 
 def test_two_runs_of_one_name_at_once(tmp_path):
