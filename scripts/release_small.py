@@ -22,28 +22,29 @@ from basicsr.utils.checkpoint import CheckpointError, read_checkpoint, unwrap
 from basicsr.utils.files import replacing
 
 
-def release(sources: Sequence[Path], target: Path) -> None:
-    """Write the mean of the averaged weights in `sources` to `target`, the first one's network's options in the header.
+def release(sources: Sequence[Path], target: Path, styled: Path | None = None) -> None:
+    """Write the mean of the averaged weights in `sources` to `target`, the network's options in the header.
 
-    What the first network alone has, such as IA-CFT, is taken as it is.
+    Args:
+        sources: checkpoints of one network.
+        target: a safetensors file.
+        styled: a checkpoint of that network and IA-CFT, which is taken as it is.
 
     Raises:
-        CheckpointError: a file is no checkpoint, or its weights are not those of the first network or a part of it.
+        CheckpointError: a file is no checkpoint, or its weights are not those of the first network.
     """
-    checkpoint = read_checkpoint(sources[0])
     states = [unwrap(read_checkpoint(source), 'params_ema', str(source)) for source in sources]
-    for source, state in zip(sources, states, strict=True):
-        for name, value in state.items():
-            if name not in states[0] or value.shape != states[0][name].shape:
-                raise CheckpointError(
-                    f"{source}: '{name}' is not in {sources[0]} in this shape; average one network's checkpoints"
-                )
-    state = {}
-    for name in states[0]:
-        values = [other[name].float() for other in states if name in other]
-        state[name] = torch.stack(values).mean(0).half()
+    whole = read_checkpoint(styled or sources[0])
+    own = {name: value for name, value in unwrap(whole, 'params_ema').items() if name not in states[0]}
+    shared = {name: value for name, value in unwrap(whole, 'params_ema').items() if name in states[0]}
+    for source, state in zip((*sources, styled), (*states, shared), strict=True):
+        for name in states[0].keys() | state.keys():
+            if name not in state or name not in states[0] or state[name].shape != states[0][name].shape:
+                raise CheckpointError(f"{source}: '{name}' is not as in {sources[0]}; give one network's checkpoints")
+    mean = {name: torch.stack([state[name].float() for state in states]).mean(0) for name in states[0]}
+    state = {name: value.half() for name, value in (mean | own).items()}
     paths = ('vqgan_path', 'model_path')  # of the machine it was trained on
-    network = {name: value for name, value in checkpoint['network'].items() if name not in paths}
+    network = {name: value for name, value in whole['network'].items() if name not in paths}
     with replacing(target) as partial:
         safetensors.torch.save_file(state, partial, metadata={'network': json.dumps(network), 'format': 'pt'})
     print(f'{target}: {network["type"]}, {target.stat().st_size / 1e6:.1f} MB')
@@ -53,11 +54,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     """The command line; returns the exit code."""
     parser = argparse.ArgumentParser(description='Write the embedded small model from training checkpoints.')
     parser.add_argument('--codeformer', type=Path, required=True, nargs='+', help='of stage III; of several, the mean')
+    parser.add_argument('--ia_cft', type=Path, help='a checkpoint of IA-CFT on that network, which is added')
     parser.add_argument('--vqgan', type=Path, required=True, help='stage I checkpoint')
     parser.add_argument('--output', type=Path, default=Path('weights/small'))
     args = parser.parse_args(argv)
     try:
-        release(args.codeformer, args.output / 'codeformer_128.safetensors')
+        release(args.codeformer, args.output / 'codeformer_128.safetensors', args.ia_cft)
         release([args.vqgan], args.output / 'vqgan_128.safetensors')
     except CheckpointError as error:
         print(error, file=sys.stderr)

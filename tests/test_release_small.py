@@ -17,15 +17,23 @@ def checkpoint(path: Path, **weights: torch.Tensor) -> str:
     return str(path)
 
 
-def test_the_mean_is_written_and_what_the_first_alone_has(tmp_path: Path) -> None:
-    first = checkpoint(tmp_path / 'first.pth', shared=torch.tensor([1.0, 2.0]), own=torch.tensor([5.0]))
+def test_the_mean_is_written_and_ia_cft_as_it_is(tmp_path: Path) -> None:
+    first = checkpoint(tmp_path / 'first.pth', shared=torch.tensor([1.0, 2.0]))
     second = checkpoint(tmp_path / 'second.pth', shared=torch.tensor([3.0, 0.0]))
+    styled = tmp_path / 'styled.pth'
+    weights = {'shared': torch.tensor([9.0, 9.0]), 'own': torch.tensor([5.0])}
+    save_atomic({'params_ema': weights, 'network': {'type': 'IDCodeFormer'}}, styled)
     vqgan = checkpoint(tmp_path / 'vqgan.pth', codes=torch.ones(1))
-    assert main(['--codeformer', first, second, '--vqgan', vqgan, '--output', str(tmp_path / 'out')]) == 0
+    common = ['--codeformer', first, second, '--vqgan', vqgan, '--output', str(tmp_path / 'out')]
     file = tmp_path / 'out' / 'codeformer_128.safetensors'
+    assert main(common) == 0
+    assert {name: value.tolist() for name, value in read_checkpoint(file).items()} == {'shared': [2.0, 1.0]}
+    assert json.loads(read_metadata(file)['network']) == {'type': 'CodeFormer'}
+    assert main([*common, '--ia_cft', str(styled)]) == 0
     state = read_checkpoint(file)
     assert {name: value.tolist() for name, value in state.items()} == {'shared': [2.0, 1.0], 'own': [5.0]}
-    assert state['own'].dtype == torch.float16 and json.loads(read_metadata(file)['network']) == {'type': 'CodeFormer'}
+    assert state['own'].dtype == torch.float16
+    assert json.loads(read_metadata(file)['network']) == {'type': 'IDCodeFormer'}
 
 
 @pytest.mark.parametrize('weights', [{'other': torch.ones(2)}, {'shared': torch.ones(3)}])
@@ -35,4 +43,6 @@ def test_weights_of_another_network_are_refused(
     first = checkpoint(tmp_path / 'first.pth', shared=torch.ones(2))
     second = checkpoint(tmp_path / 'second.pth', **weights)
     assert main(['--codeformer', first, second, '--vqgan', first, '--output', str(tmp_path / 'out')]) == 1
+    assert f'{second}: ' in capsys.readouterr().err and not (tmp_path / 'out').exists()
+    assert main(['--codeformer', first, '--ia_cft', second, '--vqgan', first, '--output', str(tmp_path / 'out')]) == 1
     assert f'{second}: ' in capsys.readouterr().err and not (tmp_path / 'out').exists()
