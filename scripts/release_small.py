@@ -22,29 +22,32 @@ from basicsr.utils.checkpoint import CheckpointError, read_checkpoint, unwrap
 from basicsr.utils.files import replacing
 
 
-def release(sources: Sequence[Path], target: Path, styled: Path | None = None) -> None:
+def release(sources: Sequence[Path], target: Path, ia_cft: Path | None = None) -> None:
     """Write the mean of the averaged weights in `sources` to `target`, the network's options in the header.
 
     Args:
         sources: checkpoints of one network.
         target: a safetensors file.
-        styled: a checkpoint of that network and IA-CFT, which is taken as it is.
+        ia_cft: a checkpoint of that network with IA-CFT, which is taken from there as it is.
 
     Raises:
-        CheckpointError: a file is no checkpoint, or its weights are not those of the first network.
+        CheckpointError: a file is no checkpoint of a training, or its weights are not those of the first network.
     """
+    last = ia_cft or sources[0]
+    checkpoint = read_checkpoint(last)
+    if 'network' not in checkpoint:
+        raise CheckpointError(f"{last}: no entry 'network'; give a checkpoint that a training wrote")
     states = [unwrap(read_checkpoint(source), 'params_ema', str(source)) for source in sources]
-    whole = read_checkpoint(styled or sources[0])
-    own = {name: value for name, value in unwrap(whole, 'params_ema').items() if name not in states[0]}
-    shared = {name: value for name, value in unwrap(whole, 'params_ema').items() if name in states[0]}
-    for source, state in zip((*sources, styled), (*states, shared), strict=True):
-        for name in states[0].keys() | state.keys():
-            if name not in state or name not in states[0] or state[name].shape != states[0][name].shape:
-                raise CheckpointError(f"{source}: '{name}' is not as in {sources[0]}; give one network's checkpoints")
-    mean = {name: torch.stack([state[name].float() for state in states]).mean(0) for name in states[0]}
-    state = {name: value.half() for name, value in (mean | own).items()}
+    state = unwrap(checkpoint, 'params_ema', str(last))
+    shapes = {name: value.shape for name, value in states[0].items()}
+    shared = {name: value for name, value in state.items() if name in shapes}
+    for source, other in zip((*sources, last), (*states, shared), strict=True):
+        if {name: value.shape for name, value in other.items()} != shapes:
+            raise CheckpointError(f'{source}: not of the network in {sources[0]}; give checkpoints of one network')
+    state |= {name: torch.stack([other[name].float() for other in states]).mean(0) for name in shapes}
+    state = {name: value.half() for name, value in state.items()}
     paths = ('vqgan_path', 'model_path')  # of the machine it was trained on
-    network = {name: value for name, value in whole['network'].items() if name not in paths}
+    network = {name: value for name, value in checkpoint['network'].items() if name not in paths}
     with replacing(target) as partial:
         safetensors.torch.save_file(state, partial, metadata={'network': json.dumps(network), 'format': 'pt'})
     print(f'{target}: {network["type"]}, {target.stat().st_size / 1e6:.1f} MB')

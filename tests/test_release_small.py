@@ -12,24 +12,24 @@ from basicsr.utils.checkpoint import read_checkpoint, read_metadata, save_atomic
 from scripts.release_small import main
 
 
-def checkpoint(path: Path, **weights: torch.Tensor) -> str:
-    save_atomic({'params_ema': weights, 'network': {'type': 'CodeFormer', 'vqgan_path': 'here.pth'}}, path)
+def checkpoint(path: Path, kind: str = 'CodeFormer', **weights: torch.Tensor) -> str:
+    save_atomic({'params_ema': weights, 'network': {'type': kind, 'vqgan_path': 'here.pth'}}, path)
     return str(path)
 
 
 def test_the_mean_is_written_and_ia_cft_as_it_is(tmp_path: Path) -> None:
     first = checkpoint(tmp_path / 'first.pth', shared=torch.tensor([1.0, 2.0]))
     second = checkpoint(tmp_path / 'second.pth', shared=torch.tensor([3.0, 0.0]))
-    styled = tmp_path / 'styled.pth'
-    weights = {'shared': torch.tensor([9.0, 9.0]), 'own': torch.tensor([5.0])}
-    save_atomic({'params_ema': weights, 'network': {'type': 'IDCodeFormer'}}, styled)
+    styled = checkpoint(
+        tmp_path / 'styled.pth', 'IDCodeFormer', shared=torch.tensor([9.0, 9.0]), own=torch.tensor([5.0])
+    )
     vqgan = checkpoint(tmp_path / 'vqgan.pth', codes=torch.ones(1))
     common = ['--codeformer', first, second, '--vqgan', vqgan, '--output', str(tmp_path / 'out')]
     file = tmp_path / 'out' / 'codeformer_128.safetensors'
     assert main(common) == 0
     assert {name: value.tolist() for name, value in read_checkpoint(file).items()} == {'shared': [2.0, 1.0]}
     assert json.loads(read_metadata(file)['network']) == {'type': 'CodeFormer'}
-    assert main([*common, '--ia_cft', str(styled)]) == 0
+    assert main([*common, '--ia_cft', styled]) == 0
     state = read_checkpoint(file)
     assert {name: value.tolist() for name, value in state.items()} == {'shared': [2.0, 1.0], 'own': [5.0]}
     assert state['own'].dtype == torch.float16
@@ -46,3 +46,10 @@ def test_weights_of_another_network_are_refused(
     assert f'{second}: ' in capsys.readouterr().err and not (tmp_path / 'out').exists()
     assert main(['--codeformer', first, '--ia_cft', second, '--vqgan', first, '--output', str(tmp_path / 'out')]) == 1
     assert f'{second}: ' in capsys.readouterr().err and not (tmp_path / 'out').exists()
+
+
+def test_weights_alone_are_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    bare = tmp_path / 'bare.pth'
+    save_atomic({'params_ema': {'shared': torch.ones(2)}}, bare)
+    assert main(['--codeformer', str(bare), '--vqgan', str(bare), '--output', str(tmp_path / 'out')]) == 1
+    assert f"{bare}: no entry 'network'" in capsys.readouterr().err
