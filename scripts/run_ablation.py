@@ -3,8 +3,9 @@
     python scripts/run_ablation.py --plan options/ablation/small.yml --out results/ablation
 
 A plan names rows (option files of the stages, or a checkpoint), seeds, and the faces to judge on; docs/IDENTITY.md
-describes it. Stages with equal options are trained once. Started again, what is done is skipped, what was begun goes
-on, and what failed is tried again; a row that fails leaves its reason, and the others go on.
+describes it. Stages with equal options are trained once. Started again, what is done is skipped (unless pictures,
+checkpoint or judge have changed), what was begun goes on, and what failed is tried again; a row that fails leaves its
+reason, and the others go on.
 
 Written are OUT/results.csv (a line for each row, set, w and seed), OUT/results.md (the tables), OUT/results_*.svg
 (identity histograms, identity against quality), OUT/results_differences.csv, OUT/faces_*.png (what the rows make of the
@@ -23,6 +24,7 @@ import signal
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -56,6 +58,17 @@ def _figure(value: float) -> str:
     return f'{value:.6g}'
 
 
+def _digest(place: str | None) -> str:
+    """What a file holds, or a folder with its sub-folders; '' where there is none (a name that says it all)."""
+    if not place or not Path(place).exists():
+        return ''
+    if Path(place).is_file():
+        return sha256_of(place)
+    files = sorted(path for path in Path(place).rglob('*') if path.is_file())
+    listing = [(path.relative_to(place).as_posix(), sha256_of(path)) for path in files]
+    return hashlib.sha256(json.dumps(listing).encode()).hexdigest()
+
+
 class Ablation:
     """The work of a plan.
 
@@ -69,6 +82,7 @@ class Ablation:
         self.plan, self.out, self.device = plan, out, device
         self.results = Results(out / 'results.csv')
         self.trainer = Trainer(out)
+        self.digest = cache(_digest)  # pictures are not to change while they are judged
         known = environment()
         self.about = {'commit': (known['commit'] or 'unknown')[:12], 'torch': known['torch']}
         self.about |= {'platform': known['platform']}
@@ -134,7 +148,9 @@ class Ablation:
                 line = {'row': row.name, 'set': face_set.name, 'w': '' if row.pictures else f'{w:g}', **fixed}
                 job = self._job(row, face_set, w, checkpoint, self.folder(line))
                 stated = {**vars(job), 'checkpoint': line['sha256'], 'device': '', 'out': ''}
-                text = json.dumps({**stated, 'limit': face_set.limit}, sort_keys=True)
+                judge = (job.judge['recogniser'], *job.judge['weights'].values())
+                contents = [self.digest(place) for place in (*job.folders.values(), job.recogniser, *judge)]
+                text = json.dumps({**stated, 'limit': face_set.limit, 'contents': contents}, sort_keys=True)
                 yield job, {**line, 'fingerprint': hashlib.sha256(text.encode()).hexdigest()[:16]}
 
     def _job(self, row: Row, face_set: FaceSet, w: float, checkpoint: Path | None, out: Path) -> Job:
@@ -202,11 +218,16 @@ class Ablation:
         if line['status'] == FAILED:
             print(f'row {line["row"]}, seed {line["seed"]}: failed: {line["reason"]}', file=sys.stderr, flush=True)
 
+    def _kept(self) -> list[Result]:
+        """Results of the plan's rows and sets, without those whose folder somebody took away."""
+        found = [r for r in self.results.rows.values() if r['row'] in self.plan.rows and r['set'] in self.plan.sets]
+        return [r for r in found if r['status'] != DONE or (self.folder(r) / 'per_image.csv').is_file()]
+
     def sheets(self) -> None:
         """Write OUT/faces_<set>.png: each row at its first w and seed. They show faces, and so are not published."""
         for name in self.plan.sets:
             folders: dict[str, Path] = {}
-            for result in self.results.rows.values():
+            for result in self._kept():
                 if result['set'] == name and result['status'] == DONE:
                     folders.setdefault(result['row'], self.folder(result))
             folders = {row: folders[row] for row in self.plan.rows if row in folders}
@@ -215,7 +236,7 @@ class Ablation:
 
     def tables(self, prefix: Path) -> str:
         """Write the tables of all results of the plan's rows; the Markdown."""
-        rows = [r for r in self.results.rows.values() if r['row'] in self.plan.rows and r['set'] in self.plan.sets]
+        rows = self._kept()
         folders = {key_of(result): self.folder(result) / 'per_image.csv' for result in rows}
         text = write_tables(prefix, rows, folders, self.plan)
         write_results(prefix.with_name(f'{prefix.name}.csv'), rows)

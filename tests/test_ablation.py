@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import itertools
+import shutil
 import signal
 import subprocess
 import sys
@@ -128,6 +129,33 @@ def test_stages_are_shared_rows_crash_and_the_rest_goes_on(here: Path, calls: li
     (here / 'lq' / 'p0' / '0.png').unlink()
     assert script.main([*arguments, '--set', 'w=0.5', '--rows', 'A']) == 0  # not that yet
     assert calls == ['judge']
+
+
+def test_changed_pictures_and_judges_are_judged_anew(here: Path, calls: list[str]) -> None:
+    arguments = ['--plan', str(write_plan(here, rows={'input': {'pictures': 'lq'}})), '--out', 'out', '--device', 'cpu']
+
+    def judged() -> int:
+        calls.clear()
+        assert script.main(arguments) == 0
+        return len(calls)
+
+    assert [judged(), judged()] == [1, 0]
+    for name in ('lq', 'gt'):
+        imwrite(here / name / 'p0' / '0.png', imread(here / name / 'p0' / '1.png'))
+        assert [judged(), judged()] == [1, 0]
+    save_tiny(here / 'judge.pth', seed=7)
+    assert [judged(), judged()] == [1, 0]
+
+
+def test_a_row_whose_folder_is_gone_is_left_out(here: Path, calls: list[str]) -> None:
+    rows = {'input': {'pictures': 'lq'}, 'truth': {'pictures': 'bicubic'}}
+    sets = {'people': {'lq': 'lq', 'gt': 'gt', 'bicubic': 'gt'}}
+    write_plan(here, rows=rows, sets=sets, metrics=['ids'])
+    arguments = ['--plan', 'plan.yml', '--out', 'out', '--device', 'cpu']
+    assert script.main(arguments) == 0 and '| truth |' in (here / 'out' / 'results.md').read_text()
+    shutil.rmtree(here / 'out' / 'rows' / 'truth_people__0')
+    assert script.main([*arguments, '--rows', 'input']) == 0
+    assert '| truth |' not in (here / 'out' / 'results.md').read_text()
 
 
 def _pair(here: Path, number: int) -> np.ndarray:
@@ -264,6 +292,17 @@ def test_one_reference_a_face_is_judged_without_an_identity_variance(here: Path)
     found = yaml.safe_load((here / 'job' / 'result.json').read_text())
     assert found['not_run']['identity_variance'] == 'no face has two references'
     assert found['metrics']['psnr']['mean'] > 0 and 'identity_variance' not in found['metrics']
+
+
+def test_faces_that_all_lack_a_reference_are_an_error(here: Path) -> None:
+    conditioned(here / 'net.pth')
+    for name in ('0', '1', '2', '3'):
+        (here / 'gt' / 'p1' / f'{name}.png').rename(here / 'gt' / f'{name}.png')
+    for path in (here / 'lq' / 'p0').iterdir():
+        path.unlink()
+    job_of(here)
+    with pytest.raises(PlanError, match=r'gt: no face of .*lq has a reference there'):
+        run_job(here / 'job.json')
 
 
 def test_codes_are_searched_for_people_by_a_network_that_cannot_be_told(here: Path) -> None:

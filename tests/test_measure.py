@@ -8,6 +8,8 @@ import cv2
 import numpy as np
 import pytest
 import torch
+from small_faces import aligned_face
+from small_recogniser import save_tiny
 
 from basicsr.archs.arcface_arch import FaceEmbedder
 from basicsr.inference.auto_fidelity import ALLOWANCE
@@ -15,8 +17,6 @@ from basicsr.inference.identity_guide import UNCALIBRATED
 from basicsr.inference.recogniser import embed_faces
 from basicsr.utils.image import imread, imwrite
 from scripts import measure_auto, measure_sizes
-from tests.small_faces import aligned_face
-from tests.small_recogniser import save_tiny
 
 SIDE = 64
 

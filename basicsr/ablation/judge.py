@@ -142,7 +142,7 @@ class Restorer:
 
     Raises:
         CheckpointError: the network or the recogniser cannot be loaded.
-        PlanError: references for a network that takes none, or of a recogniser that does not fit.
+        PlanError: references for a network that takes none, or of a recogniser that does not fit; or no face has any.
     """
 
     def __init__(self, job: Job) -> None:
@@ -163,6 +163,8 @@ class Restorer:
                     f'{job.checkpoint}: takes embeddings of {wanted} numbers; the recogniser {job.recogniser} gives '
                     f'{found}'
                 )
+            if not any(self._choose(name, 1) for name in self.inputs.files):
+                raise PlanError(f'{job.folders["ref"]}: no face of {job.folders["lq"]} has a reference there')
 
     def restore(self, out: Path) -> None:
         """Every face of the set, under `count` references, as `<name>.png`."""
