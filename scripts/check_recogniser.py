@@ -23,9 +23,17 @@ SAME, DIFFERENT = 0.68, 0.06
 
 
 def embed_people(embedder: FaceEmbedder, folder: Path) -> tuple[Tensor, Tensor]:
-    """The embeddings (N,D) of the pictures in the folders of `folder`, and the number (N,) of each one's folder."""
+    """The embeddings (N,D) of the pictures in the folders of `folder`, and the number (N,) of each one's folder.
+
+    Raises:
+        ValueError: there is no pair of pictures of one person, or none of two.
+    """
     paths = [path for path in scan_images(folder) if path.parent != folder]
     people = sorted({path.parent for path in paths})
+    if len(people) < 2 or len(paths) == len(people):
+        raise ValueError(
+            f'{folder}: needs two folders of pictures or more, one for each person, with two or more in one of them'
+        )
     with torch.no_grad():
         embeddings = [embedder(to_tensor(imread(path))[None])[0] for path in paths]
     return torch.stack(embeddings), torch.tensor([people.index(path.parent) for path in paths])

@@ -22,8 +22,9 @@ import numpy as np
 from basicsr.data.common import DataError, list_pictures, read_picture, relative_key, resize_square
 from basicsr.data.degradation import LARGE, SMALL, DegradationRanges, degrade
 from basicsr.metrics.protocol import load_protocol
-from basicsr.utils.image import imwrite
+from basicsr.utils.image import imwrite, scan_images
 
+KINDS = ('lq', 'bicubic', 'gt')
 SEVERITIES = {'small': SMALL, 'large': LARGE}
 
 
@@ -58,7 +59,7 @@ def make_pairs(source: Path, target: Path, ranges: DegradationRanges, size: int,
     """Write the pairs of every picture below `source` (the first `limit`); how many.
 
     Raises:
-        DataError: no pictures, one that cannot be read, two of one name, or `target` inside `source`.
+        DataError: no pictures, one that cannot be read, two of one name, `target` inside `source`, or with other pairs.
     """
     if target.resolve().is_relative_to(source.resolve()):
         raise DataError(f'--output {target} lies inside --input {source}; choose a folder outside')
@@ -67,6 +68,10 @@ def make_pairs(source: Path, target: Path, ranges: DegradationRanges, size: int,
     if len(names) < len(paths):
         twice = next(path for path in paths if names[relative_key(path, source)] != path)
         raise DataError(f'{twice} and {names[relative_key(twice, source)]} would give the same file; rename one')
+    for folder in filter(Path.is_dir, (target / kind for kind in KINDS)):
+        other = next((path for path in scan_images(folder) if relative_key(path, folder) not in names), None)
+        if other is not None:
+            raise DataError(f'{other} is of another run; remove that, or choose another --output')
     for name, path in names.items():
         for kind, picture in make_pair(path, name, ranges.scaled(size), size, seed).items():
             imwrite(target / kind / f'{name}.png', picture)

@@ -26,7 +26,7 @@ from basicsr.metrics import METRICS
 from basicsr.utils.image import imread, imwrite
 
 KINDS = ('as_it_is', 'restored')
-METRIC_NAMES = ('ids', 'psnr', 'niqe_192')
+METRIC_NAMES = ('ids', 'psnr', 'niqe')
 
 
 def resized(face: np.ndarray, side: int) -> np.ndarray:
@@ -64,11 +64,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     if min(args.limit, args.at, *args.sizes) < 1:
         parser.error('--limit, --at and --sizes must be 1 or more')
     try:
+        if args.output.exists() and any(args.output.iterdir()):
+            raise ValueError(f'--output {args.output}: not empty; choose another folder, or remove it')
         network = FaceRestorer(args.model, args.device)
         faces = Folder.scan(args.input, '--input')
         make_pictures(faces, at_even_steps(list(faces.files), args.limit), args.output, args.sizes, args.at, network)
         folders = [args.output / f'{size}_{kind}' for kind in KINDS for size in args.sizes]
-        settings = Settings(torch.device(network.device), args.judge, {'niqe_192': args.niqe} if args.niqe else {})
+        settings = Settings(torch.device(network.device), args.judge, {'niqe': args.niqe} if args.niqe else {})
         evaluation = evaluate(folders, {'gt': args.output / 'gt'}, METRIC_NAMES, settings)
         content = write_report(args.output, evaluation)
     except (OSError, ValueError, RuntimeError) as error:
@@ -83,7 +85,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         runs = [content['runs'][f'{size}_{kind}']['metrics'] for size in args.sizes]
         cells = [', '.join(f'{run[name]["mean"]:.3f}' for name in names) for run in runs]
         print(f'| {kind.replace("_", " ")} | ' + ' | '.join(cells) + ' |')
-    return 0
+    for problem in evaluation.problems:
+        print(f'error: {problem}', file=sys.stderr)
+    return 1 if evaluation.problems else 0
 
 
 if __name__ == '__main__':

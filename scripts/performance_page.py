@@ -13,7 +13,8 @@ TEXTS = {
     'forward': (
         'One face through the network at w = 0.8, beside the product of two square matrices of the same precision, '
         'run in turns. The rate of the network counts the work of the published network as it is written down; less '
-        'is computed, because the convolution after each enlargement is done at the smaller size.'
+        'is computed, because the convolution after each enlargement is done at the smaller size. The share is the '
+        'quotient of the two rates above it.'
     ),
     'memory': 'The most that a process holds which loads the network and restores one face.',
     'batch': 'Faces a second when several go through the network at a time.',

@@ -537,6 +537,16 @@ def test_make_val_pairs_reports_what_is_wrong(faces: Path, tmp_path: Path) -> No
     assert done.returncode == 1 and 'b1.jpg' in done.stderr and 'Traceback' not in done.stderr
 
 
+def test_make_val_pairs_leaves_no_pairs_of_another_run_among_its_own(faces: Path, tmp_path: Path) -> None:
+    common = ('--input', faces, '--output', tmp_path / 'v', '--size', 48, '--severity')
+    assert make_pairs(*common, 'small', '--limit', 3).returncode == 0
+    before = {file: file.read_bytes() for file in (tmp_path / 'v').rglob('*.png')}
+    done = make_pairs(*common, 'large', '--limit', 2)
+    assert done.returncode == 1 and 'is of another run' in done.stderr
+    assert before == {file: file.read_bytes() for file in (tmp_path / 'v').rglob('*.png')}
+    assert make_pairs(*common, 'large', '--limit', 3).returncode == 0
+
+
 @pytest.mark.shared
 def test_real_faces_can_be_read(shared: Path) -> None:
     data = build_dataset(options(shared / 'data' / 'faces192' / 'val', gt_size=128))

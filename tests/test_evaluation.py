@@ -30,6 +30,7 @@ from basicsr.evaluation import EvaluationError, Settings, evaluate
 from basicsr.evaluation.builders import build_scorers
 from basicsr.evaluation.landmarks import peaks
 from basicsr.evaluation.pictures import Folder
+from basicsr.evaluation.scorers import Scorer
 from basicsr.metrics import METRICS, calculate_psnr
 from basicsr.metrics.fid import FeatureStatistics, frechet_distance
 from basicsr.metrics.identity import cosine, degrees, group_by_input, identity_variance, landmark_distance
@@ -500,6 +501,22 @@ def test_bad_arguments(arguments: tuple, message: str, folders: Path, capsys: py
     assert run(folders, *(argument.format(folders) for argument in arguments)) == 1
     error = capsys.readouterr().err
     assert message.format(folders) in error and error.count('\n') == 1
+
+
+def test_a_picture_that_a_network_refuses_does_not_end_the_evaluation(
+    folders: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    network = nn.AvgPool2d(100)
+    monkeypatch.setattr(
+        'basicsr.evaluation.builders._Builder._feature',
+        lambda self, metric: Scorer(metric, lambda case: float(network(self._pair(case)[0]).mean())),
+    )
+    for folder in ('good', 'gt'):
+        imwrite(folders / folder / 'p' / 'one.png', imread(folders / folder / 'p' / 'one.png')[:64, :64])
+    assert run(folders, metrics='psnr,feature') == 1
+    assert 'one.png: feature: ' in capsys.readouterr().err
+    assert [bool(row['feature']) for row in rows_of(folders)] == [False, True, True, True]
+    assert all(row['psnr'] for row in rows_of(folders))
 
 
 def test_weights_of_an_unknown_metric(folders: Path, capsys: pytest.CaptureFixture) -> None:

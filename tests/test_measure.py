@@ -103,6 +103,12 @@ def test_faces_are_judged_at_one_size_whatever_they_were_reduced_to(faces, monke
     assert {imread(faces / 'out' / name).shape for name in written} == {(64, 64, 3)}
 
 
+def test_pictures_of_another_run_are_not_measured(faces, monkeypatch, capsys):
+    monkeypatch.setattr(measure_sizes, 'FaceRestorer', Blend)
+    assert measure_sizes.main(['--input', str(faces / 'people'), '--output', str(faces / 'pairs')]) == 1
+    assert 'pairs: not empty' in capsys.readouterr().err
+
+
 def test_no_faces_to_measure_is_an_error(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(measure_sizes, 'FaceRestorer', Blend)
     assert measure_sizes.main(['--input', str(tmp_path), '--output', str(tmp_path / 'out')]) == 1

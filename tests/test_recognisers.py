@@ -30,6 +30,7 @@ from basicsr.archs.recogniser_table import RECOGNISERS
 from basicsr.archs.resnet_arcface_arch import ResNetArcFace
 from basicsr.faces.geometry import apply_affine, invert_affine, similarity_transform
 from basicsr.utils.checkpoint import CheckpointError, save_atomic
+from basicsr.utils.image import imwrite, to_image
 from basicsr.utils.templates import ARCFACE_112, FFHQ_512, ffhq_template
 from basicsr.utils.weights import read_manifest
 
@@ -469,6 +470,19 @@ def test_photographs_of_one_person_are_near_and_of_two_are_not(
     assert check_recogniser.main([str(shared / 'weights' / file), '-i', str(shared / 'data/celebref512')]) == 0
     assert f'name          {Path(file).stem}\n' in capsys.readouterr().out
     assert FaceEmbedder(shared / 'weights' / file).name == Path(file).stem
+
+
+@pytest.mark.parametrize('names', [(), ('a.png', 'b.png'), ('ann/a.png', 'ann/b.png'), ('ann/a.png', 'bob/a.png')])
+def test_people_who_cannot_be_compared_are_an_error(
+    tmp_path: Path, names: tuple[str, ...], capsys: pytest.CaptureFixture
+) -> None:
+    from scripts import check_recogniser
+
+    (tmp_path / 'people').mkdir()
+    for name in names:
+        imwrite(tmp_path / 'people' / name, to_image(smooth_faces(1)[0]))
+    assert check_recogniser.main([str(save_tiny(tmp_path / 'tiny.pth')), '-i', str(tmp_path / 'people')]) == 1
+    assert 'people: needs two folders of pictures or more' in capsys.readouterr().err
 
 
 @pytest.mark.shared

@@ -159,7 +159,7 @@ def score(case: Case, scorers: Mapping[str, Callable[[Case], float | None]]) -> 
     for metric, compute in scorers.items():
         try:
             case.scores[metric] = compute(case)
-        except ValueError as error:
+        except (ValueError, RuntimeError) as error:  # a network for which it is too small, among others
             case.problems.append(f'{case.paths["restored"]}: {metric}: {error}')
 
 

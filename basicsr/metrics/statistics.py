@@ -36,10 +36,3 @@ def paired_bootstrap(
     means = np.concatenate([differences[pick].mean(1) for pick in picks])
     low, high = np.quantile(means, [(1 - level) / 2, (1 + level) / 2])
     return float(differences.mean()), float(low), float(high)
-
-
-def identity_summary(cosines: Sequence[float]) -> dict[str, float]:
-    """Mean, percentiles and share of lost faces of a list of identity scores."""
-    values = np.asarray(cosines, float)
-    names = {f'ids_p{q}': float(np.percentile(values, q)) for q in PERCENTILES}
-    return {'ids': float(values.mean()), **names, 'ids_lost': float((values < LOST).mean())}
