@@ -271,7 +271,7 @@ def save_summary(path: Path, records: Sequence[FileRecord], about: Mapping[str, 
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """0 if every file was done, 1 if one was not, 2 if nothing could be started."""
+    """0 if every file was done, 1 if one was not, 2 if nothing could be started, 130 if it was interrupted."""
     args = build_parser().parse_args(argv)
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors='backslashreplace')  # names of files may have letters that the screen has not
@@ -290,9 +290,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     skipped = skipped_files(args.input_path, output)
     flags = {**vars(args), 'save_video_fps': str(args.save_video_fps or '') or None}
     about = {**flags, 'model': restorer.restorer.description, 'skipped': skipped, 'who': about_identity(restorer)}
+    about['planned'] = len(jobs)
+    interrupted = False
     try:
         for record in tqdm(runner.run(jobs), total=len(jobs), unit='file', disable=len(jobs) == 1):
             records.append(record)
+    except KeyboardInterrupt:
+        interrupted = True
     finally:
         saved = save_summary(output / SUMMARY, records, about)
     print(format_table(records, args.input_path))
@@ -301,6 +305,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     if skipped:
         print(f'Passed over, as the names are not those of pictures or clips: {printable(", ".join(skipped))}')
     print(f'Results {f"and {SUMMARY} " if saved else ""}are in {output}')
+    if interrupted:
+        print(f'error: interrupted; {len(jobs) - len(records)} of {len(jobs)} files were not done', file=sys.stderr)
+        return 130
     return exit_code(records) if saved else 1
 
 

@@ -15,24 +15,16 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-import cv2
-import numpy as np
 import torch
 
 from basicsr.evaluation import Settings, evaluate, write_report
 from basicsr.evaluation.pictures import Folder, at_even_steps
 from basicsr.inference import FaceRestorer
 from basicsr.metrics import METRICS
-from basicsr.utils.image import imread, imwrite
+from basicsr.utils.image import imread, imwrite, resized
 
 KINDS = ('as_it_is', 'restored')
 METRIC_NAMES = ('ids', 'psnr', 'niqe')
-
-
-def resized(face: np.ndarray, side: int) -> np.ndarray:
-    """A square picture at another side: by area where that shrinks it, else bicubic."""
-    how = cv2.INTER_AREA if side < face.shape[0] else cv2.INTER_CUBIC
-    return cv2.resize(face, (side, side), interpolation=how)
 
 
 def make_pictures(
@@ -41,11 +33,11 @@ def make_pictures(
     """Write OUT/gt, and OUT/SIZE_as_it_is and OUT/SIZE_restored of each size, all of `at` pixels a side."""
     for name in names:
         face = imread(faces.files[name])
-        imwrite(out / 'gt' / f'{name}.png', resized(face, at))
+        imwrite(out / 'gt' / f'{name}.png', resized(face, at, at))
         for size in sizes:
-            small = resized(face, size)
+            small = resized(face, size, size)
             for kind, shown in zip(KINDS, (small, network.restore(small)[0]), strict=True):
-                imwrite(out / f'{size}_{kind}' / f'{name}.png', resized(shown, at))
+                imwrite(out / f'{size}_{kind}' / f'{name}.png', resized(shown, at, at))
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -17,7 +17,7 @@ from small_faces import GROUP_PHOTO, aligned_face, blurred_portrait, portrait, s
 
 from basicsr.inference import FaceRestorer
 from basicsr.inference.report import FileRecord, exit_code, format_table
-from basicsr.inference.runner import plan_jobs, skipped_files
+from basicsr.inference.runner import Runner, plan_jobs, skipped_files
 from basicsr.utils.image import imread, imwrite
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -223,6 +223,32 @@ def test_plans_and_skipped_files(tmp_path):
     (tmp_path / 'out').mkdir()
     (tmp_path / 'out' / 'summary.json').touch()
     assert skipped_files(tmp_path, tmp_path / 'out') == ['readme.md']
+
+
+def test_results_of_runs_with_other_outputs_are_passed_over(run, tmp_path):
+    imwrite(tmp_path / 'a.png', aligned_face(80))
+    for output in ('first', 'second'):
+        code, _, files = run(tmp_path, '--has_aligned', output=tmp_path / output)
+        assert code == 0 and list(files) == ['a.png']
+    (tmp_path / 'first' / 'summary.json').unlink()  # now they are pictures like any others
+    assert [job.name for job in plan_jobs(tmp_path, tmp_path / 'third')] == ['a', 'first/restored_faces/a']
+
+
+def test_an_interrupted_run_says_what_is_left(model, tmp_path, capsys, monkeypatch):
+    for name in ('a', 'b', 'c'):
+        imwrite(tmp_path / 'in' / f'{name}.png', aligned_face(80))
+    run_all = Runner.run
+
+    def interrupted(self, jobs):
+        yield next(run_all(self, jobs))
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Runner, 'run', interrupted)
+    argv = ['-i', str(tmp_path / 'in'), '-o', str(tmp_path / 'out'), '--model', str(model), '--device', 'cpu']
+    assert inference_codeformer.main([*argv, '--has_aligned', '--batch_size', '1']) == 130
+    assert 'interrupted; 2 of 3 files were not done' in capsys.readouterr().err
+    summary = json.loads((tmp_path / 'out' / 'summary.json').read_text())
+    assert (summary['planned'], summary['counts']) == (3, {'restored': 1})
 
 
 def test_the_exit_code_and_the_table():

@@ -85,6 +85,26 @@ def test_a_large_picture_is_looked_at_twice_and_doubles_are_kept_once():
     assert np.allclose(faces[0].landmarks.ravel(), expected[5:])
 
 
+@pytest.mark.parametrize(
+    ('long_side', 'seen'), [(64, [480]), (480, [480]), (600, [480]), (601, [480, 601]), (1600, [480, 1600])]
+)
+def test_no_picture_is_only_looked_at_reduced_by_much(long_side: int, seen: list[int]) -> None:
+    sides = []
+
+    def find(image):
+        sides.append(max(image.shape[:2]))
+        return np.zeros((0, 15))
+
+    ScaledDetector(find).detect(np.zeros((long_side // 2, long_side, 3), np.uint8))
+    assert sides == seen
+
+
+def test_small_faces_of_a_group_are_found():
+    group = cv2.resize(imread(GROUP_PHOTO), None, fx=0.5, fy=0.5, interpolation=cv2.INTER_AREA)
+    crowd = np.tile(group, (2, 2, 1))  # 1,280 pixels wide, eyes 19 to 26 pixels apart
+    assert max(crowd.shape) < LONG_SIDES[1] and len(build_detector().detect(crowd)) == 24
+
+
 def test_faces_of_low_score_or_too_small_are_dropped():
     image = np.zeros((100, 100, 3), np.uint8)
 

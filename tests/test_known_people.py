@@ -21,7 +21,7 @@ from basicsr.faces.detection import Face, build_detector
 from basicsr.inference import FaceRestorer, ImageRestorer
 from basicsr.inference.auto_fidelity import ALLOWANCE, CANDIDATES, choose_fidelity, sharpness_of
 from basicsr.inference.identity_guide import OWN, IdentityGuide
-from basicsr.inference.identity_meter import MARGIN, FaceIdentity, average, compare
+from basicsr.inference.identity_meter import FAITHFUL, MARGIN, FaceIdentity, average, compare
 from basicsr.inference.image_restorer import FaceResult
 from basicsr.inference.people import THRESHOLD, People, Person, as_identity
 from basicsr.inference.recogniser import choose_recogniser, embed_faces
@@ -155,6 +155,9 @@ def test_what_is_one_person_and_what_are_several(tmp_path):
     assert gather([everybody]) == ({'ann': [everybody / 'ann/x/1.png'], 'bob': [everybody / 'bob/1.png']}, False)
     with pytest.raises(BadReferenceError, match=r'a\.png lies beside folders of people \(ann, bob\)'):
         gather([one, everybody])
+    (one / 'notes').mkdir()
+    (one / 'notes' / 'who.txt').touch()
+    assert gather([one]) == ({'one': [one / 'a.png', one / 'b.jpg']}, True)
 
 
 def test_paths_that_hold_nothing_are_errors(tmp_path):
@@ -345,6 +348,13 @@ def test_moving_away_from_the_person_is_warned_of(drop, warned):
     warning = compare(seen, restored, ann, 0.5).warning
     assert (warning == 'less like ann than the input was; try a higher -w') is warned and bool(warning) is warned
     assert 'higher -w' not in compare(seen, restored, ann, 1.0).warning
+
+
+@pytest.mark.parametrize(('before', 'doubted'), [(FAITHFUL - 0.01, True), (FAITHFUL + 0.01, False)])
+def test_an_input_that_is_hardly_the_person_of_the_references_is_doubted(before, doubted):
+    seen, restored = (torch.tensor([c, (1 - c**2) ** 0.5]) for c in (before, before + 0.3))
+    warning = compare(seen, restored, person('ann', vector(1, 0)), 0.8).warning
+    assert warning == ('the input is hardly like ann: is it ann?' if doubted else '')
 
 
 def test_without_reference_a_face_that_is_somebody_else_is_warned_of():

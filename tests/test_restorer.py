@@ -25,6 +25,7 @@ from basicsr.faces.detection import Face, build_detector
 from basicsr.faces.geometry import affine_scale, align_face, similarity_transform
 from basicsr.inference import FaceRestorer, ImageRestorer
 from basicsr.inference.face_restorer import choose_device, find_model, fix_colour
+from basicsr.inference.image_restorer import is_grey
 from basicsr.inference.upsampler import Upsampler, find_upsampler
 from basicsr.utils.checkpoint import CheckpointError, load_state_dict_file
 from basicsr.utils.image import imread
@@ -267,6 +268,15 @@ def test_a_grey_picture_stays_grey():
     for image, colourless in ((grey, True), (blurred_portrait(), False)):
         result = ImageRestorer(Tinted(), detector, upscale=1).restore(image).image.astype(int)
         assert bool(np.ptp(result, axis=2).max() == 0) is colourless
+
+
+@pytest.mark.parametrize('light', [1.0, 0.3, 0.1])
+def test_little_light_does_not_make_a_face_grey(light: float) -> None:
+    grey = cv2.cvtColor(cv2.cvtColor(blurred_portrait(), cv2.COLOR_RGB2GRAY), cv2.COLOR_GRAY2RGB)
+    for image, colourless in ((grey, True), (blurred_portrait(), False)):
+        dark = cv2.convertScaleAbs(image, alpha=light)
+        blocks = cv2.imdecode(cv2.imencode('.jpg', dark, [cv2.IMWRITE_JPEG_QUALITY, 40])[1], cv2.IMREAD_COLOR)
+        assert is_grey(dark) is is_grey(blocks) is colourless
 
 
 def test_boxes_are_drawn_around_the_crops():

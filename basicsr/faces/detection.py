@@ -13,6 +13,7 @@ import numpy as np
 
 from basicsr.faces.backends import InsightFaceFinder, TinyFinder, YuNetFinder
 from basicsr.utils.folders import weights_folder
+from basicsr.utils.image import resized
 from basicsr.utils.registry import nearest
 
 DEFAULT_DETECTOR = 'tiny'
@@ -25,6 +26,7 @@ DETECTORS = {
     'insightface': ('insightface/models/buffalo_l', ''),
 }
 LONG_SIDES = (480, 1600)  # a picture is looked at with its long side brought to these: close-ups, then groups
+NEARLY = 1.25  # a picture at most this many times the first of them is looked at once
 MOSTLY = 0.7  # a face with more than this part of its box inside a larger face is none
 OVERLAP = 0.4  # two boxes that share more than this (intersection over union) are the same face
 
@@ -80,7 +82,8 @@ class ScaledDetector:
     def detect(self, image: np.ndarray) -> list[Face]:
         """The faces in an RGB uint8 (H,W,3) picture, the largest first."""
         long_side = max(image.shape[:2])
-        sides = sorted({LONG_SIDES[0], *(min(long_side, side) for side in LONG_SIDES if long_side > side)})
+        near, far = LONG_SIDES
+        sides = [near] if long_side <= NEARLY * near else [near, min(long_side, far)]
         rows = np.concatenate([self._find_at(image, side / long_side) for side in sides])
         rows = rows[rows[:, 4] >= self.min_score]
         boxes = [(x, y, right - x, bottom - y) for x, y, right, bottom in rows[:, :4].tolist()]
@@ -92,10 +95,9 @@ class ScaledDetector:
 
     def _find_at(self, image: np.ndarray, factor: float) -> np.ndarray:
         """Rows of what is found in the picture resized by `factor`, in pixels of the picture as it is."""
-        size = [max(16, round(side * factor)) for side in (image.shape[1], image.shape[0])]
-        resized = cv2.resize(image, size, interpolation=cv2.INTER_AREA if factor < 1 else cv2.INTER_CUBIC)
-        rows = np.asarray(self.find(resized), np.float64).reshape(-1, 15)
-        ratio = np.array([image.shape[1] / size[0], image.shape[0] / size[1]])
+        width, height = (max(16, round(side * factor)) for side in (image.shape[1], image.shape[0]))
+        rows = np.asarray(self.find(resized(image, width, height)), np.float64).reshape(-1, 15)
+        ratio = np.array([image.shape[1] / width, image.shape[0] / height])
         rows[:, :4] = (rows[:, :4] + 0.5) * np.tile(ratio, 2) - 0.5
         rows[:, 5:] = (rows[:, 5:] + 0.5) * np.tile(ratio, 5) - 0.5
         return rows

@@ -18,7 +18,7 @@ from basicsr.archs.loader import load_codeformer
 from basicsr.archs.vqgan_arch import Upsample
 from basicsr.inference.code_search import CodeSearch
 from basicsr.utils.folders import REPOSITORY_WEIGHTS, weights_folder
-from basicsr.utils.image import to_image, to_tensor
+from basicsr.utils.image import resized, to_image, to_tensor
 from basicsr.utils.memory import give_back_freed_memory, keep_freed_memory
 from basicsr.utils.precision import computes_bf16
 
@@ -220,8 +220,7 @@ class FaceRestorer:
     def _fit(self, face: np.ndarray) -> np.ndarray:
         if face.dtype != np.uint8 or face.ndim != 3 or face.shape[2] != 3 or face.size == 0:
             raise ValueError(f'a face must be RGB uint8 (h,w,3), not {face.dtype} {face.shape}')
-        shrinks = max(face.shape[:2]) > self.size
-        return cv2.resize(face, (self.size, self.size), interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_CUBIC)
+        return resized(face, self.size, self.size)
 
     def _check_identity(
         self, count: int, identity: torch.Tensor | None, mask: torch.Tensor | None, id_scale: float

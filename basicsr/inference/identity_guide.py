@@ -6,7 +6,6 @@ from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import cv2
 import numpy as np
 import torch
 from torch import Tensor
@@ -15,7 +14,7 @@ from basicsr.archs.arcface_arch import FaceEmbedder
 from basicsr.inference.code_search import CodeSearch
 from basicsr.inference.people import People, Person, as_identity
 from basicsr.inference.recogniser import embed_faces
-from basicsr.utils.image import to_tensor
+from basicsr.utils.image import resized, to_tensor
 
 OWN = 'input'
 UNCALIBRATED = 0.5  # trust in the input's own embedding where nothing is known of how far it can be trusted
@@ -78,7 +77,7 @@ class IdentityGuide:
         """What faces tell of themselves."""
         if self.own is None or not crops:
             return []
-        shown = [cv2.resize(crop, (self.size, self.size), interpolation=cv2.INTER_AREA) for crop in crops]
+        shown = [resized(crop, self.size, self.size) for crop in crops]
         device = next(self.embedder.network.parameters()).device
         vectors, trust = self.own(torch.stack([to_tensor(face) for face in shown]).to(device))
         return [

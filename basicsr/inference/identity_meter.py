@@ -11,7 +11,7 @@ from torch import Tensor
 from basicsr.inference.people import Person
 
 MARGIN = 0.03  # of a cosine; compressing a degraded face again (JPEG 90) moves 19 of 20 by less
-FAITHFUL = 0.3  # cosine with the input below which its person is hardly to be known again, see `people.THRESHOLD`
+FAITHFUL = 0.3  # cosine below which a person is hardly to be known again, see `people.THRESHOLD`
 REFERENCE, INPUT = 'reference', 'input'
 
 
@@ -26,7 +26,7 @@ class FaceIdentity:
         before: cosine of the input and the person's mean reference; None without reference.
         after: cosine of the restoration and the same, or the input.
         w: the fidelity weight of the restoration.
-        warning: that it moved away from the person; empty if it did not.
+        warning: that it moved away from the person, or may be somebody else; empty if there is nothing to say.
     """
 
     face: int
@@ -68,5 +68,7 @@ def _judged(face: int, person: str | None, before: float | None, after: float, w
         warning = f'less like {person} than the input was'
     if warning and w < 1:
         warning += '; try a higher -w'
+    if not warning and before is not None and before < FAITHFUL:
+        warning = f'the input is hardly like {person}: is it {person}?'
     rounded = None if before is None else round(before, 4)
     return FaceIdentity(face, INPUT if before is None else REFERENCE, person, rounded, round(after, 4), w, warning)

@@ -29,7 +29,7 @@ from basicsr.inference.face_restorer import FaceRestorer, check_fidelity
 from basicsr.inference.identity_guide import IdentityGuide
 from basicsr.inference.identity_meter import FaceIdentity, compare
 from basicsr.inference.people import Person
-from basicsr.utils.image import to_8_bits
+from basicsr.utils.image import resized, to_8_bits
 from basicsr.utils.templates import ffhq_template
 
 if TYPE_CHECKING:  # spandrel imports torchvision, which takes seconds
@@ -37,7 +37,8 @@ if TYPE_CHECKING:  # spandrel imports torchvision, which takes seconds
 
 RESTORED, ALREADY_SHARP, NO_FACE, FAILED = 'restored', 'already_sharp', 'no_face', 'failed'
 ALIGNED_TOLERANCE = 0.045  # of the side: a square picture whose landmarks are this near the template's is itself a crop
-GREY_TOLERANCE = 4  # largest mean difference of channels (of 255) in a picture without colour
+GREY_TOLERANCE = 4  # largest mean difference of channels (of 255) in a picture without colour,
+GREY_OF_DARK = (0.5, 0.03)  # and in a dark one: this, and so much of the mean level, as little light has little colour
 BOX_COLOUR = (0, 255, 0)
 
 
@@ -96,7 +97,9 @@ def is_grey(image: np.ndarray) -> bool:
     """Whether an RGB uint8 picture has no colour, as far as some 250,000 pixels spread over it tell."""
     step = max(1, max(image.shape) // 512)
     channels = image[::step, ::step].reshape(-1, 3).astype(np.int16)
-    return float(np.abs(channels - np.roll(channels, 1, axis=1)).mean()) < GREY_TOLERANCE
+    least, part = GREY_OF_DARK
+    tolerance = min(GREY_TOLERANCE, least + part * float(channels.mean()))
+    return float(np.abs(channels - np.roll(channels, 1, axis=1)).mean()) < tolerance
 
 
 @dataclass
@@ -276,8 +279,8 @@ class ImageRestorer:
     def _enlarge(self, image: np.ndarray) -> np.ndarray:
         if self.bg_upsampler is not None:
             return self.bg_upsampler.upscale(image, self.upscale)
-        size = [max(1, round(side * self.upscale)) for side in (image.shape[1], image.shape[0])]
-        return cv2.resize(image, size, interpolation=cv2.INTER_CUBIC if self.upscale >= 1 else cv2.INTER_AREA)
+        width, height = (max(1, round(side * self.upscale)) for side in (image.shape[1], image.shape[0]))
+        return resized(image, width, height)
 
     def _paste(self, canvas: np.ndarray, face: np.ndarray, result: FaceResult) -> None:
         """Blend a restored `face` into the enlarged picture, where `result` says that it came from."""

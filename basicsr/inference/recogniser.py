@@ -6,7 +6,6 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
-import cv2
 import numpy as np
 import torch
 
@@ -14,7 +13,7 @@ from basicsr.archs.arcface_arch import FaceEmbedder
 from basicsr.archs.recogniser_files import find_recogniser
 from basicsr.archs.recogniser_table import RECOGNISERS
 from basicsr.utils.checkpoint import CheckpointError
-from basicsr.utils.image import to_tensor
+from basicsr.utils.image import resized, to_tensor
 
 SIDE = 256  # pixels; every face is shown to the recogniser at this side, so that its own resolution does not matter
 AT_A_TIME = 16
@@ -86,5 +85,4 @@ def embed_faces(embedder: FaceEmbedder, faces: Sequence[np.ndarray]) -> torch.Te
 
 def show(face: np.ndarray) -> np.ndarray:
     """An aligned face, RGB uint8 (n,n,3), at the side at which the recogniser is shown it."""
-    shrinks = face.shape[0] > SIDE
-    return cv2.resize(face, (SIDE, SIDE), interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_CUBIC)
+    return resized(face, SIDE, SIDE)

@@ -63,12 +63,12 @@ def gather(paths: Sequence[str | os.PathLike]) -> tuple[dict[str, list[Path]], b
             photos += own
             for sub, files in below.items():
                 people.setdefault(sub.name, []).extend(files)
-    if photos and people:
+    if photos and any(people.values()):
         raise BadReferenceError(
             f'--ref: {photos[0]} lies beside folders of people ({", ".join(sorted(people)[:3])}), so that it is not '
             'clear who it shows; give photographs of one person, or a folder with a sub-folder for each person'
         )
-    if people:
+    if not photos:
         return people, False
     first = Path(paths[0])
     return {first.name if len(paths) == 1 and first.is_dir() else 'reference': photos}, True

@@ -102,6 +102,8 @@ def _walk(source: Path, output: str | os.PathLike) -> tuple[list[Path], list[Pat
     others: list[Path] = []
     for name, folders, files in os.walk(source, onerror=lambda error: pictures.append(Path(error.filename))):
         folder = Path(name)
+        if SUMMARY in files:  # of a run with another output
+            results |= result_folders(folder)
         folders[:] = [sub for sub in folders if not sub.startswith('.') and (folder / sub).resolve() not in results]
         others += [folder / sub for sub in folders if (folder / sub).is_symlink()]
         for path in (folder / file for file in files if not file.startswith('.')):

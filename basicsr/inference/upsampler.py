@@ -5,12 +5,12 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-import cv2
 import numpy as np
 import torch
 from spandrel import ImageModelDescriptor, ModelLoader, UnsupportedModelError, canonicalize_state_dict
 
 from basicsr.utils.checkpoint import CheckpointError, load_state_dict_file
+from basicsr.utils.image import resized
 
 REALESRGAN_FILE = Path('realesrgan') / 'RealESRGAN_x2plus.pth'
 OVERLAP = 32  # pixels of input around a tile that are computed and thrown away, so that tiles meet without a seam
@@ -69,8 +69,7 @@ class Upsampler:
         result = self._upscale_tiles(image)
         if result.shape[1::-1] == size:
             return result
-        shrinks = factor < self.model.scale
-        return cv2.resize(result, size, interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_CUBIC)
+        return resized(result, *size)
 
     def _upscale_tiles(self, image: np.ndarray) -> np.ndarray:
         """RGB uint8 or uint16 (H,W,3) enlarged by the network's factor, tile after tile with what surrounds it."""

@@ -88,6 +88,12 @@ def imwrite(path: str | os.PathLike, image: np.ndarray, quality: int = 95) -> No
         partial.write_bytes(data.tobytes())
 
 
+def resized(image: np.ndarray, width: int, height: int) -> np.ndarray:
+    """A picture of any depth and channels in another size: by area where that makes it smaller, else bicubic."""
+    shrinks = width * height < image.shape[0] * image.shape[1]
+    return cv2.resize(image, (width, height), interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_CUBIC)
+
+
 def to_8_bits(image: np.ndarray) -> np.ndarray:
     """uint8 as it is; uint16 divided by 257 and rounded, to uint8."""
     return image if image.dtype == np.uint8 else cv2.convertScaleAbs(image, alpha=1 / 257)

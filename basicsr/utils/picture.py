@@ -24,7 +24,7 @@ from PIL.ExifTags import Base
 from PIL.TiffImagePlugin import EXTRASAMPLES, TiffImageFile
 
 from basicsr.utils.files import replacing
-from basicsr.utils.image import IMAGE_EXTENSIONS, ImageReadError
+from basicsr.utils.image import IMAGE_EXTENSIONS, ImageReadError, resized
 
 # Names of pictures, those included that are tried only to say why they cannot be read.
 PICTURE_EXTENSIONS = IMAGE_EXTENSIONS | {'.gif', '.heic', '.heif', '.jfif', '.jp2', '.jxl'}
@@ -83,8 +83,8 @@ def _fit_alpha(alpha: np.ndarray, image: np.ndarray) -> np.ndarray:
     if image.dtype != alpha.dtype:
         ratio = np.iinfo(image.dtype).max / np.iinfo(alpha.dtype).max
         alpha = np.rint(alpha * ratio).astype(image.dtype)
-    shrinks = image.shape[0] < alpha.shape[0]
-    return cv2.resize(alpha, image.shape[1::-1], interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_CUBIC)
+    height, width = image.shape[:2]
+    return resized(alpha, width, height)
 
 
 def read_picture(path: str | os.PathLike, factor: float = 1, max_megapixels: float = MAX_MEGAPIXELS) -> Picture:
