@@ -192,6 +192,8 @@ def _check_scheduler(section: Mapping[str, Any]) -> None:
 def _check_limits(opt: Mapping[str, Any]) -> None:
     """Numbers that are of their type and yet make no sense."""
     for where, section, key, fits, words in (
+        ('', opt, 'manual_seed', lambda x: x >= 0, '0 or more'),
+        ('train', opt['train'], 'manual_seed', lambda x: x >= 0, '0 or more'),
         ('train', opt['train'], 'ema_decay', lambda x: 0 <= x < 1, 'from 0 to below 1'),
         ('train', opt['train'], 'id_lr_scale', lambda x: x > 0, 'above 0'),
         ('train', opt['train'], 'min_perplexity', lambda x: x >= 0, '0 or more'),
@@ -202,7 +204,8 @@ def _check_limits(opt: Mapping[str, Any]) -> None:
     ):
         value = section.get(key)
         if value is not None and not fits(value):
-            raise OptionError(f'{where}:{key} must be {words}, not {value!r}')
+            place = f'{where}:{key}' if where else key
+            raise OptionError(f'{place} must be {words}, not {value!r}')
 
 
 def _check_best(opt: Mapping[str, Any]) -> None:

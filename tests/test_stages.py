@@ -270,13 +270,33 @@ def test_both_severities_take_turns_in_a_batch(tmp_path):
     before = {key: value.clone() for key, value in batch.items() if isinstance(value, torch.Tensor)}
     inputs = []
     model.net_g.encoder.register_forward_pre_hook(lambda _, args: inputs.append(args[0]))
-    model.optimize_parameters([batch], 1)
-    assert torch.equal(inputs[0], torch.stack([batch['in'][0], batch['in_large_de'][1], batch['in'][2]]))
+    for iteration in (1, 2):
+        model.optimize_parameters([batch], iteration)
+    mild, heavy = batch['in'], batch['in_large_de']
+    assert torch.equal(inputs[0], torch.stack([heavy[0], mild[1], heavy[2]]))
+    assert torch.equal(inputs[1], torch.stack([mild[0], heavy[1], mild[2]]))
     assert all(torch.equal(batch[key], value) for key, value in before.items())
     assert 'l_g_pix' in model.log and model.curriculum.at(1).w == 0.5
     opt['datasets']['train']['batch_size_per_gpu'] = 1
     with pytest.raises(OptionError, match='batch_size_per_gpu to 2 or more'):
         build_model(opt)
+
+
+def test_draws_follow_from_seed_rank_and_iteration(tmp_path, monkeypatch):
+    opt, rank = stage_options(2, tmp_path), [0]
+    monkeypatch.setattr('basicsr.models.base_model.get_rank', lambda: rank[0])
+
+    def draws(seed, of_rank, iteration):
+        model, drawn = build_model({**opt, 'manual_seed': seed}), []
+        model.before_iteration = lambda _: drawn.append(torch.rand(4))
+        rank[0] = of_rank
+        model.optimize_parameters([batch_of(opt)], iteration)
+        rank[0] = 0
+        return tuple(drawn[0].tolist())
+
+    cases = [(0, 0, 1), (0, 0, 2), (0, 1, 1), (1, 0, 1), (2**32, 0, 1)]
+    assert len({draws(*case) for case in cases}) == len(cases)
+    assert draws(*cases[1]) == draws(*cases[1])
 
 
 @pytest.mark.parametrize(

@@ -95,8 +95,10 @@ def test_who_is_told_nothing_does_not_count(tmp_path):
     opt = taught(tmp_path)
     model = build_model(opt)
     batch = drawn(opt)
-    nothing = model.generator_losses({**batch, 'identity_mask': torch.zeros(2, 1)}, 1)
-    assert 'l_style' not in next(iter(nothing))
+    (nothing,) = model.generator_losses({**batch, 'identity_mask': torch.zeros(2, 1)}, 1)
+    assert nothing['l_style'] == 0
+    nothing['l_style'].backward()  # a gradient of 0, and not none: other processes have one
+    assert all(p.grad is not None and not p.grad.any() for p in model.net_g.id_style.parameters())
     for gate in model.net_g.id_style.gates.values():
         nn.init.constant_(gate, 0.5)
     values = []
@@ -120,6 +122,14 @@ def test_mistakes_are_errors(change, words, tmp_path):
     opt['network_g'] |= {key: value for key, value in change.items() if key == 'ia_cft'}
     with pytest.raises(OptionError, match=words):
         build_model(opt)
+
+
+def test_the_scale_of_fp16_gradients_does_not_reach_the_lesson(tmp_path):
+    opt = taught(tmp_path, precision='fp16')
+    model = build_model(opt)
+    model.scaler = torch.amp.GradScaler('cpu', init_scale=2.0**40)
+    (terms,) = model.generator_losses(drawn(opt), 1)
+    assert terms['l_style'].item() == pytest.approx(1, abs=1e-2)
 
 
 def test_parts_of_identity_can_be_fixed(tmp_path):

@@ -15,8 +15,9 @@ from small import stage_options
 
 from basicsr import test as test_command
 from basicsr import train
+from basicsr.models import build_model
 from basicsr.utils import dist
-from basicsr.utils.checkpoint import load_state_dict_file
+from basicsr.utils.checkpoint import CheckpointError, load_state_dict_file
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -77,6 +78,34 @@ def test_a_resumed_run_equals_a_straight_one_bit_for_bit(stage, workers, workpla
     assert any(not torch.equal(start[name], straight[name]) for name in straight)
 
 
+def test_a_resumed_run_has_the_options_that_it_is_given(workplace):
+    opt = stage_options(2, workplace, total_iter=1, optim_g={'type': 'AdamW', 'lr': 1e-3, 'betas': [0.9, 0.99]})
+    train.train(opt)
+    state = Path('experiments/stage2/training_states/1.state')
+    changed = {**opt, 'train': {**opt['train'], 'optim_g': {'type': 'AdamW', 'lr': 1e-3, 'betas': [0.5, 0.9]}}}
+    model = build_model(changed)
+    assert model.resume_training(state) == 1
+    (group,) = model.optimizers['optim_g'].param_groups
+    assert tuple(group['betas']) == (0.5, 0.9) and model.optimizers['optim_g'].state
+    of_fp16 = build_model({**opt, 'train': {**opt['train'], 'precision': 'fp16'}})
+    assert of_fp16.resume_training(state) == 1 and of_fp16.scaler.get_scale() > 1
+
+
+@pytest.mark.parametrize(
+    ('section', 'key', 'value', 'words'),
+    [
+        ('train', 'optim_g', {'type': 'SGD', 'lr': 1e-3, 'momentum': 0.9}, 'it has no momentum'),
+        ('network_g', 'fix_modules', ['quantize', 'generator', 'encoder'], 'parameter group'),
+    ],
+)
+def test_a_state_of_another_optimiser_is_an_error(section, key, value, words, workplace):
+    opt = stage_options(2, workplace, total_iter=1)
+    train.train(opt)
+    model = build_model({**opt, section: {**opt[section], key: value}})
+    with pytest.raises(CheckpointError, match=rf'1\.state: the state of optim_g is of another optimiser.*{words}'):
+        model.resume_training('experiments/stage2/training_states/1.state')
+
+
 def test_a_second_run_of_a_name_sets_the_first_aside(workplace):
     opt = write(stage_options(2, workplace, total_iter=1), workplace / 'opt.yml')
     assert train.main(['-opt', opt]) == 0
@@ -92,6 +121,8 @@ def test_a_second_run_of_a_name_sets_the_first_aside(workplace):
         ('network_vqgan:model_path=nowhere.pth', 'nowhere.pth'),
         ('path:resume_state=nowhere.state', 'nowhere.state'),
         ('network_g:nf=20', 'multiples of 32'),
+        ('datasets:train:gt_size=32', 'datasets:train:gt_size is 32, and network_g:img_size 64'),
+        ('manual_seed=-1', 'manual_seed must be 0 or more'),
         ('datasets:train:blur_sigma=[3, 1]', 'blur_sigma'),
         ('train:lr=[1,', 'not valid YAML'),
     ],

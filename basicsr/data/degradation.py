@@ -217,11 +217,6 @@ def to_unit(image: np.ndarray) -> np.ndarray:
     return cv2.LUT(image, UNIT)
 
 
-def quantise(image: np.ndarray) -> np.ndarray:
-    """`image` clipped and rounded to the 256 levels of a file, still float32 in [0, 1]."""
-    return to_unit(to_bytes(image))
-
-
 def degrade(
     image: np.ndarray,
     ranges: DegradationRanges,

@@ -12,6 +12,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -114,13 +115,24 @@ class BaseModel(ABC):
         if not self.is_train:
             return network.eval()
         broadcast_module(network)
-        if self.train_opt.get('grad_checkpointing') and isinstance(network, VQAutoEncoder):
-            network.set_grad_checkpointing()
+        if isinstance(network, VQAutoEncoder):
+            self._check_size(network)
+            if self.train_opt.get('grad_checkpointing'):
+                network.set_grad_checkpointing()
         if ema_decay > 0:
             self.averages[name] = copy.deepcopy(network).eval().requires_grad_(False)
         size = sum(p.numel() for p in network.parameters() if p.requires_grad) / 1e6
         logger.info('%s: %s, %.2f M trained parameters', name, type(network).__name__, size)
         return network
+
+    def _check_size(self, network: VQAutoEncoder) -> None:
+        """Raise OptionError where the training faces are of another size than the network's."""
+        faces = (self.opt.get('datasets') or {}).get('train') or {}
+        for key in ('gt_size', 'in_size'):
+            if faces.get(key) not in (None, network.img_size):
+                raise OptionError(
+                    f'datasets:train:{key} is {faces[key]}, and network_g:img_size {network.img_size}; make them equal'
+                )
 
     def add_optimizer(self, name: str, network: nn.Module) -> None:
         """Build the optimiser `train:<name>` for the parameters of `network` that are trained.
@@ -165,7 +177,8 @@ class BaseModel(ABC):
         Raises:
             NonFiniteLossError: before anything is changed by it.
         """
-        torch.manual_seed((self.seed + get_rank()) * 2**32 + iteration)
+        # Hashed, as the CPU's generator takes the low 32 bits of a seed.
+        torch.manual_seed(int(np.random.SeedSequence([self.seed, get_rank(), iteration]).generate_state(1)[0]))
         self.before_iteration(iteration)
         for name, optimizer in self.optimizers.items():
             optimizer.zero_grad(set_to_none=True)
@@ -305,8 +318,30 @@ class BaseModel(ABC):
             load_state(network, unwrap(contents[name], 'params', str(file)), source=file)
             if name in self.averages:
                 load_state(self.averages[name], unwrap(contents[name], 'params_ema', str(file)), source=file)
-        for name, optimizer in self.optimizers.items():
-            optimizer.load_state_dict(optimizers[name])
-        self.scaler.load_state_dict(state['scaler'])
+        for name in self.optimizers:
+            self._resume_optimizer(name, optimizers[name], Path(path))
+        if state['scaler'] and self.scaler.is_enabled():
+            self.scaler.load_state_dict(state['scaler'])
         self.load_extra_state(state['extra'])
         return state['iter']
+
+    def _resume_optimizer(self, name: str, state: dict[str, Any], path: Path) -> None:
+        """Take up what an optimiser remembers; its options are those of this run.
+
+        Raises:
+            CheckpointError: it is of another optimiser, or of other parameters.
+        """
+        optimizer = self.optimizers[name]
+        options = [{key: value for key, value in group.items() if key != 'params'} for group in optimizer.param_groups]
+        missing = set(self.train_opt[name]) - {'type', *state['param_groups'][0]}
+        try:
+            if missing:
+                raise ValueError(f'it has no {", ".join(sorted(missing))}')
+            optimizer.load_state_dict(state)
+        except ValueError as error:
+            raise CheckpointError(
+                f'{path}: the state of {name} is of another optimiser or of other parameters ({error}); give the '
+                f'train:{name}:type and network_g:fix_modules that it was saved with, or begin a new run'
+            ) from error
+        for group, own in zip(optimizer.param_groups, options, strict=True):
+            group.update(own)

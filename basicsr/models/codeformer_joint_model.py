@@ -27,9 +27,12 @@ PUBLISHED_CURRICULUM = (
 """What published option files, which have no `train:curriculum`, mean."""
 
 
-def every_second(first: Tensor, second: Tensor) -> Tensor:
-    """The faces of two batches (N,3,S,S) in turns, beginning with the first."""
-    turns = torch.arange(len(first), device=first.device) % 2
+def every_second(first: Tensor, second: Tensor, iteration: int) -> Tensor:
+    """The faces of two batches (N,3,S,S) in turns, beginning with the second in odd iterations.
+
+    So terms that see the first faces alone (`sub_batch`) see those of both.
+    """
+    turns = (torch.arange(len(first), device=first.device) + iteration) % 2
     return torch.where(turns.view(-1, 1, 1, 1).bool(), second, first)
 
 
@@ -74,7 +77,7 @@ class CodeFormerJointModel(CodeFormerIdxModel):
             yield self.code_only_losses(batch, 'in_large_de', iteration)
             return
         if phase.severity == 'both':
-            batch = {**batch, 'in': every_second(batch['in'], batch['in_large_de'])}
+            batch = {**batch, 'in': every_second(batch['in'], batch['in_large_de'], iteration)}
         gt, net, who, w = batch['gt'], self.net_g, self.who(batch, 'in'), phase.weight(iteration)
         prediction = self.predict(batch['in'], net.connect_list, who)
         with self.autocast():

@@ -15,6 +15,8 @@ from basicsr.models.base_model import BaseModel, Batch, Terms
 from basicsr.models.prediction import Prediction
 from basicsr.utils.options import OptionError
 
+SCALE = 2.0**12  # of the likeness, so that gradients of fp16 do not vanish; only their direction counts
+
 
 class StyleLesson:
     """Mean squared difference of the statistics that an identity asks for and those that would show it.
@@ -67,11 +69,11 @@ class StyleLesson:
         said = torch.cat([self.network.id_style.statistics(side, other).float().flatten(1) for side in right], dim=1)
         wanted = torch.cat([part.flatten(1) for part in right.values()], dim=1)
         wanted = self.strength * wanted.shape[1] ** 0.5 * F.normalize(wanted, dim=1)
-        counts = other.known > 0
-        if not counts.any():
-            return {}
-        self.model.log['style_cosine'] = F.cosine_similarity(said, wanted)[counts].mean().item()
-        return {'l_style': self.weight * (said - wanted).square().mean(1)[counts].mean() / self.strength**2}
+        # Where nobody is told anything the loss is 0, and not absent: processes average the same gradients.
+        counts = (other.known > 0).float()
+        share = counts / counts.sum().clamp(min=1)
+        self.model.log['style_cosine'] = (F.cosine_similarity(said, wanted) * share).sum().item()
+        return {'l_style': self.weight * ((said - wanted).square().mean(1) * share).sum() / self.strength**2}
 
     def right(self, prediction: Prediction, people: Tensor, w: float) -> dict[int, Tensor]:
         """The gradients of the cosine with `people` (N,3,S,S) at gamma and beta (N,2C,grid,grid), by side."""
@@ -92,5 +94,5 @@ class StyleLesson:
         with self.model.autocast():
             faces = network.decode_styled(codes, prediction.fused(), w, style)
         likeness = (self.embedder(faces.float()) * wanted).sum()
-        scaled = torch.autograd.grad(self.model.scaler.scale(likeness), list(still.values()))
+        scaled = torch.autograd.grad(SCALE * likeness, list(still.values()))
         return dict(zip(still, scaled, strict=True))

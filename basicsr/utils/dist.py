@@ -166,8 +166,9 @@ def broadcast(tensors: Iterable[Tensor]) -> None:
 def total(tensors: Iterable[Tensor]) -> None:
     """Overwrite tensors by their sums over the processes."""
     if get_world_size() > 1:
-        for tensor in tensors:
-            dist.all_reduce(tensor)
+        with _collective():
+            for tensor in tensors:
+                dist.all_reduce(tensor)
 
 
 def from_rank_0(value: T) -> T:
