@@ -11,20 +11,13 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from basicsr.faces.detection import DEFAULT_DETECTOR, DETECTORS, Face, FaceDetector, build_detector
-from basicsr.faces.geometry import align_face
+from basicsr.faces.detection import DEFAULT_DETECTOR, DETECTORS, FaceDetector, build_detector
+from basicsr.faces.geometry import align_face, crop_side
 from basicsr.inference.runner import FILE_ERRORS, Job, plan_jobs
 from basicsr.utils.files import is_video_file
 from basicsr.utils.folders import weights_folder
 from basicsr.utils.image import ImageReadError, imwrite, to_8_bits
 from basicsr.utils.picture import read_picture
-from basicsr.utils.templates import ffhq_template
-
-
-def face_size(face: Face) -> float:
-    """Side in pixels of the photograph that the aligned crop covers."""
-    left, right = ffhq_template(1)[:2]
-    return face.eye_distance / float(right[0] - left[0])
 
 
 def crop_faces(job: Job, detector: FaceDetector, output: Path, size: int, least: float) -> int:
@@ -34,7 +27,7 @@ def crop_faces(job: Job, detector: FaceDetector, output: Path, size: int, least:
         OSError, ValueError, cv2.error: the photograph cannot be read, or a crop not written.
     """
     image = to_8_bits(read_picture(job.path).image)
-    faces = [face for face in detector.detect(image) if face_size(face) >= least]
+    faces = [face for face in detector.detect(image) if crop_side(face.landmarks) >= least]
     for index, face in enumerate(faces):
         imwrite(output / f'{job.name}_{index:02d}.png', align_face(image, face.landmarks, size)[0])
     return len(faces)

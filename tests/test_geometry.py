@@ -13,6 +13,7 @@ from basicsr.faces.geometry import (
     apply_affine,
     compose,
     covering_rectangle,
+    crop_side,
     frame_corners,
     invert_affine,
     scaling,
@@ -43,6 +44,12 @@ def dot_centres(image: np.ndarray, near: np.ndarray, radius: int) -> np.ndarray:
         y, x = np.mgrid[: part.shape[0], : part.shape[1]]
         centres.append([(part * x).sum() / part.sum() + left, (part * y).sum() / part.sum() + top])
     return np.array(centres)
+
+
+def test_the_side_of_a_crop_is_that_of_the_aligned_face_however_it_lies():
+    assert crop_side(apply_affine(FFHQ_512, similarity(1.7, 30, 5, -90))) == pytest.approx(512 * 1.7)
+    turned_away = FFHQ_512 * [0.5, 1]  # the eyes are half as far apart, and the face is as high
+    assert 0.75 * 512 < crop_side(turned_away) < 512
 
 
 def test_the_template_is_the_published_one_and_scales_with_pixel_centres():

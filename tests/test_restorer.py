@@ -22,14 +22,13 @@ from spandrel.architectures.ESRGAN import ESRGAN
 
 from basicsr.archs import build_network
 from basicsr.faces.detection import Face, build_detector
-from basicsr.faces.geometry import affine_scale, align_face, similarity_transform
+from basicsr.faces.geometry import align_face, crop_side
 from basicsr.inference import FaceRestorer, ImageRestorer
 from basicsr.inference.face_restorer import choose_device, find_model, fix_colour
 from basicsr.inference.image_restorer import is_grey
 from basicsr.inference.upsampler import Upsampler, find_upsampler
 from basicsr.utils.checkpoint import CheckpointError, load_state_dict_file
 from basicsr.utils.image import imread
-from basicsr.utils.templates import ffhq_template
 
 
 @pytest.fixture(scope='module')
@@ -231,7 +230,7 @@ def test_a_sharp_face_is_left_alone_unless_forced():
 @pytest.mark.parametrize('share, status', [(0.8, 'already_sharp'), (0.5, 'restored')])
 def test_a_sharp_face_of_a_photo_is_left_alone_until_it_is_much_smaller_than_the_network(share, status):
     """The same aligned face by itself is restored: its size says nothing of the photo it is from."""
-    own_size = 64 / affine_scale(similarity_transform(ASTRONAUT_LANDMARKS, ffhq_template(64)))
+    own_size = crop_side(ASTRONAUT_LANDMARKS)
     size = round(own_size / share)
     detector = Found(Face(np.zeros(4), 1.0, ASTRONAUT_LANDMARKS))
     assert ImageRestorer(Unchanged(size), detector, upscale=1).restore(portrait()).status == status

@@ -117,6 +117,18 @@ def warp(
     return cv2.warpAffine(part, matrix, (width, height), flags=cv2.INTER_CUBIC, borderMode=border)
 
 
+def crop_side(landmarks: np.ndarray) -> float:
+    """Side in pixels of the picture that the aligned crop of a face covers.
+
+    Args:
+        landmarks: (5,2), in the order of `basicsr.utils.templates`.
+
+    Raises:
+        ValueError: the landmarks coincide.
+    """
+    return 1 / affine_scale(similarity_transform(landmarks, ffhq_template(1)))
+
+
 def align_face(image: np.ndarray, landmarks: np.ndarray, size: int) -> tuple[np.ndarray, np.ndarray]:
     """The face cut out upright at its FFHQ place. What lies outside the picture is its reflection, as in FFHQ.
 

@@ -13,14 +13,13 @@ from torch import Tensor
 
 from basicsr.faces.detection import Face, FaceDetector
 from basicsr.faces.geometry import (
-    affine_scale,
     align_face,
     apply_affine,
     compose,
+    crop_side,
     frame_corners,
     invert_affine,
     scaling,
-    similarity_transform,
 )
 from basicsr.faces.paste import ParsingMask, face_mask, paste_face
 from basicsr.faces.sharpness import LARGEST_LOOK, is_sharper_than
@@ -197,9 +196,7 @@ class ImageRestorer:
 
     def judge(self, image: np.ndarray, face: Face) -> str:
         """The status for a face in a picture: whether it is to be restored."""
-        size = self.restorer.size
-        own_size = size / affine_scale(similarity_transform(face.landmarks, ffhq_template(size)))
-        side = min(max(1, round(own_size)), LARGEST_LOOK * size)
+        side = min(max(1, round(crop_side(face.landmarks))), LARGEST_LOOK * self.restorer.size)
         return self._judge(align_face(image, face.landmarks, side)[0])
 
     def cut_out(self, image: np.ndarray, face: Face, status: str) -> FaceResult:

@@ -16,13 +16,12 @@ from torch import Tensor
 
 from basicsr.archs.arcface_arch import FaceEmbedder
 from basicsr.faces.detection import FaceDetector
-from basicsr.faces.geometry import affine_scale, align_face, similarity_transform
+from basicsr.faces.geometry import align_face, crop_side
 from basicsr.faces.sharpness import measure_sharpness
 from basicsr.inference.people import THRESHOLD, People, Person
 from basicsr.inference.recogniser import SIDE, embed_faces
 from basicsr.utils.image import ImageReadError, to_8_bits
 from basicsr.utils.picture import PICTURE_EXTENSIONS, read_picture
-from basicsr.utils.templates import ffhq_template
 
 SMALLEST = 64  # pixels of the aligned face; networks are trained with references down to it
 MAIN_FACE = 1.5  # of two faces the larger is the one meant, if its eye distance is this multiple of the other's
@@ -146,7 +145,7 @@ class ReferenceReader:
                 )
             notes.append(f'{file}: {len(faces)} faces; the largest is taken')
         landmarks = faces[0].landmarks
-        own_size = SIDE / affine_scale(similarity_transform(landmarks, ffhq_template(SIDE)))
+        own_size = crop_side(landmarks)
         if own_size < SMALLEST:
             raise BadReferenceError(
                 f'{file}: the face with its surroundings has {own_size:.0f} pixels; give a photograph in which it has '
