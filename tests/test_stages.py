@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
+
 import pytest
 import torch
 from drawing import image
@@ -100,6 +102,18 @@ def test_generator_waits_for_its_turn(tmp_path):
     assert torch.equal(model.net_g.encoder.blocks[0].weight, before)
     model.optimize_parameters([batch_of(opt)], 2)
     assert not torch.equal(model.net_g.encoder.blocks[0].weight, before)
+
+
+@pytest.mark.parametrize(
+    ('iters', 'samples', 'codes', 'fits'),
+    [(1, 9999, 512, True), (1, 9999, 513, False), (2, 512, 513, False), (2, 513, 1024, True), (2, 513, 1025, False)],
+)
+def test_a_warmup_that_gathers_too_few_features_is_an_error(iters, samples, codes, fits, tmp_path):
+    """An iteration has 512: two faces of 16x16 positions."""
+    opt = stage_options(1, tmp_path, codebook_warmup={'iters': iters, 'samples': samples})
+    opt['network_g'] = {**opt['network_g'], 'codebook_size': codes}
+    with nullcontext() if fits else pytest.raises(OptionError, match=f'features for {codes} codes; raise iters or'):
+        build_model(opt)
 
 
 def test_codebook_warmup_ends_in_centres_of_the_features(tmp_path):

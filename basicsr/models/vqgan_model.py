@@ -16,6 +16,7 @@ from basicsr.models.gan import AdversarialLosses
 from basicsr.models.image_losses import ImageLosses
 from basicsr.models.kmeans import kmeans
 from basicsr.utils.dist import broadcast
+from basicsr.utils.options import OptionError
 from basicsr.utils.registry import MODEL_REGISTRY
 
 
@@ -54,6 +55,19 @@ class VQGANModel(BaseModel):
         self.warmup_iters = int(warmup.get('iters', 0))
         self.warmup_samples = int(warmup.get('samples', 32768))
         self.features = torch.empty(0, self.net_g.emb_dim)
+        self._check_warmup()
+
+    def _check_warmup(self) -> None:
+        """Raise OptionError where the warm-up gathers fewer features than there are codes."""
+        faces = int(self.opt['datasets']['train'].get('batch_size_per_gpu') or 1)
+        batch = faces * self.net_g.latent_side**2
+        last = min(self.warmup_iters, -(-self.warmup_samples // batch))  # iterations in which they are gathered
+        gathered = last * batch * int(self.train_opt.get('accumulate') or 1)
+        if self.warmup_iters and gathered < self.net_g.codebook_size:
+            raise OptionError(
+                f'train:codebook_warmup gathers {gathered} features for {self.net_g.codebook_size} codes; raise iters '
+                'or samples'
+            )
 
     def before_iteration(self, iteration: int) -> None:
         """After the warm-up, set the codebook."""
