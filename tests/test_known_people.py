@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import cv2
@@ -438,6 +439,17 @@ def test_a_track_keeps_who_it_is_and_is_measured_now_and_then():
     assert {(t, f.person) for row in later for t, f in row.items()} == {(0, ann), (1, None), (2, None)}
     measured = sum(row[0].seen is not None for row in [*first, *later])
     assert measured == -(-11 // MEASURE_EVERY)
+
+
+def test_a_track_that_begins_blurred_is_asked_again_until_somebody_is_found():
+    bob = of_colour('bob', GREEN)
+    tracks = TrackIdentities(IdentityGuide(ByColour(), People((bob,), 0.3)))
+    (first,) = tracks.recognise(frames_with({0: BLUE}))
+    assert first[0].person is None
+    tracks.note({0: replace(first[0], likeness=compare(first[0].seen, first[0].seen, None, 0.5))})
+    later = [row[0].person for row in tracks.recognise(frames_with(*[{0: GREEN}] * 9, *[{0: BLUE}] * 9))]
+    assert later == [None] * (MEASURE_EVERY - 1) + [bob] * (19 - MEASURE_EVERY)
+    assert tracks.report() == []  # what was measured against the input says nothing of bob
 
 
 def test_a_clip_is_restored_with_one_identity_a_track_and_reports_it(files, tmp_path):

@@ -25,7 +25,7 @@ from basicsr.faces.detection import Face, build_detector
 from basicsr.faces.geometry import align_face, crop_side
 from basicsr.inference import FaceRestorer, ImageRestorer
 from basicsr.inference.face_restorer import choose_device, find_model, fix_colour
-from basicsr.inference.image_restorer import is_grey
+from basicsr.inference.image_restorer import FaceResult, is_grey
 from basicsr.inference.upsampler import Upsampler, find_upsampler
 from basicsr.utils.checkpoint import CheckpointError, load_state_dict_file
 from basicsr.utils.image import imread
@@ -225,6 +225,30 @@ def test_a_sharp_face_is_left_alone_unless_forced():
     assert forced.status == 'restored' and not np.array_equal(forced.image, image)
     blurred = ImageRestorer(Unchanged(64), detector, upscale=1).restore(blurred_portrait())
     assert blurred.status == 'restored'
+
+
+def test_a_face_of_large_pixels_is_restored_though_their_edges_are_sharp():
+    small = cv2.resize(portrait(), (128, 128), interpolation=cv2.INTER_AREA)
+    image = cv2.resize(small, (512, 512), interpolation=cv2.INTER_NEAREST)
+    detector = Found(Face(np.array([180.0, 60, 270, 170]), 1.0, ASTRONAUT_LANDMARKS))
+    assert ImageRestorer(Unchanged(128), detector, upscale=1).restore(portrait()).status == 'already_sharp'
+    assert ImageRestorer(Unchanged(128), detector, upscale=1).restore(image).status == 'restored'
+    assert ImageRestorer(Unchanged(128)).restore_aligned([image, portrait()])[0].status == 'restored'
+
+
+def test_what_surrounds_a_restored_face_is_not_pasted_over_a_smaller_one_that_is_left_alone():
+    white, image = np.full((64, 64, 3), 255, np.uint8), blurred_portrait()
+    images = ImageRestorer(Unchanged(64), upscale=1)
+
+    def result(restored, side, left, top):
+        return FaceResult(white, restored, None, '', np.array([[64 / side, 0, -left], [0, 64 / side, -top]]))
+
+    large, small = result(white, 256, 20, 20), result(None, 64, 100, 100)  # 80 to 336, and 100 to 164
+    larger = result(None, 300, 0, 0)
+    alone, both = images.finish(image, [large]), images.finish(image, [larger, large, small])
+    inside, away = (slice(112, 152), slice(112, 152)), (slice(190, 336), slice(190, 336))
+    assert np.array_equal(both[inside], image[inside]) and (alone[inside] != image[inside]).any()
+    assert np.abs(both[away].astype(int) - alone[away]).max() <= 1 and (alone[away] != image[away]).any()
 
 
 @pytest.mark.parametrize('share, status', [(0.8, 'already_sharp'), (0.5, 'restored')])

@@ -94,6 +94,16 @@ def test_what_is_seen_in_one_frame_only_is_no_face_unless_there_is_no_more():
     assert numbers(follow([[face()]] * 2)) == [{0}] * 2
 
 
+def test_photographs_in_a_row_and_heads_far_apart_in_time_are_faces():
+    people = [face((200 * (index % 2), 0)) for index in range(6)]
+    shows = ((index, 3.0 * index, [one], index > 0) for index, one in enumerate(people))
+    assert numbers(Tracker(lambda *_: False).follow(shows)) == [{number} for number in range(6)]
+    walk = ((index, index / 2, [face((1.6 * EYES * index, 0))], False) for index in range(8))
+    assert all(len(found) == 1 for found in numbers(Tracker(lambda *_: False).follow(walk)))
+    flashes = [[face((200, 200))] if index == 10 else [] for index in range(20)]
+    assert numbers(follow(flashes)) == [set()] * 20
+
+
 def test_a_still_head_is_still_and_a_moving_one_is_followed():
     rng = np.random.default_rng(0)
     noise = rng.normal(0, 0.01 * EYES, (200, 5, 2))

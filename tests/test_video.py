@@ -138,19 +138,26 @@ def test_mp3_too_slow_for_an_mp4_becomes_aac(tmp_path, monkeypatch, rate):
     assert abs(begins[1] - begins[0]) < 48
 
 
-def test_frames_that_come_unevenly_keep_their_times(tmp_path):
-    times = [0, 40, 80, 200, 210, 500, 540]
-    with av.open(str(tmp_path / 'a.mkv'), 'w') as output:
-        video = output.add_stream('libx264', rate=25)
+@pytest.mark.parametrize(
+    ('times', 'ticks'),
+    [([0, 40, 80, 200, 210, 500, 540], 1000), ([*range(0, 1000, 40), *range(1200, 4200, 200)], 25)],
+)
+def test_frames_that_come_unevenly_keep_their_times(times, ticks, tmp_path):
+    kind = 'mkv' if ticks == 1000 else 'mp4'  # of the first the ticks are milliseconds
+    options = {} if ticks == 1000 else {'movie_timescale': '25', 'video_track_timescale': '25'}
+    with av.open(str(tmp_path / f'a.{kind}'), 'w', options=options) as output:
+        video = output.add_stream('libx264', rate=25, options={'bf': '0'})
         video.width, video.height, video.pix_fmt = SIDE, SIDE, 'yuv420p'
-        video.codec_context.time_base = Fraction(1, 1000)
+        video.codec_context.time_base = Fraction(1, ticks)
         for time in times:
             frame = av.VideoFrame.from_ndarray(PICTURE)
-            frame.pts, frame.time_base = time, Fraction(1, 1000)
+            frame.pts, frame.time_base = time * ticks // 1000, Fraction(1, ticks)
             output.mux(video.encode(frame))
         output.mux(video.encode(None))
-    restorer().restore_file(tmp_path / 'a.mkv', tmp_path / 'b.mp4')
-    assert np.allclose([float(time) for time in times_of(tmp_path / 'b.mp4')], np.array(times) / 1000, atol=1e-3)
+    restorer().restore_file(tmp_path / f'a.{kind}', tmp_path / 'b.mp4')
+    assert np.allclose(
+        [float(time) for time in times_of(tmp_path / 'b.mp4')], np.array(times) / 1000, atol=1.01 / ticks
+    )
 
 
 @pytest.mark.parametrize('fps', [Fraction(12), Fraction(60)])

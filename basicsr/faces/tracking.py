@@ -19,7 +19,8 @@ from basicsr.faces.detection import Face
 
 T = TypeVar('T')
 LOOKAHEAD = 6  # frames: so long may a face be missed, and so many frames are held back to fill such gaps
-LEAST_SIGHTINGS = 3  # a face that is seen in fewer frames was none
+LEAST_SIGHTINGS = 3  # a face that is seen in fewer frames was none, where its scene has as many within
+NEARBY = 0.1 + 1e-6  # seconds of it
 REACH = 0.8  # eye distances: farther from where it was expected, a face is somebody else's
 MOST_GROWTH = 1.5  # of the eye distance between two sightings
 STILL_CUTOFF = 0.25  # Hz: what a still face's landmarks may do faster than that is noise
@@ -157,6 +158,7 @@ class _Held(Generic[T]):
 
     item: T
     time: float
+    scene: int
     faces: dict[Track, Face]
 
 
@@ -165,7 +167,8 @@ class Tracker(Generic[T]):
 
     Frames come out `LOOKAHEAD` frames late. A face that is missed in up to as many frames is put where it must have
     been, between where it was seen before and after; a face that is missed for longer, or across a cut, is a new one.
-    What is taken for a face in one or two frames only is passed over, unless the clip has no more.
+    What is taken for a face in one or two frames only is passed over, unless its scene has no more frames at that time,
+    as in a row of photographs.
 
     Args:
         is_sharp: whether a face of a frame needs no restoration; asked now and then, and decided for the whole track.
@@ -179,7 +182,8 @@ class Tracker(Generic[T]):
         self.tracks = 0
         self._alive: list[Track] = []
         self._held: deque[_Held[T]] = deque()
-        self._frame = 0
+        self._times: deque[tuple[int, float]] = deque(maxlen=2 * LOOKAHEAD + 1)  # scene and time of the last frames
+        self._frame = self._scene = 0
 
     def follow(self, frames: Iterable[tuple[T, float, list[Face], bool]]) -> Iterator[tuple[T, list[Tracked]]]:
         """The frames with their tracked faces.
@@ -198,8 +202,10 @@ class Tracker(Generic[T]):
         self._frame += 1
         if cut:
             self._alive = []
+            self._scene += 1
         self._alive = [track for track in self._alive if self._frame - track.frame <= LOOKAHEAD + 1]
-        held: _Held[T] = _Held(item, time, {})
+        held: _Held[T] = _Held(item, time, self._scene, {})
+        self._times.append((self._scene, time))
         for track, face in self._match(faces, time):
             self._fill_gap(track, face, time)
             track.see(face, time, self._frame)
@@ -235,9 +241,10 @@ class Tracker(Generic[T]):
 
     def _release(self) -> tuple[T, list[Tracked]]:
         held = self._held.popleft()
+        near = sum(scene == held.scene and abs(time - held.time) <= NEARBY for scene, time in self._times)
         tracked = []
         for track, face in held.faces.items():
-            if track.sightings < min(LEAST_SIGHTINGS, self._frame):
+            if track.sightings < min(LEAST_SIGHTINGS, near):
                 continue
             steady = Face(face.box, face.score, track.smoother(face.landmarks, held.time))
             tracked.append(Tracked(track, steady, track.sharp.value))

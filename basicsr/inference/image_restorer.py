@@ -13,16 +13,19 @@ from torch import Tensor
 
 from basicsr.faces.detection import Face, FaceDetector
 from basicsr.faces.geometry import (
+    affine_scale,
     align_face,
     apply_affine,
     compose,
+    covering_rectangle,
     crop_side,
     frame_corners,
     invert_affine,
     scaling,
+    warp,
 )
 from basicsr.faces.paste import ParsingMask, face_mask, paste_face
-from basicsr.faces.sharpness import LARGEST_LOOK, is_sharper_than
+from basicsr.faces.sharpness import LARGEST_LOOK, is_sharper_than, pixel_size
 from basicsr.inference.auto_fidelity import CANDIDATES, choose_all
 from basicsr.inference.face_restorer import FaceRestorer, check_fidelity
 from basicsr.inference.identity_guide import IdentityGuide
@@ -171,11 +174,16 @@ class ImageRestorer:
         return found
 
     def finish(self, image: np.ndarray, faces: Sequence[FaceResult]) -> np.ndarray:
-        """The picture (uint8 or uint16) enlarged, with the restored ones of `faces` pasted in."""
+        """The picture (uint8 or uint16) enlarged, with the restored ones of `faces` pasted in.
+
+        What surrounds a restored face is not pasted over smaller ones that were left alone.
+        """
         canvas = self._enlarge(image)
+        left = [face for face in faces if face.restored is None]
         for face in faces:
             if face.restored is not None:
-                self._paste(canvas, face.restored, face)
+                smaller = [other for other in left if affine_scale(other.matrix) > affine_scale(face.matrix)]
+                self._paste(canvas, face.restored, face, smaller)
         if self.draw_box:
             self._draw_boxes(canvas, faces)
         return canvas
@@ -190,13 +198,16 @@ class ImageRestorer:
 
     def take_aligned(self, image: np.ndarray) -> FaceResult:
         """A picture (RGB uint8, square) that is an aligned face itself, and whether it is to be restored."""
-        larger = image.shape[0] > self.restorer.size  # else its size says nothing of the photo it is from
-        status = self._judge(image) if larger else RESTORED
+        own = round(image.shape[0] / pixel_size(image))
+        larger = own > self.restorer.size  # else its size says nothing of the photo it is from
+        status = self._judge(resized(image, own, own)) if larger else RESTORED
         return FaceResult(image, None, None, status, whole=True, grey=is_grey(image))
 
     def judge(self, image: np.ndarray, face: Face) -> str:
         """The status for a face in a picture: whether it is to be restored."""
-        side = min(max(1, round(crop_side(face.landmarks))), LARGEST_LOOK * self.restorer.size)
+        left, top, right, bottom = covering_rectangle(face.box.reshape(2, 2), image.shape[1], image.shape[0])
+        own = round(crop_side(face.landmarks) / pixel_size(image[top:bottom, left:right]))
+        side = min(max(1, own), LARGEST_LOOK * self.restorer.size)
         return self._judge(align_face(image, face.landmarks, side)[0])
 
     def cut_out(self, image: np.ndarray, face: Face, status: str) -> FaceResult:
@@ -279,9 +290,15 @@ class ImageRestorer:
         width, height = (max(1, round(side * self.upscale)) for side in (image.shape[1], image.shape[0]))
         return resized(image, width, height)
 
-    def _paste(self, canvas: np.ndarray, face: np.ndarray, result: FaceResult) -> None:
-        """Blend a restored `face` into the enlarged picture, where `result` says that it came from."""
-        mask = np.ones(face.shape[:2], np.float32) if result.whole else face_mask(face.shape[0])
+    def _paste(
+        self, canvas: np.ndarray, face: np.ndarray, result: FaceResult, spared: Sequence[FaceResult] = ()
+    ) -> None:
+        """Blend a restored `face` into the enlarged picture, where `result` says that it came from; not over others."""
+        size = face.shape[0]
+        mask = np.ones((size, size), np.float32) if result.whole else face_mask(size)
+        for other in spared:
+            to_face = compose(result.matrix, invert_affine(other.matrix))
+            mask = mask * (1 - warp(face_mask(size), to_face, size, size, border=cv2.BORDER_REPLICATE).clip(0, 1))
         if self.parsing is not None:
             mask = mask * self.parsing(face)
         matrix = compose(result.matrix, scaling(1 / self.upscale))

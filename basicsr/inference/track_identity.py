@@ -1,4 +1,4 @@
-"""Who the faces of a clip are: decided once for each track, and measured now and then."""
+"""Who the faces of a clip are: asked for each track until somebody known is found, and measured now and then."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ Faces = Mapping[int, FaceResult]  # those of a frame, by track
 
 
 class TrackIdentities:
-    """Gives each track of a clip one identity, from its first frames.
+    """Gives each track of a clip one identity: from its first frames, or later if those tell of nobody with references.
 
     Args:
         guide: knows the people.
@@ -37,7 +37,7 @@ class TrackIdentities:
         fresh = self._embed_new(frames)
         for faces in frames:
             self._decide({track: face for track, face in faces.items() if track not in self._persons}, faces, fresh)
-        return [{track: self._told(track, face) for track, face in faces.items()} for faces in frames]
+        return [{track: self._told(track, face, faces) for track, face in faces.items()} for faces in frames]
 
     def note(self, faces: Faces) -> None:
         """Keep what was measured on a restored frame."""
@@ -61,15 +61,29 @@ class TrackIdentities:
         """Who the new faces of a frame are; nobody who is in it already."""
         if not new:
             return
-        taken = {person for track in faces if (person := self._persons.get(track)) is not None}
         stacked = torch.stack([vectors[track] for track in new])
         crops = [face.crop for face in new.values()]
-        self._persons.update(zip(new, self.guide.recognise(crops, stacked, False, taken), strict=True))
+        self._persons.update(zip(new, self.guide.recognise(crops, stacked, False, self._taken(faces)), strict=True))
 
-    def _told(self, track: int, face: FaceResult) -> FaceResult:
+    def _taken(self, faces: Faces) -> set[Person]:
+        """Who is in a frame, as far as that is decided."""
+        return {person for track in faces if (person := self._persons.get(track)) is not None}
+
+    def _told(self, track: int, face: FaceResult, faces: Faces) -> FaceResult:
         seen = None
         if face.status == RESTORED:
             if self._sightings[track] % MEASURE_EVERY == 0:
                 (seen,) = self.guide.embed([face.crop])
+                self._ask_again(track, seen, faces)
             self._sightings[track] += 1
         return replace(face, person=self._persons[track], seen=seen)
+
+    def _ask_again(self, track: int, seen: Tensor, faces: Faces) -> None:
+        """A track that began blurred or turned away may show somebody with references now."""
+        known = self._persons[track]
+        if self.guide.people is None or (known is not None and known.files):
+            return
+        (found,) = self.guide.people.match(seen[None], False, self._taken(faces))
+        if found is not None:
+            self._persons[track] = found
+            self._measured.pop(track, None)  # against the input

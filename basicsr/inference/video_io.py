@@ -248,19 +248,19 @@ class VideoReader:
                 size, self.colours, self.aspect = image.shape[1::-1], colours, 1 / stored if swap and stored else stored
             if image.shape[1::-1] != size:
                 image = cv2.resize(image, size, interpolation=cv2.INTER_AREA)
-            time = self._time(frame)
-            if time is None or (last is not None and time <= last):
-                time = Fraction(0) if last is None else last + 1 / self.rate
+            follows = Fraction(0) if last is None else last + 1 / self.rate
+            time = next((time for time in self._times(frame) if last is None or time > last), follows)
             last = time
             self.frames_read += 1
             yield TimedFrame(image, (time,))
 
-    def _time(self, frame: av.VideoFrame) -> Fraction | None:
+    def _times(self, frame: av.VideoFrame) -> list[Fraction]:
+        """When a frame is due, the evened time first."""
         if frame.pts is None or frame.time_base is None:
-            return None
+            return []
         time = frame.pts * frame.time_base - self.start
         even = round(time * self.rate) / self.rate
-        return max(even if abs(even - time) <= frame.time_base else time, Fraction(0))
+        return [max(each, Fraction(0)) for each in (even, time) if abs(each - time) <= frame.time_base]
 
 
 def _open(path: Path) -> InputContainer:
