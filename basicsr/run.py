@@ -43,7 +43,8 @@ class Reporter:
         self.bar = tqdm(total=total, initial=start, unit='it', disable=not self.active, dynamic_ncols=True)
         self.board = None
         if self.active and section.get('use_tb_logger', True):
-            self.board = SummaryWriter(str(Path('tb_logger') / opt['name']))
+            purged = start + 1 if start else None  # steps that come again
+            self.board = SummaryWriter(str(Path('tb_logger') / opt['name']), purge_step=purged)
 
     def iteration(self, model: BaseModel, iteration: int) -> None:
         """Report one iteration."""

@@ -130,7 +130,8 @@ def check_options(opt: Mapping[str, Any]) -> None:
         _check_scheduler(scheduler)
     _check_limits(opt)
     for name, section in ((opt.get('val') or {}).get('metrics') or {}).items():
-        _check_entry(f'val:metrics:{name}', section, METRIC_REGISTRY, given=('img', 'img2'))
+        if section is not None:
+            _check_entry(f'val:metrics:{name}', section, METRIC_REGISTRY, given=('img', 'img2'))
     _check_best(opt)
 
 
@@ -144,6 +145,8 @@ def _parameters(entry: Any) -> dict[str, inspect.Parameter]:
 
 
 def _check_entry(where: str, section: Mapping[str, Any], registry: Registry, given: tuple[str, ...] = ()) -> None:
+    if not isinstance(section, Mapping):
+        raise OptionError(f'{where}: a section with a type, not {section!r}')
     kind = str(section.get('type'))
     if kind not in registry:
         raise OptionError(f"{where}: unknown type '{kind}'{nearest(kind, registry.names())}")
@@ -167,6 +170,8 @@ def _check_identity(section: Mapping[str, Any], model_type: str) -> None:
 def _check_dataset(where: str, name: str, section: Mapping[str, Any]) -> None:
     if name.split('_')[0] not in ('train', 'val', 'test'):
         raise OptionError(f"datasets: '{name}'; the sections are train, val and test")
+    if not isinstance(section, Mapping):
+        raise OptionError(f'{where}: a section with a type, not {section!r}')
     kind = str(section.get('type'))
     if kind not in DATASET_REGISTRY:
         raise OptionError(f"{where}: unknown type '{kind}'{nearest(kind, DATASET_REGISTRY.names())}")
@@ -194,6 +199,8 @@ def _check_limits(opt: Mapping[str, Any]) -> None:
     for where, section, key, fits, words in (
         ('', opt, 'manual_seed', lambda x: x >= 0, '0 or more'),
         ('train', opt['train'], 'manual_seed', lambda x: x >= 0, '0 or more'),
+        ('train', opt['train'], 'total_iter', lambda x: x >= 1, '1 or more'),
+        ('train', opt['train'], 'accumulate', lambda x: x >= 1, '1 or more'),
         ('train', opt['train'], 'ema_decay', lambda x: 0 <= x < 1, 'from 0 to below 1'),
         ('train', opt['train'], 'id_lr_scale', lambda x: x > 0, 'above 0'),
         ('train', opt['train'], 'min_perplexity', lambda x: x >= 0, '0 or more'),

@@ -20,7 +20,7 @@ if __name__ == '__main__':  # started as a file: the package is the folder above
 
 from basicsr.data import DataError, build_dataloader, build_dataset
 from basicsr.models import BaseModel, NonFiniteLossError, build_model
-from basicsr.models.checkpoints import newest_readable
+from basicsr.models.checkpoints import newest_readable, set_aside_later
 from basicsr.run import Run, SaveError, saving
 from basicsr.schema import check_options
 from basicsr.utils import dist, slurm
@@ -105,7 +105,9 @@ def prepare_folder(opt: Mapping[str, Any], folder: Path, start: int) -> None:
 
     A run resumed at iteration `start` leaves the first records alone and adds `options_<start>.yml` and so on.
     """
-    if folder.exists() and not start:
+    if start:
+        set_aside_later(folder, start)
+    else:
         for old in (folder, Path('tb_logger') / opt['name']):
             if old.exists():
                 old.rename(_unused(old.with_name(f'{old.name}_archived_{time.strftime("%Y%m%d_%H%M%S")}')))
@@ -131,7 +133,9 @@ def make_loaders(opt: Mapping[str, Any], done: int) -> tuple[DataLoader, dict[st
     sections = opt['datasets']
     if 'train' not in sections:
         raise OptionError("datasets: 'train' is missing")
-    section = {'seed': opt['manual_seed'], **sections['train']}
+    section = dict(sections['train'])
+    if section.get('seed') is None:
+        section['seed'] = opt['manual_seed']
     train = build_dataloader(
         build_dataset(section),
         section,

@@ -51,6 +51,16 @@ def test_changes_from_the_command_line(tmp_path):
         load_options(tmp_path / 'a.yml', ['train'])
 
 
+def test_a_change_of_a_type_leaves_what_lies_beside_it(tmp_path):
+    (tmp_path / 'a.yml').write_text('train: {optim_g: {type: Adam, lr: 1}}\n')
+    optimizer = 'train:optim_g'
+    for changes in (['betas=[0, 1]', 'type=AdamW'], ['type=AdamW', 'betas=[0, 1]']):
+        opt = load_options(tmp_path / 'a.yml', [f'{optimizer}:{change}' for change in changes])
+        assert opt == {'train': {'optim_g': {'type': 'AdamW', 'lr': 1, 'betas': [0, 1]}}}
+    assert load_options(tmp_path / 'a.yml', [f'{optimizer}={{type: SGD}}']) == {'train': {'optim_g': {'type': 'SGD'}}}
+    assert load_options(tmp_path / 'a.yml', ['train:optim_g:lr:x=1'])['train']['optim_g']['lr'] == {'x': 1}
+
+
 @pytest.mark.parametrize(('text', 'value'), [('1e-4', 1e-4), ('5e10', 5e10), ('1.5E3', 1500.0), ('x1e4', 'x1e4')])
 def test_numbers_with_exponents_are_numbers(text, value):
     assert parse_value(text) == value

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -91,6 +92,39 @@ def test_a_resumed_run_has_the_options_that_it_is_given(workplace):
     assert of_fp16.resume_training(state) == 1 and of_fp16.scaler.get_scale() > 1
 
 
+def test_going_back_leaves_the_abandoned_training_behind(workplace):
+    opt = stage_options(2, workplace, total_iter=6)
+    opt['val']['best'] = {'metric': 'psnr'}
+    train.train(opt)
+    states, record = Path('experiments/stage2/training_states'), Path('experiments/stage2/models/net_g_best.json')
+    record.write_text(json.dumps(json.loads(record.read_text()) | {'value': 99.0, 'iteration': 6}))
+    train.train({**opt, 'path': {'resume_state': str(states / '2.state')}, 'train': {**opt['train'], 'total_iter': 3}})
+    assert {path.name for path in states.iterdir()} >= {'2.state', '3.state', '4.state.undone', '6.state.undone'}
+    assert json.loads(record.read_text())['value'] < 99
+    model = train.train({**opt, 'train': {**opt['train'], 'total_iter': 4}}, auto_resume=True)
+    assert (
+        'resumed from experiments/stage2/training_states/3.state'
+        in next(Path('experiments/stage2').glob('*.log')).read_text()
+    )
+    assert model.opt['train']['total_iter'] == 4
+
+
+def test_the_log_file_has_what_was_said_before_there_was_one(workplace):
+    opt = stage_options(2, workplace, total_iter=1)
+    assert train.main(['-opt', write(opt, workplace / 'opt.yml')]) == 0
+    said = Path('experiments/stage2/train_stage2.log').read_text()
+    assert said.count('trained parameters') == 1 and said.index('trained parameters') < said.index('iteration 1')
+
+
+def test_a_second_run_has_a_board_of_its_own(workplace):
+    opt = stage_options(2, workplace, total_iter=1)
+    train.train(opt)
+    shutil.rmtree('experiments')
+    train.train(opt)
+    boards = [path for path in Path('tb_logger').iterdir() if path.is_dir()]
+    assert len(boards) == 2 and all(len(list(board.iterdir())) == 1 for board in boards)
+
+
 @pytest.mark.parametrize(
     ('section', 'key', 'value', 'words'),
     [
@@ -123,6 +157,10 @@ def test_a_second_run_of_a_name_sets_the_first_aside(workplace):
         ('network_g:nf=20', 'multiples of 32'),
         ('datasets:train:gt_size=32', 'datasets:train:gt_size is 32, and network_g:img_size 64'),
         ('manual_seed=-1', 'manual_seed must be 0 or more'),
+        ('train:accumulate=-1', 'train:accumulate must be 1 or more'),
+        ('train:total_iter=-3', 'train:total_iter must be 1 or more'),
+        ('val:metrics:psnr=3', 'val:metrics:psnr: a section with a type, not 3'),
+        ('datasets:val=3', 'datasets:val: a section with a type, not 3'),
         ('datasets:train:blur_sigma=[3, 1]', 'blur_sigma'),
         ('train:lr=[1,', 'not valid YAML'),
     ],

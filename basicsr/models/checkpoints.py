@@ -70,6 +70,22 @@ def newest_readable(folder: Path, networks: Iterable[str]) -> tuple[Path | None,
     return None, []
 
 
+def set_aside_later(folder: Path, start: int) -> None:
+    """Rename states after iteration `start`, of a training that is not gone on with, to `<iteration>.state.undone`.
+
+    Best weights that such a training reached after it count no more.
+    """
+    states = [path for path in (folder / 'training_states').glob('*.state') if path.stem.isdigit()]
+    later = [path for path in states if int(path.stem) > start]
+    for path in later:
+        path.replace(path.with_name(f'{path.name}.undone'))
+    best = folder / 'models' / 'net_g_best.json'
+    if later and best.is_file():
+        record = json.loads(best.read_text(encoding='utf-8'))
+        if record.get('iteration', 0) > start:
+            best.unlink()
+
+
 def rotate(folder: Path, newest: int, keep_last: int, keep_every: int | None = None) -> None:
     """Remove the checkpoints before `newest`, which is whole, but for the last ones and those at round iterations.
 

@@ -27,8 +27,25 @@ class ConsoleHandler(logging.Handler):
         tqdm.write(self.format(record), file=sys.stderr)
 
 
+class Early(logging.Handler):
+    """Keeps what is said before there is a file for it."""
+
+    MOST = 1000
+
+    def __init__(self, buffer: list[logging.LogRecord]) -> None:
+        super().__init__()
+        self.buffer = buffer
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Keep one line, if there are not too many."""
+        if len(self.buffer) < self.MOST:
+            self.buffer.append(record)
+
+
 def get_root_logger(log_file: Path | None = None, level: int = logging.INFO) -> logging.Logger:
     """The project's logger, on the console (above a progress bar, which stays whole) and, if named, in a file.
+
+    What is said before a file is named comes into it, too.
 
     Args:
         log_file: appended to.
@@ -37,16 +54,24 @@ def get_root_logger(log_file: Path | None = None, level: int = logging.INFO) -> 
     logger = logging.getLogger('basicsr')
     logger.setLevel(level)
     logger.propagate = False
+    style = logging.Formatter('%(asctime)s %(levelname)s: %(message)s', '%Y-%m-%d %H:%M:%S')
+    early: list[logging.LogRecord] = []
     for handler in list(logger.handlers):
+        early += handler.buffer if isinstance(handler, Early) else []
         logger.removeHandler(handler)
         handler.close()
     handlers: list[logging.Handler] = [ConsoleHandler()]
-    if log_file is not None:
+    if log_file is None:
+        handlers.append(Early(early))
+    else:
         log_file.parent.mkdir(parents=True, exist_ok=True)
         handlers.append(logging.FileHandler(log_file, encoding='utf-8'))
     for handler in handlers:
-        handler.setFormatter(logging.Formatter('%(asctime)s %(levelname)s: %(message)s', '%Y-%m-%d %H:%M:%S'))
+        handler.setFormatter(style)
         logger.addHandler(handler)
+    if log_file is not None:
+        for record in early:
+            handlers[-1].handle(record)
     return logger
 
 

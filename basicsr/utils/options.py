@@ -68,13 +68,20 @@ def load_options(path: str | Path, changes: Sequence[str] = ()) -> dict[str, Any
         if not equals:
             raise OptionError(f"'{change}': write section:key=value")
         try:
-            nested: Any = parse_value(value)
+            given: Any = parse_value(value)
         except yaml.YAMLError as error:
             raise OptionError(f"'{change}': the value is not valid YAML") from error
-        for key in reversed(keys.split(':')):
-            nested = {key: nested}
-        options = merge(options, nested)
+        options = _changed(options, keys.split(':'), given)
     return options
+
+
+def _changed(options: Mapping[str, Any], keys: Sequence[str], value: Any) -> dict[str, Any]:
+    """`options` with another value at a path of keys; what lies beside it stays, also beside another `type`."""
+    key, *deeper = keys
+    if not deeper:
+        return merge(options, {key: value})
+    section = options.get(key)
+    return {**options, key: _changed(section if isinstance(section, Mapping) else {}, deeper, value)}
 
 
 def _load(path: Path, children: tuple[Path, ...]) -> dict[str, Any]:
