@@ -48,7 +48,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         paths = scan_images(args.input)
         if not paths:
             raise FileNotFoundError(f'{args.input}: no pictures in it')
-    except (CheckpointError, FileNotFoundError) as error:
+        if args.output.is_dir():
+            raise IsADirectoryError(f'{args.output}: a folder; name a file to write (.pth)')
+        args.output.parent.mkdir(parents=True, exist_ok=True)
+    except (CheckpointError, OSError) as error:
         print(error, file=sys.stderr)
         return 1
     size = args.size or network.img_size

@@ -21,7 +21,7 @@ from basicsr.archs.confidence import Calibration
 from basicsr.faces.detection import Face, build_detector
 from basicsr.inference import FaceRestorer, ImageRestorer
 from basicsr.inference.auto_fidelity import ALLOWANCE, CANDIDATES, choose_fidelity, sharpness_of
-from basicsr.inference.identity_guide import OWN, IdentityGuide
+from basicsr.inference.identity_guide import OWN, UNCALIBRATED, IdentityGuide
 from basicsr.inference.identity_meter import FAITHFUL, MARGIN, FaceIdentity, average, compare
 from basicsr.inference.image_restorer import FaceResult
 from basicsr.inference.people import THRESHOLD, People, Person, as_identity
@@ -332,6 +332,13 @@ def test_without_reference_the_input_tells_of_itself_as_far_as_it_is_trusted():
 
 
 # Likeness
+
+
+def test_trust_in_who_it_is_like_is_that_of_the_calibration():
+    own = Person(OWN, (), vector(0, 1)[None], 0.2)
+    targets, trust = IdentityGuide.targets(torch.stack([vector(1, 0)] * 3), [own, None, person('ann', vector(0, 1))])
+    assert trust.tolist() == pytest.approx([0.2, UNCALIBRATED, 1])
+    assert torch.equal(targets, torch.stack([vector(1, 0), vector(1, 0), vector(0, 1)]))
 
 
 def test_likeness_before_and_after_is_the_cosine_with_the_mean_reference():

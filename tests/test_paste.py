@@ -6,13 +6,15 @@ import cv2
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from facexlib.parsing.parsenet import ParseNet
-from small_faces import ASTRONAUT_LANDMARKS, blurred_portrait, portrait, psnr
+from small_faces import ASTRONAUT_LANDMARKS, Unchanged, blurred_portrait, portrait, psnr
 
 from basicsr.faces import paste
 from basicsr.faces.geometry import align_face, apply_affine, compose, frame_corners, invert_affine, scaling
 from basicsr.faces.paste import ParsingMask, face_mask, paste_face
 from basicsr.faces.sharpness import LEAST, is_sharper_than, measure_sharpness, pixel_size
+from basicsr.inference.image_restorer import FaceResult, ImageRestorer
 from basicsr.utils.checkpoint import CheckpointError
 from basicsr.utils.image import imread
 
@@ -120,6 +122,19 @@ def test_the_parsing_mask_is_soft_and_of_the_crops_size(tmp_path, monkeypatch):
     torch.save({'weight': torch.zeros(3)}, path)
     with pytest.raises(CheckpointError, match='does not fit'):
         ParsingMask(path)
+
+
+def test_the_parsing_mask_is_the_face_without_hair_clothes_and_background(tmp_path, monkeypatch):
+    monkeypatch.setattr(paste, 'PARSING_SIDE', 64)
+    torch.save(ParseNet(in_size=64, out_size=64, parsing_ch=19).state_dict(), tmp_path / 'parsing.pth')
+    parsing = ParsingMask(tmp_path / 'parsing.pth')
+    for label in range(19):
+        parsing.network = lambda face, label=label: [F.one_hot(torch.full((1, 64, 64), label), 19).movedim(3, 1)]
+        inside = label not in (0, 14, 16, 17, 18)  # of what the published paste-back takes no part
+        assert np.allclose(parsing(crop_of(portrait())[0]), inside, atol=1e-6)
+    image, white = portrait(), np.full((128, 128, 3), 255, np.uint8)
+    result = FaceResult(white, white, None, 'restored', crop_of(image)[1])
+    assert np.array_equal(ImageRestorer(Unchanged(), upscale=1, parsing=parsing).finish(image, [result]), image)
 
 
 def test_a_sharp_face_is_told_from_a_blurred_or_noisy_one():

@@ -296,6 +296,19 @@ def test_both_severities_take_turns_in_a_batch(tmp_path):
         build_model(opt)
 
 
+def test_the_discriminator_learns_from_its_own_loss_alone(tmp_path):
+    opt = stage_options(3, tmp_path, optim_d={'type': 'SGD', 'lr': 1e-3})
+    model, batch = build_model(opt), batch_of(opt)
+    before = [p.detach().clone() for p in model.networks['net_d'].parameters()]
+    list(model.generator_losses(batch, 1))
+    loss = sum(model.discriminator_losses(batch, 1).values())
+    expected = torch.autograd.grad(loss, list(model.networks['net_d'].parameters()))
+    model.optimize_parameters([batch], 1)
+    rate = model.learning_rate('optim_d', 1)
+    for old, p, gradient in zip(before, model.networks['net_d'].parameters(), expected, strict=True):
+        torch.testing.assert_close(p.detach(), old - rate * gradient, rtol=1e-3, atol=1e-7)
+
+
 def test_draws_follow_from_seed_rank_and_iteration(tmp_path, monkeypatch):
     opt, rank = stage_options(2, tmp_path), [0]
     monkeypatch.setattr('basicsr.models.base_model.get_rank', lambda: rank[0])

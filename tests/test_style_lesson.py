@@ -21,8 +21,8 @@ def taught(root, stage=3, grid=4, lesson=(), **train):
     return opt
 
 
-def drawn(opt, references=1):
-    batch = batch_of(opt)
+def drawn(opt, references=1, faces=2):
+    batch = batch_of(opt, faces)
     return {**batch, 'identity': torch.randn(len(batch['gt']), references, 16)}
 
 
@@ -32,7 +32,7 @@ def test_the_lesson_is_the_gradient_at_the_unstyled_face_in_closed_form(stage, w
     opt = taught(tmp_path, stage, grid, {'strength': 0.3, 'loss_weight': 2.0}.items())
     opt['train']['curriculum'] = [{'severity': 'small', 'w': w or 1}]
     model = build_model(opt)
-    net, batch = model.net_g, drawn(opt)
+    net, batch = model.net_g, drawn(opt, faces=3)
     for gate in net.id_style.gates.values():
         nn.init.constant_(gate, 0.5)
     (terms,) = model.generator_losses(batch, 1)
@@ -40,8 +40,8 @@ def test_the_lesson_is_the_gradient_at_the_unstyled_face_in_closed_form(stage, w
     codes = net.look_up(net(batch['in'], code_only=True, identity=batch['identity'])[0])
     seen = net.encode(batch['in'], net.connect_list if w else ())[1]
     embed = model.lesson.embedder
-    people = embed(batch['gt'].flip(0))  # two faces: each is told of the other
-    who = net.identify(2, batch['identity'].flip(0))
+    people = embed(batch['gt'].roll(-1, 0))  # each is told of the next
+    who = net.identify(3, batch['identity'].roll(-1, 0))
 
     def cosines(change):
         def style(side, feat):
@@ -49,7 +49,7 @@ def test_the_lesson_is_the_gradient_at_the_unstyled_face_in_closed_form(stage, w
 
         return (embed(net.decode_styled(codes, seen, w, style)) * people).sum(1)
 
-    shapes = {side: (2, 2 * net.channels_at[side], grid, grid) for side in net.connect_list}
+    shapes = {side: (3, 2 * net.channels_at[side], grid, grid) for side in net.connect_list}
     still = {side: torch.zeros(shape, requires_grad=True) for side, shape in shapes.items()}
     gradient = torch.cat([g.flatten(1) for g in torch.autograd.grad(cosines(still).sum(), list(still.values()))], 1)
     wanted = 0.3 * gradient.shape[1] ** 0.5 * gradient / gradient.norm(dim=1, keepdim=True)
@@ -59,7 +59,7 @@ def test_the_lesson_is_the_gradient_at_the_unstyled_face_in_closed_form(stage, w
     assert model.log['style_cosine'] == pytest.approx(torch.cosine_similarity(said, wanted).mean().item(), abs=1e-4)
     # The way is a good one: a small step on it brings every face nearer.
     step = {
-        side: 1e-3 * part / gradient.norm(dim=1).view(2, 1, 1, 1)
+        side: 1e-3 * part / gradient.norm(dim=1).view(3, 1, 1, 1)
         for side, part in zip(still, _parts(gradient, shapes), strict=True)
     }
     assert (cosines(step) > cosines(still)).all()
