@@ -20,7 +20,7 @@ below 0.5 but for rare exceptions). Small faces need more of both: 99 % of portr
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 
 import cv2
 import numpy as np
@@ -113,7 +113,4 @@ def is_sharper_than(face: np.ndarray, size: int) -> bool:
     limit = min(size, round(side / EXCESS))
     least = LEAST if limit == size else LEAST_OF_SMALL
     sharpness = measure_sharpness(face, limit)
-    found = (sharpness.detail, sharpness.coherence, sharpness.evenness)
-    return all(
-        value >= bound for value, bound in zip(found, (least.detail, least.coherence, least.evenness), strict=True)
-    )
+    return all(value >= bound for value, bound in zip(astuple(sharpness), astuple(least), strict=True))

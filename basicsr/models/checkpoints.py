@@ -11,6 +11,7 @@ import logging
 import math
 import re
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -81,9 +82,9 @@ def set_aside_later(folder: Path, start: int) -> None:
         path.replace(path.with_name(f'{path.name}.undone'))
     best = folder / 'models' / 'net_g_best.json'
     if later and best.is_file():
-        record = json.loads(best.read_text(encoding='utf-8'))
-        if record.get('iteration', 0) > start:
-            best.unlink()
+        with suppress(ValueError, AttributeError):  # a damaged record is `Best`'s to report
+            if json.loads(best.read_text(encoding='utf-8')).get('iteration', 0) > start:
+                best.unlink()
 
 
 def rotate(folder: Path, newest: int, keep_last: int, keep_every: int | None = None) -> None:
