@@ -111,6 +111,25 @@ def test_gradients_of_fp16_do_not_vanish(restorer, embedder):
         assert embedder(found)[0] @ target() > embedder(blind)[0] @ target() + 0.02
 
 
+def test_the_recogniser_never_sees_a_face_twice_at_one_place():
+    """Else what is found deceives it, and looks like nobody."""
+    face, shown = to_tensor(aligned_face(160))[None], []
+
+    def embed(faces: torch.Tensor) -> torch.Tensor:
+        shown.append(faces.detach())
+        return faces.mean((2, 3))
+
+    CodeSearch(embed, torch.ones(1, 3), 6)(torch.zeros(1, 2, 2), lambda logits: face + 0 * logits.sum())
+    reach = range(-4, 5)  # a fortieth of the side
+    views = {
+        (mirrored, y, x): (face.flip(3) if mirrored else face).roll((y, x), (2, 3))
+        for mirrored in (False, True) for y in reach for x in reach
+    }  # fmt: skip
+    seen = [next(view for view, picture in views.items() if torch.equal(picture, each)) for each in shown]
+    assert [mirrored for mirrored, *_ in seen] == [False, True] * 3
+    assert len(set(seen)) == 6
+
+
 def test_a_search_that_does_not_fit_is_an_error(restorer, embedder):
     with pytest.raises(ValueError, match='0 steps'):
         CodeSearch(embedder, target()[None], 0)

@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from small import CODEFORMER
 
 from basicsr.archs import CodeFormer, IDCodeFormer, build_network
+from basicsr.archs.idcodeformer_arch import Identity
 from basicsr.archs.loader import load_network
 from basicsr.schema import check_options
 from basicsr.utils.checkpoint import load_state, save_atomic
@@ -46,6 +47,13 @@ def awake(**options):
         for gate in network.id_style.gates.values():
             gate.fill_(0.3)
     return network
+
+
+def test_what_is_known_of_a_face_is_what_its_most_trusted_reference_tells():
+    who = Identity(torch.eye(3)[None], torch.tensor([[1.0, 0.0, 0.2]]))
+    assert who.known.tolist() == [1]
+    assert torch.allclose(who.mean, torch.tensor([[1.0, 0.0, 0.2]]) / 1.04**0.5)
+    assert who.only(2).known.tolist() == pytest.approx([0.2])
 
 
 @pytest.mark.parametrize('parts', PARTS)

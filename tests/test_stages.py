@@ -342,7 +342,13 @@ def test_draws_follow_from_seed_rank_and_iteration(tmp_path, monkeypatch):
 def test_curriculum_mistakes_are_named(phases, words):
     with pytest.raises(OptionError, match=words):
         Curriculum(phases)
-    Curriculum(PUBLISHED_CURRICULUM)
+
+
+def test_the_published_curriculum_is_the_one_of_the_published_training():
+    phases = Curriculum(PUBLISHED_CURRICULUM).phases
+    assert [phase.severity for phase in phases] == ['small', 'small', 'large', 'mixed']
+    assert [phase.until for phase in phases[:3]] == [40000, 80000, 120000] and phases[-1].small_every == 15
+    assert [phase.w for phase in phases if phase.severity != 'large'] == [1.0, 1.3, 1.3]
 
 
 def test_learning_rates_in_closed_form():
