@@ -7,6 +7,7 @@ import logging
 import platform
 import subprocess
 import sys
+from logging.handlers import MemoryHandler
 from pathlib import Path
 from typing import Any
 
@@ -27,21 +28,6 @@ class ConsoleHandler(logging.Handler):
         tqdm.write(self.format(record), file=sys.stderr)
 
 
-class Early(logging.Handler):
-    """Keeps what is said before there is a file for it."""
-
-    MOST = 1000
-
-    def __init__(self, buffer: list[logging.LogRecord]) -> None:
-        super().__init__()
-        self.buffer = buffer
-
-    def emit(self, record: logging.LogRecord) -> None:
-        """Keep one line, if there are not too many."""
-        if len(self.buffer) < self.MOST:
-            self.buffer.append(record)
-
-
 def get_root_logger(log_file: Path | None = None, level: int = logging.INFO) -> logging.Logger:
     """The project's logger, on the console (above a progress bar, which stays whole) and, if named, in a file.
 
@@ -55,23 +41,22 @@ def get_root_logger(log_file: Path | None = None, level: int = logging.INFO) -> 
     logger.setLevel(level)
     logger.propagate = False
     style = logging.Formatter('%(asctime)s %(levelname)s: %(message)s', '%Y-%m-%d %H:%M:%S')
-    early: list[logging.LogRecord] = []
+    early = next((handler for handler in logger.handlers if isinstance(handler, MemoryHandler)), None)
+    early = early or MemoryHandler(capacity=1, flushLevel=logging.CRITICAL + 1)  # keeps all until it has a target
     for handler in list(logger.handlers):
-        early += handler.buffer if isinstance(handler, Early) else []
         logger.removeHandler(handler)
-        handler.close()
-    handlers: list[logging.Handler] = [ConsoleHandler()]
-    if log_file is None:
-        handlers.append(Early(early))
-    else:
+        if handler is not early:
+            handler.close()
+    handlers: list[logging.Handler] = [ConsoleHandler(), early]
+    if log_file is not None:
         log_file.parent.mkdir(parents=True, exist_ok=True)
-        handlers.append(logging.FileHandler(log_file, encoding='utf-8'))
+        handlers[1] = logging.FileHandler(log_file, encoding='utf-8')
+        early.setTarget(handlers[1])
     for handler in handlers:
         handler.setFormatter(style)
         logger.addHandler(handler)
     if log_file is not None:
-        for record in early:
-            handlers[-1].handle(record)
+        early.close()
     return logger
 
 
