@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from small import stage_options
 
-from basicsr.schema import check_options
+from basicsr.models.schema import check_options
 from basicsr.utils.options import OptionError, drop_nulls, dump_options, load_options, merge, parse_value
 
 OPTIONS = Path(__file__).parents[1] / 'options'

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-import inference_codeformer
-from basicsr import train
-from basicsr.schema import check_options
+from basicsr.cli import restore as inference_codeformer
+from basicsr.cli import train
+from basicsr.models.schema import check_options
 from basicsr.utils.options import load_options
 from basicsr.utils.weights import read_manifest
 

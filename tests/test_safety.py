@@ -119,7 +119,7 @@ import basicsr
 names = [module.name for module in pkgutil.walk_packages(basicsr.__path__, 'basicsr.')]
 for name in names:
     importlib.import_module(name)
-import inference_codeformer
+from basicsr.cli import restore as inference_codeformer
 
 code = inference_codeformer.main(sys.argv[1:])
 import json
