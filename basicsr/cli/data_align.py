@@ -65,7 +65,3 @@ def main() -> int:
             without.append(f'{job.path}: no face found')
     print('\n'.join([*without, f'{total} face(s) of {len(jobs)} file(s) written to {args.output}']))
     return 1 if without else 0
-
-
-if __name__ == '__main__':
-    sys.exit(main())

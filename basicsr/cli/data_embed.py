@@ -123,7 +123,3 @@ def main(argv: Sequence[str] | None = None) -> int:
     for message in failed:
         print(message, file=sys.stderr)
     return 1 if failed else 0
-
-
-if __name__ == '__main__':
-    sys.exit(main())

@@ -29,9 +29,6 @@ from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 from torch import Tensor
 
-if __name__ == '__main__':  # started as a file: the package is the folder above this one
-    sys.path[0] = str(Path(__file__).resolve().parents[2])
-
 from basicsr.data.common import DataError
 from basicsr.data.embeddings import Embeddings
 from basicsr.data.storage import FolderFiles
@@ -170,7 +167,3 @@ def main(argv: Sequence[str] | None = None) -> int:
     for key, value in report.items():
         print(f'{key:28} {value}')
     return 0
-
-
-if __name__ == '__main__':
-    sys.exit(main())

@@ -119,7 +119,3 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f'left out: {message}', file=sys.stderr)
     print(f'{count} pictures in {args.output}')
     return 1 if failed else 0
-
-
-if __name__ == '__main__':
-    sys.exit(main())

@@ -101,7 +101,3 @@ def main() -> int:
         return 1
     print(f'{count} pairs in {args.output}')
     return 0
-
-
-if __name__ == '__main__':
-    sys.exit(main())

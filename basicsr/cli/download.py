@@ -61,7 +61,3 @@ def main(argv: list[str] | None = None) -> int:
     failed = sum(not fetch(entry, args.weights_dir, args.mirror) for entry in entries)
     print(f'{len(entries) - failed} of {len(entries)} files are in {args.weights_dir}')
     return 1 if failed else 0
-
-
-if __name__ == '__main__':
-    sys.exit(main())

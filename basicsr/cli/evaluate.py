@@ -104,7 +104,3 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f'error: {problem}', file=sys.stderr)
     print(f'report: {args.out / "report.html"}')
     return 1 if evaluation.problems else 0
-
-
-if __name__ == '__main__':
-    sys.exit(main())

@@ -118,7 +118,3 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f'error: more than {TOLERANCE}; do not use the file', file=sys.stderr)
         return 1
     return 0
-
-
-if __name__ == '__main__':
-    sys.exit(main())

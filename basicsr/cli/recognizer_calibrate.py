@@ -26,9 +26,6 @@ import torch
 from scipy.optimize import minimize
 from tqdm import tqdm
 
-if __name__ == '__main__':  # started as a file: the package is the folder above this one
-    sys.path[0] = str(Path(__file__).resolve().parents[2])
-
 from basicsr.data.common import DataError, list_pictures, read_picture, resize_square
 from basicsr.data.degradation import DegradationRanges, degrade, to_bytes, to_unit
 from basicsr.metrics.pictures import at_even_steps
@@ -226,7 +223,3 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(error, file=sys.stderr)
         return 1
     return 0
-
-
-if __name__ == '__main__':
-    sys.exit(main())

@@ -68,7 +68,3 @@ def main(argv: list[str] | None = None) -> int:
     fits = bool(same.mean() >= SAME and different.mean() <= DIFFERENT)
     print(f'{"fits" if fits else "DOES NOT FIT"}: expected at least {SAME} and at most {DIFFERENT}')
     return 0 if fits else 1
-
-
-if __name__ == '__main__':
-    sys.exit(main())

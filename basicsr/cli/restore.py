@@ -309,7 +309,3 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f'error: interrupted; {len(jobs) - len(records)} of {len(jobs)} files were not done', file=sys.stderr)
         return 130
     return exit_code(records) if saved else 1
-
-
-if __name__ == '__main__':
-    sys.exit(main())

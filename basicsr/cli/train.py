@@ -15,9 +15,7 @@ from typing import Any
 import torch
 from torch.utils.data import DataLoader
 
-if __name__ == '__main__':  # started as a file: the package is the folder above this one
-    sys.path[0] = str(Path(__file__).resolve().parents[2])
-
+import basicsr
 from basicsr.data import DataError, build_dataloader, build_dataset
 from basicsr.models import BaseModel, NonFiniteLossError, build_model
 from basicsr.models.checkpoints import newest_readable, set_aside_later
@@ -215,7 +213,9 @@ def launch_or_join(launcher: str, opt: Mapping[str, Any], arguments: Sequence[st
         slurm.set_environment(section.get('port'))
     elif not dist.is_launched():
         processes = torch.cuda.device_count() if uses_cuda(opt) else 1
-        return dist.launch(Path(__file__).resolve(), arguments, processes) if processes > 1 else None
+        return (
+            dist.launch(Path(basicsr.__file__).with_name('train.py'), arguments, processes) if processes > 1 else None
+        )
     dist.join(uses_cuda(opt), section.get('backend'), float(section.get('dead_after') or 20))
     return None
 
@@ -244,7 +244,3 @@ def main(argv: Sequence[str] | None = None) -> int:
     finally:
         dist.leave(failure)
     return code or 0
-
-
-if __name__ == '__main__':
-    sys.exit(main())

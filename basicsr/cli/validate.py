@@ -6,12 +6,8 @@ The weights are `path:pretrain_network_g` (with `param_key_g`), or `--weights`.
 from __future__ import annotations
 
 import argparse
-import sys
 from collections.abc import Sequence
 from pathlib import Path
-
-if __name__ == '__main__':  # started as a file: the package is the folder above this one
-    sys.path[0] = str(Path(__file__).resolve().parents[2])
 
 from basicsr.cli.train import run_options, uses_cuda
 from basicsr.data import DataError, build_dataloader, build_dataset
@@ -48,7 +44,3 @@ def main(argv: Sequence[str] | None = None) -> int:
         logger.error('%s', error)
         return 1
     return 0
-
-
-if __name__ == '__main__':
-    sys.exit(main())

@@ -17,9 +17,6 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-if __name__ == '__main__':  # started as a file: the package is the folder above this one
-    sys.path[0] = str(Path(__file__).resolve().parents[2])
-
 from basicsr.archs import VQAutoEncoder
 from basicsr.archs.factory import load_network
 from basicsr.data.common import resize_square
@@ -65,7 +62,3 @@ def main(argv: Sequence[str] | None = None) -> int:
     used = int((counts > 0).sum())
     print(f'{used} of {len(counts)} codes used ({100 * used / len(counts):.1f} %), perplexity {perplexity:.0f}')
     return 0
-
-
-if __name__ == '__main__':
-    sys.exit(main())

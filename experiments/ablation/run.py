@@ -28,9 +28,6 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-if __name__ == '__main__':  # started as a file: the package is the folder above this one
-    sys.path[0] = str(Path(__file__).resolve().parents[2])
-
 import torch
 
 from basicsr.metrics.pictures import Folder, at_even_steps
@@ -46,6 +43,7 @@ from experiments.ablation.judge import Job, run_job
 from experiments.ablation.plan import FaceSet, Plan, PlanError, Row, load_plan
 from experiments.ablation.results import DONE, FAILED, Result, Results, key_of, write_results
 from experiments.ablation.stages import (
+    ROOT,
     FailedError,
     Trainer,
     Training,
@@ -193,7 +191,9 @@ class Ablation:
         log = self.out / 'logs' / f'{_slug(row.name, seed)}.log'
         sets = ', '.join(dict.fromkeys(line['set'] for _, line in work))
         print(f'row {row.name}, seed {seed}: judging on {sets} (what it says is in {log})', flush=True)
-        _, reason = run_process([sys.executable, str(Path(__file__).resolve()), '--job', *map(str, files)], log)
+        _, reason = run_process(
+            [sys.executable, str(ROOT / 'scripts' / 'run_ablation.py'), '--job', *map(str, files)], log
+        )
         failed = 0
         while work:
             line = work.pop(0)[1]
@@ -350,7 +350,3 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 1
     print(text)
     return 1 if failed else 0
-
-
-if __name__ == '__main__':
-    sys.exit(main())

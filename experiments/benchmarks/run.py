@@ -17,7 +17,6 @@ import multiprocessing
 import os
 import platform
 import subprocess
-import sys
 import tempfile
 from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
@@ -26,9 +25,6 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
-
-if __name__ == '__main__':  # started as a file: the package is the folder above this one
-    sys.path[0] = str(Path(__file__).resolve().parents[2])
 
 from basicsr.utils.files import replacing
 from basicsr.utils.logger import environment
@@ -112,7 +108,3 @@ def main(argv: Sequence[str] | None = None) -> int:
                 )
     write_page(args.csv, args.page)
     return int(failed)
-
-
-if __name__ == '__main__':
-    sys.exit(main())

@@ -31,9 +31,6 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-if __name__ == '__main__':  # started as a file: the package is the folder above this one
-    sys.path[0] = str(Path(__file__).resolve().parents[2])
-
 from basicsr.cli.data_pairs import make_pair, ranges_of
 from basicsr.data.common import DataError, list_pictures, relative_key
 from basicsr.faces.detection import build_detector
@@ -184,7 +181,3 @@ def main(argv: Sequence[str] | None = None) -> int:
     for problem in problems:
         print(f'error: {problem}', file=sys.stderr)
     return 1 if problems else 0
-
-
-if __name__ == '__main__':
-    sys.exit(main())

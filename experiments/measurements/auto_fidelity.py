@@ -126,7 +126,3 @@ def main(argv: Sequence[str] | None = None) -> int:
         cells = [f'{likeness:.3f} | {sharpness:.3f}' for likeness, sharpness in (column[label] for column in columns)]
         print(f'| {label} | ' + ' | '.join(cells) + ' |')
     return 0
-
-
-if __name__ == '__main__':
-    sys.exit(main())

@@ -121,7 +121,3 @@ def main(argv: Sequence[str] | None = None) -> int:
         with replacing(args.csv) as partial, partial.open('w', encoding='utf-8', newline='') as file:
             csv.writer(file).writerows([COLUMNS, *lines])
     return 0
-
-
-if __name__ == '__main__':
-    sys.exit(main())

@@ -82,7 +82,3 @@ def main(argv: Sequence[str] | None = None) -> int:
     for problem in evaluation.problems:
         print(f'error: {problem}', file=sys.stderr)
     return 1 if evaluation.problems else 0
-
-
-if __name__ == '__main__':
-    sys.exit(main())

@@ -17,9 +17,6 @@ from pathlib import Path
 
 import torch
 
-if __name__ == '__main__':  # started as a file: the package is the folder above this one
-    sys.path[0] = str(Path(__file__).resolve().parents[2])
-
 from basicsr.cli.evaluate import device_of
 from basicsr.data import DataError
 from basicsr.metrics import METRICS
@@ -149,7 +146,3 @@ def main(argv: Sequence[str] | None = None) -> int:
     for problem in reproduction.problems:
         print(f'error: {problem}', file=sys.stderr)
     return 1 if reproduction.problems else 0
-
-
-if __name__ == '__main__':
-    sys.exit(main())

@@ -38,7 +38,7 @@ def contact_rows(restorer: FaceRestorer, adain: bool) -> list[list[np.ndarray]]:
     return rows
 
 
-def main() -> None:
+def main() -> int:
     """The command line."""
     parser = argparse.ArgumentParser(description='Write the pictures of docs/ with a model.')
     parser.add_argument('--model', default='small')
@@ -53,7 +53,4 @@ def main() -> None:
     imwrite(args.output / 'before_after.png', sheet([pairs], ['degraded', 'restored'] * (len(pairs) // 2)))
     titles = ['degraded', *(f'w = {w:g}' for w in WEIGHTS), 'truth']
     imwrite(args.output / 'contact_sheet.png', sheet(contact_rows(restorer, args.adain), titles))
-
-
-if __name__ == '__main__':
-    main()
+    return 0

@@ -9,7 +9,6 @@ draws of the stage III degradation. The same seeds give the same files.
 from __future__ import annotations
 
 import argparse
-import sys
 from pathlib import Path
 
 import cv2
@@ -46,7 +45,3 @@ def main() -> int:
     for seed in FACE_SEEDS:
         imwrite(output / 'cropped_faces' / f'astronaut_{seed}.png', degraded(face, SMALL.scaled(FACE_SIDE), seed))
     return 0
-
-
-if __name__ == '__main__':
-    sys.exit(main())

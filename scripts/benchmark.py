@@ -1,0 +1,10 @@
+"""Measure speed and memory on this machine."""
+
+import sys
+from pathlib import Path
+
+if __name__ == '__main__':
+    sys.path[0] = str(Path(__file__).resolve().parents[1])  # the folder that holds the package
+    from experiments.benchmarks.run import main
+
+    sys.exit(main())

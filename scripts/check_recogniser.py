@@ -1,0 +1,10 @@
+"""Check a face recognizer on a folder of people."""
+
+import sys
+from pathlib import Path
+
+if __name__ == '__main__':
+    sys.path[0] = str(Path(__file__).resolve().parents[1])  # the folder that holds the package
+    from basicsr.cli.recognizer_check import main
+
+    sys.exit(main())

@@ -1,0 +1,10 @@
+"""Draw the sheets of `docs/` with the embedded model."""
+
+import sys
+from pathlib import Path
+
+if __name__ == '__main__':
+    sys.path[0] = str(Path(__file__).resolve().parents[1])  # the folder that holds the package
+    from experiments.small_model.contact_sheet import main
+
+    sys.exit(main())

@@ -1,0 +1,10 @@
+"""Put a folder of pictures into an LMDB."""
+
+import sys
+from pathlib import Path
+
+if __name__ == '__main__':
+    sys.path[0] = str(Path(__file__).resolve().parents[1])  # the folder that holds the package
+    from basicsr.cli.data_lmdb import main
+
+    sys.exit(main())

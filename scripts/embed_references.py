@@ -1,0 +1,10 @@
+"""Embed the photographs of people once, for training."""
+
+import sys
+from pathlib import Path
+
+if __name__ == '__main__':
+    sys.path[0] = str(Path(__file__).resolve().parents[1])  # the folder that holds the package
+    from basicsr.cli.data_embed import main
+
+    sys.exit(main())

@@ -1,0 +1,10 @@
+"""Judge folders of restored faces."""
+
+import sys
+from pathlib import Path
+
+if __name__ == '__main__':
+    sys.path[0] = str(Path(__file__).resolve().parents[1])  # the folder that holds the package
+    from basicsr.cli.evaluate import main
+
+    sys.exit(main())

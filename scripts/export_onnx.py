@@ -1,0 +1,10 @@
+"""Write a network as an ONNX file."""
+
+import sys
+from pathlib import Path
+
+if __name__ == '__main__':
+    sys.path[0] = str(Path(__file__).resolve().parents[1])  # the folder that holds the package
+    from basicsr.cli.export import main
+
+    sys.exit(main())

@@ -1,0 +1,10 @@
+"""Measure `-w auto` against fixed fidelities."""
+
+import sys
+from pathlib import Path
+
+if __name__ == '__main__':
+    sys.path[0] = str(Path(__file__).resolve().parents[1])  # the folder that holds the package
+    from experiments.measurements.auto_fidelity import main
+
+    sys.exit(main())

@@ -1,0 +1,10 @@
+"""Measure the flicker of restored clips."""
+
+import sys
+from pathlib import Path
+
+if __name__ == '__main__':
+    sys.path[0] = str(Path(__file__).resolve().parents[1])  # the folder that holds the package
+    from experiments.measurements.flicker import main
+
+    sys.exit(main())

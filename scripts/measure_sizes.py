@@ -1,0 +1,10 @@
+"""Measure what restoring does to clean faces of several sizes."""
+
+import sys
+from pathlib import Path
+
+if __name__ == '__main__':
+    sys.path[0] = str(Path(__file__).resolve().parents[1])  # the folder that holds the package
+    from experiments.measurements.sizes import main
+
+    sys.exit(main())
