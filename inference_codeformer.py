@@ -2,7 +2,7 @@
 
 import sys
 
-from basicsr.cli.restore import main
+from basicsr.cli.main import run
 
 if __name__ == '__main__':
-    sys.exit(main())
+    sys.exit(run('restore'))

@@ -5,6 +5,6 @@ from pathlib import Path
 
 if __name__ == '__main__':
     sys.path[0] = str(Path(__file__).resolve().parents[1])  # the folder that holds the package
-    from basicsr.cli.data_pairs import main
+    from basicsr.cli.main import run
 
-    sys.exit(main())
+    sys.exit(run('data pairs'))

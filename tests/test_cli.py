@@ -143,8 +143,8 @@ def test_w_out_of_range_is_a_usage_error(run, tmp_path, w, capsys):
     ('flags', 'message'),
     [
         (['--detection_model', 'tinny'], "did you mean 'tiny'"),
-        (['--detection_model', 'retinaface_resnet50', '--weights_dir', 'nowhere'], 'scripts/download_pretrained'),
-        (['--bg_upsampler', 'realesrgan', '--weights_dir', 'nowhere'], 'scripts/download_pretrained'),
+        (['--detection_model', 'retinaface_resnet50', '--weights_dir', 'nowhere'], 'id-codeformer download'),
+        (['--bg_upsampler', 'realesrgan', '--weights_dir', 'nowhere'], 'id-codeformer download'),
         (['--model', 'none.pth'], 'no such model file'),
         (['--device', 'quantum'], 'unknown device'),
         (['-s', '0'], 'upscale'),

@@ -124,14 +124,16 @@ def test_a_file_that_is_no_calibration_says_so_and_how_to_make_one(change, messa
         file.write_text(content if isinstance(content, str) else json.dumps(content))
     with pytest.raises(CheckpointError, match=message) as caught:
         InputIdentity(embedder, file)
-    assert str(file) in str(caught.value) and 'scripts/calibrate_confidence.py' in str(caught.value)
+    assert str(file) in str(caught.value) and 'id-codeformer recognizer calibrate' in str(caught.value)
 
 
 def test_a_calibration_of_another_recogniser_is_an_error(tmp_path, embedder):
     other = FaceEmbedder(save_tiny(tmp_path / 'other.pth', seed=4))
     file = calibrated(tmp_path, embedder)
     InputIdentity(embedder, file)
-    with pytest.raises(CheckpointError, match=r"for the recogniser 'tiny'.*other\.pth.*scripts/calibrate_confidence"):
+    with pytest.raises(
+        CheckpointError, match=r"for the recogniser 'tiny'.*other\.pth.*id-codeformer recognizer calibrate"
+    ):
         InputIdentity(other, file)
 
 

@@ -354,7 +354,7 @@ def test_a_picture_without_codes_is_a_clear_error(faces: Path, tmp_path: Path) -
     save_codes(faces, tmp_path / 'codes.pth', by_stem=True)
     imwrite(faces / 'later.png', picture(8))
     opt = options(faces, latent_gt_path=str(tmp_path / 'codes.pth'))
-    with pytest.raises(DataError, match=r'later\.png.*codes\.pth.*scripts/generate_latent_gt\.py'):
+    with pytest.raises(DataError, match=r'later\.png.*codes\.pth.*id-codeformer data latents'):
         build_dataset(opt)
     data = build_dataset(opt | {'on_error': 'skip'})
     paths = {data[v]['gt_path'] for v in range(len(data))}

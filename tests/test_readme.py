@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from basicsr.cli import restore as inference_codeformer
-from basicsr.cli import train
+from basicsr.cli import restore, train
+from basicsr.cli.main import COMMANDS
 from basicsr.models.schema import check_options
 from basicsr.utils.options import load_options
 from basicsr.utils.weights import read_manifest
@@ -25,14 +25,25 @@ LINES = [
     for page in PAGES
     for fence in FENCE.findall((ROOT / page).read_text(encoding='utf-8'))
     for line in fence.replace('\\\n', ' ').split('&&' if '&&' in fence else '\n')
-    if line.strip().startswith('python ') and ' -m ' not in line
+    if line.strip().startswith(('python ', 'id-codeformer ')) and ' -m ' not in line
 ]
 
 
-def body_of(script: Path) -> Path:
-    """The module that a thin script calls."""
-    module = re.search(r'from ([\w.]+) import main$', script.read_text(encoding='utf-8'), re.MULTILINE)
-    return ROOT.joinpath(*module[1].split('.')).with_suffix('.py')
+def parse_command(line: str) -> tuple[str, list[str], Path]:
+    """The command of a line, its arguments, and the module that reads them."""
+    first, *words = shlex.split(line)
+    if first == 'id-codeformer':
+        name = next(name for name in (' '.join(words[:2]), words[0]) if name in COMMANDS)
+        arguments = words[len(name.split()) :]
+    else:
+        name, *arguments = words
+        text = (ROOT / name).read_text(encoding='utf-8')
+        command = re.search(r"run\('([\w ]+)'\)", text)
+        if not command:
+            module = re.search(r'from (experiments[\w.]+) import main$', text, re.MULTILINE)[1]
+            return name, arguments, ROOT.joinpath(*module.split('.')).with_suffix('.py')
+        name = command[1]
+    return name, arguments, ROOT / 'basicsr' / 'cli' / f'{COMMANDS[name][0]}.py'
 
 
 def test_there_are_commands():
@@ -41,15 +52,15 @@ def test_there_are_commands():
 
 @pytest.mark.parametrize('line', LINES)
 def test_command_is_understood(line):
-    script, *arguments = shlex.split(line)[1:]
-    source = body_of(ROOT / script).read_text(encoding='utf-8')
+    name, arguments, module = parse_command(line)
+    source = module.read_text(encoding='utf-8')
     for flag in (argument for argument in arguments if re.match('--?[a-zA-Z]', argument)):
         assert f"'{flag.replace('--no-', '--')}'" in source, flag
-    if script == 'inference_codeformer.py':
-        inference_codeformer.build_parser().parse_args(arguments)
-    elif script == 'basicsr/train.py':
+    if name == 'restore':
+        restore.build_parser().parse_args(arguments)
+    elif name == 'train':
         check_options(load_options(ROOT / train.parse_arguments(arguments).opt))
-    elif script == 'scripts/download_pretrained_models.py':
+    elif name == 'download':
         groups = {*read_manifest(ROOT / 'weights' / 'manifest.yml'), 'all'}
         assert set('|'.join(arguments).split('|')) <= groups
 

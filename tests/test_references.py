@@ -275,7 +275,7 @@ def test_a_picture_without_embedding_is_an_error_with_the_command(place):
     """A changed one too, although its name is known."""
     imwrite(place / 'faces/bob/1.png', photo(30))
     imwrite(place / 'faces/bob/2.png', photo(31))
-    words = r'bob/1\.png: .* \(2 of 8 lack one\); run python scripts/embed_references\.py -i .*faces -o .*safetensors'
+    words = r'bob/1\.png: .* \(2 of 8 lack one\); run id-codeformer data embed -i .*faces -o .*safetensors'
     with pytest.raises(DataError, match=words):
         build_dataset(options(place))
     assert len(build_dataset(options(place, on_error='skip'))) == 4
@@ -320,7 +320,7 @@ def test_files_that_are_as_they_were_are_not_read(place, monkeypatch):
 
 def test_embeddings_of_another_recogniser_are_an_error(place):
     other = save_tiny(place / 'other.pth', seed=8)
-    with pytest.raises(DataError, match=r"not of '.*other\.pth'; make others with python scripts/embed_references"):
+    with pytest.raises(DataError, match=r"not of '.*other\.pth'; make others with id-codeformer data embed"):
         build_dataset(options(place, recogniser=str(other)))
     with pytest.raises(DataError, match="not of 'arcface_ir_se50'"):
         build_dataset(options(place, recogniser='arcface_ir_se50'))
@@ -357,7 +357,7 @@ def test_a_damaged_file_of_embeddings_is_an_error(damage, place):
         file.unlink()
     else:
         file.write_bytes(file.read_bytes()[:200] if damage == 'cut' else b'text')
-    with pytest.raises(DataError, match='make it with python scripts/embed_references'):
+    with pytest.raises(DataError, match='make it with id-codeformer data embed'):
         build_dataset(options(place))
 
 
@@ -600,7 +600,7 @@ def test_the_index_is_what_the_dataset_reads(place, capsys):
 def test_the_index_wants_embeddings_of_every_face(place, capsys):
     imwrite(place / 'faces/bob/2.png', photo(31))
     assert grouped(place, 0.5)[0] == 1
-    assert 'run python scripts/embed_references.py' in capsys.readouterr().err
+    assert 'run id-codeformer data embed' in capsys.readouterr().err
 
 
 @pytest.mark.shared

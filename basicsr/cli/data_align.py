@@ -1,12 +1,13 @@
 """Cut the faces out of photographs at their FFHQ places, for training: OUTPUT/NAME_00.png and so on, one for each face.
 
-python scripts/crop_align_face.py -i photos -o datasets/faces --size 512
+id-codeformer data align -i photos -o datasets/faces --size 512
 """
 
 from __future__ import annotations
 
 import argparse
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 from tqdm import tqdm
@@ -33,7 +34,7 @@ def crop_faces(job: Job, detector: FaceDetector, output: Path, size: int, least:
     return len(faces)
 
 
-def main() -> int:
+def main(argv: Sequence[str] | None = None) -> int:
     """0 when every file gave a face, 1 when one did not, 2 when nothing could be started."""
     parser = argparse.ArgumentParser(description='Cut the faces out of photographs at their FFHQ places.')
     parser.add_argument('-i', '--input', type=Path, required=True, help='folder of photographs, sub-folders included')
@@ -42,7 +43,7 @@ def main() -> int:
     parser.add_argument('--min_size', type=float, default=0, help='pass over faces that are smaller in the photograph')
     parser.add_argument('--detection_model', default=DEFAULT_DETECTOR, help=', '.join(DETECTORS))
     parser.add_argument('--weights_dir', type=Path, default=weights_folder())
-    args = parser.parse_args()
+    args = parser.parse_args(argv)
     try:
         if args.output.resolve().is_relative_to(args.input.resolve()):
             raise ValueError(f'-o {args.output} lies inside -i {args.input}; choose a folder outside')

@@ -1,6 +1,6 @@
 """Embeddings of photographs, computed once for training with references (`datasets:train:embeddings`).
 
-    python scripts/embed_references.py -i datasets/people -o datasets/people.safetensors --weights arcface_ir_se50
+    id-codeformer data embed -i datasets/people -o datasets/people.safetensors --weights arcface_ir_se50
 
 Photographs are aligned faces. Of each, the recogniser sees several variants, the first as it is, the others lightly
 degraded, and all of them mirrored too. They are found by content: run again, the script embeds what is new or changed.

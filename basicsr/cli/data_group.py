@@ -1,7 +1,7 @@
 """Who is on which picture, for sets that do not say: groups aligned faces by person, by the recogniser's embeddings.
 
-    python scripts/embed_references.py -i datasets/faces -o datasets/faces.safetensors --weights arcface_ir_se50
-    python scripts/build_identity_index.py -i datasets/faces --embeddings datasets/faces.safetensors \
+    id-codeformer data embed -i datasets/faces -o datasets/faces.safetensors --weights arcface_ir_se50
+    id-codeformer data group -i datasets/faces --embeddings datasets/faces.safetensors \
         -o datasets/faces.csv --threshold 0.5
 
 Faces whose cosine is at least the threshold are one person, and so are all that are linked in this way. Written are
@@ -25,16 +25,19 @@ import cv2
 import numpy as np
 import torch
 import torch.nn.functional as F
-from scipy.sparse import coo_array
-from scipy.sparse.csgraph import connected_components
 from torch import Tensor
 
 from basicsr.data.common import DataError
 from basicsr.data.embeddings import Embeddings
 from basicsr.data.storage import FolderFiles
+from basicsr.utils.errors import extra
 from basicsr.utils.files import replacing, write_text
 from basicsr.utils.image import imread, imwrite
 from basicsr.utils.sheet import TILE, sheet
+
+with extra('references'):
+    from scipy.sparse import coo_array
+    from scipy.sparse.csgraph import connected_components
 
 BLOCK = 2048  # faces compared with all others at a time
 COPY = 0.999  # cosine above which two pictures are taken for copies, which make dull examples
@@ -141,7 +144,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """The command line; returns the exit code."""
     parser = argparse.ArgumentParser(description='Group aligned faces by person.')
     parser.add_argument('-i', '--input', type=Path, required=True, help='folder of aligned faces, sub-folders included')
-    parser.add_argument('--embeddings', type=Path, required=True, help='of them, made with scripts/embed_references.py')
+    parser.add_argument('--embeddings', type=Path, required=True, help='of them, made with id-codeformer data embed')
     parser.add_argument('-o', '--output', type=Path, required=True, help='list to write (.csv)')
     parser.add_argument('--threshold', type=float, default=0.5, help='cosine from which two faces are one person (0.5)')
     args = parser.parse_args(argv)

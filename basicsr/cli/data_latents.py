@@ -1,6 +1,6 @@
 """Target codes of a folder of good faces, both as they are and mirrored, for `datasets:train:latent_gt_path`.
 
-    python scripts/generate_latent_gt.py -i datasets/ffhq/ffhq_512 -o datasets/ffhq/latent_gt_code1024.pth \
+    id-codeformer data latents -i datasets/ffhq/ffhq_512 -o datasets/ffhq/latent_gt_code1024.pth \
         --vqgan weights/CodeFormer/vqgan_code1024.pth
 """
 

@@ -3,7 +3,7 @@
 The files go in as they are, under their path below the folder without extension; `meta_info.txt` lists them in
 BasicSR's layout, `name.png (height,width,channels) level`, with level 0 (nothing was compressed again).
 
-    python scripts/create_lmdb.py -i datasets/ffhq/ffhq_512 -o datasets/ffhq/ffhq_512.lmdb
+    id-codeformer data lmdb -i datasets/ffhq/ffhq_512 -o datasets/ffhq/ffhq_512.lmdb
 """
 
 from __future__ import annotations

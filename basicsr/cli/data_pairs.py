@@ -4,7 +4,7 @@ OUTPUT/bicubic has the same damage, enlarged by bicubic instead of bilinear inte
 
 Every picture's draws depend on its name and the seed only, so that a folder made twice is the same.
 
-    python scripts/make_val_pairs.py --input datasets/faces --output datasets/val --severity small --size 128
+    id-codeformer data pairs --input datasets/faces --output datasets/val --severity small --size 128
 
 With --protocol the ranges and the seed are those of a file of options/eval.
 """
@@ -14,6 +14,7 @@ from __future__ import annotations
 import argparse
 import sys
 import zlib
+from collections.abc import Sequence
 from pathlib import Path
 
 import cv2
@@ -78,7 +79,7 @@ def make_pairs(source: Path, target: Path, ranges: DegradationRanges, size: int,
     return len(paths)
 
 
-def main() -> int:
+def main(argv: Sequence[str] | None = None) -> int:
     """The command line; 0 when every pair was written."""
     parser = argparse.ArgumentParser(description='Make validation pairs from clean faces.')
     parser.add_argument('--input', type=Path, required=True, help='folder of clean faces, sub-folders included')
@@ -89,7 +90,7 @@ def main() -> int:
     parser.add_argument('--size', type=int, default=512, help='side of the pictures, pixels')
     parser.add_argument('--seed', type=int, help="of the draws; by default the protocol's, else 0")
     parser.add_argument('--limit', type=int, help='only the first so many pictures')
-    args = parser.parse_args()
+    args = parser.parse_args(argv)
     if args.size < 16 or (args.seed or 0) < 0 or (args.limit is not None and args.limit < 1):
         parser.error('--size must be 16 or more, --seed 0 or more, --limit 1 or more')
     try:

@@ -1,4 +1,4 @@
-"""Fetch pretrained weights: `python scripts/download_pretrained_models.py CodeFormer facelib` or `all`."""
+"""Fetch pretrained weights: `id-codeformer download CodeFormer facelib` or `all`."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from basicsr.utils.download import DownloadError, sha256_of
-from basicsr.utils.folders import REPOSITORY_WEIGHTS, WEIGHTS_VARIABLE, weights_folder
+from basicsr.utils.folders import WEIGHTS_VARIABLE, packaged, weights_folder
 from basicsr.utils.registry import nearest
 from basicsr.utils.weights import WeightsFile, read_manifest
 
@@ -36,7 +36,7 @@ def main(argv: list[str] | None = None) -> int:
         '--weights_dir',
         type=Path,
         default=weights_folder(),
-        help=f'where the files go (default: ${WEIGHTS_VARIABLE}, else weights in the repository; now %(default)s)',
+        help=f'where the files go (default: ${WEIGHTS_VARIABLE}, else that of the clone or the cache; now %(default)s)',
     )
     parser.add_argument(
         '--mirror',
@@ -45,7 +45,7 @@ def main(argv: list[str] | None = None) -> int:
         metavar='URL',
         help='address of a copy of a weights folder, asked before those of the manifest; may be given repeatedly',
     )
-    manifest_file = REPOSITORY_WEIGHTS / 'manifest.yml'
+    manifest_file = packaged('weights') / 'manifest.yml'
     parser.add_argument('--manifest', type=Path, default=manifest_file, help='default: %(default)s')
     args = parser.parse_args(argv)
     try:

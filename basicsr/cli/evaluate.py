@@ -1,6 +1,6 @@
 """Judge restored faces: figures for each picture, a summary, and a report to look at.
 
-    python scripts/evaluate.py --restored results/a results/b --gt datasets/val/gt --lq datasets/val/lq \
+    id-codeformer evaluate --restored results/a results/b --gt datasets/val/gt --lq datasets/val/lq \
         --metrics psnr,ssim,niqe,ids --recogniser weights/arcface/….pth --out results/evaluation
 
 Pictures belong together by their path below the folder, without the extension. Several restored folders are compared

@@ -1,6 +1,6 @@
 """Export a CodeFormer to ONNX, and compare it with the original on onnxruntime.
 
-    python scripts/export_onnx.py --model weights/CodeFormer/codeformer.pth --output codeformer.onnx
+    id-codeformer export --model weights/CodeFormer/codeformer.pth --output codeformer.onnx
 
 The file has the inputs `x` (N,3,S,S), float32 in [-1, 1], aligned faces in RGB, any N, and `w`, a float32 without
 dimensions from 0 (quality) to 1 (fidelity); the outputs are `image` (N,3,S,S) and `logits` (N,positions,codes). The
@@ -14,14 +14,20 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-import onnxruntime
 import torch
 from torch import Tensor, nn
 
 from basicsr.archs import CodeFormer
 from basicsr.archs.factory import load_codeformer
+from basicsr.inference.face_restorer import SMALL
 from basicsr.utils.checkpoint import CheckpointError
+from basicsr.utils.errors import extra
 from basicsr.utils.files import replacing
+from basicsr.utils.folders import packaged
+
+with extra('export'):
+    import onnxruntime
+    import onnxscript as onnxscript  # torch.onnx.export needs it
 
 OPSET = 18
 TOLERANCE = 1e-3
@@ -102,7 +108,7 @@ def compare(module: Restoration, path: Path) -> float:
 def main(argv: Sequence[str] | None = None) -> int:
     """The command line; 0 if the file agrees with the original, 1 if not, 2 if there is nothing to export."""
     parser = argparse.ArgumentParser(description='Export a CodeFormer to ONNX, with w as an input.')
-    parser.add_argument('--model', type=Path, default=Path('weights/small/codeformer_128.safetensors'))
+    parser.add_argument('--model', type=Path, default=packaged('weights') / SMALL)
     parser.add_argument('--output', type=Path, default=Path('codeformer.onnx'))
     parser.add_argument('--adain', action=argparse.BooleanOptionalAction, default=True, help='as inference does')
     args = parser.parse_args(argv)

@@ -1,6 +1,6 @@
 """How far a recogniser can be trusted on degraded faces: fit the confidence of `identity: input`, and show its curve.
 
-    python scripts/calibrate_confidence.py -i datasets/faces -o options/confidence/mine.json --weights RECOGNISER \
+    id-codeformer recognizer calibrate -i datasets/faces -o options/confidence/mine.json --weights RECOGNISER \
         --val datasets/faces_val --curve docs/results/confidence
 
 Clean aligned faces are degraded by the project's own degradation, from hardly at all to beyond recognition. The file
@@ -23,19 +23,21 @@ from typing import Any
 
 import numpy as np
 import torch
-from scipy.optimize import minimize
 from tqdm import tqdm
 
 from basicsr.data.common import DataError, list_pictures, read_picture, resize_square
 from basicsr.data.degradation import DegradationRanges, degrade, to_bytes, to_unit
-from basicsr.metrics.pictures import at_even_steps
 from basicsr.recognition.confidence import FEATURES, Calibration, measure
 from basicsr.recognition.confidence_chart import calibration_chart
 from basicsr.recognition.embedder import FaceEmbedder
 from basicsr.utils.checkpoint import CheckpointError
 from basicsr.utils.download import sha256_of
-from basicsr.utils.files import write_text
+from basicsr.utils.errors import extra
+from basicsr.utils.files import at_even_steps, write_text
 from basicsr.utils.image import imwrite, to_tensor
+
+with extra('references'):
+    from scipy.optimize import minimize
 
 NETWORK_FREE = ('norm', 'sharpness')
 """Measurements that need no further run of the recogniser."""

@@ -1,4 +1,4 @@
-"""Check a face recogniser on aligned faces of known people: `python scripts/check_recogniser.py WEIGHTS -i FACES`.
+"""Check a face recogniser on aligned faces of known people: `id-codeformer recognizer check WEIGHTS -i FACES`.
 
 FACES holds a folder for each person. A recogniser with the right crop, channel order and normalisation puts photographs
 of one person near each other and those of two people at right angles; a shifted crop shows at once.

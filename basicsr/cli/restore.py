@@ -24,6 +24,7 @@ from basicsr.inference.report import FileRecord, exit_code, format_identity, for
 from basicsr.inference.runner import SUMMARY, Runner, plan_jobs, skipped_files
 from basicsr.recognition.choose import REMEDY
 from basicsr.utils.folders import WEIGHTS_VARIABLE, weights_folder
+from basicsr.utils.memory import keep_freed_memory
 from basicsr.utils.picture import MAX_MEGAPIXELS
 
 AUTO = 'auto'
@@ -130,7 +131,7 @@ def build_parser() -> argparse.ArgumentParser:
     add(
         '--weights_dir',
         default=str(weights_folder()),
-        help=f"the weights folder (default: ${WEIGHTS_VARIABLE}, else this repository's)",
+        help=f"the weights folder (default: ${WEIGHTS_VARIABLE}, else that of the clone or the user's cache)",
     )
     add_identity_flags(parser.add_argument_group('who the people are'))
     return parser
@@ -182,6 +183,8 @@ def build_restorer(args: argparse.Namespace) -> ImageRestorer:
 
         upsampler = Upsampler(find_upsampler(background or 'realesrgan', args.weights_dir), args.bg_tile, faces.device)
     parsing = Path(args.weights_dir) / PARSING_FILE
+    if faces.device == 'cpu':
+        keep_freed_memory()
     whole, auto = not args.has_aligned, args.w == AUTO
     detector = None
     if whole or args.ref:

@@ -24,6 +24,7 @@ from basicsr.models.schema import check_options
 from basicsr.utils import dist, slurm
 from basicsr.utils.checkpoint import CheckpointError
 from basicsr.utils.files import InUseError, lock, write_text
+from basicsr.utils.folders import find_packaged
 from basicsr.utils.logger import get_root_logger, write_environment
 from basicsr.utils.memory import keep_freed_memory
 from basicsr.utils.options import OptionError, drop_nulls, dump_options, load_options, merge
@@ -60,7 +61,7 @@ def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
 
 def run_options(path: str | Path, changes: Sequence[str] = (), debug: bool = False) -> dict[str, Any]:
     """The checked options of a run. Null means the default, but in the datasets, where it means "not at all"."""
-    opt = load_options(path, changes)
+    opt = with_packaged(load_options(find_packaged(path), changes))
     check_options(opt)
     opt = {**drop_nulls(opt), 'datasets': {name: section for name, section in opt['datasets'].items() if section}}
     # Some published files have the seed below train.
@@ -73,6 +74,15 @@ def run_options(path: str | Path, changes: Sequence[str] = (), debug: bool = Fal
         }
         opt = merge(opt, quick)
     return opt
+
+
+def with_packaged(opt: Any) -> Any:
+    """Replace `weights/…` that the working folder lacks by downloaded or embedded weights of that name."""
+    if isinstance(opt, Mapping):
+        return {key: with_packaged(value) for key, value in opt.items()}
+    if isinstance(opt, list):
+        return [with_packaged(value) for value in opt]
+    return str(find_packaged(opt)) if isinstance(opt, str) and opt.startswith('weights/') else opt
 
 
 def uses_cuda(opt: Mapping[str, Any]) -> bool:

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from basicsr.utils.checkpoint import CheckpointError, read_checkpoint
+from basicsr.utils.errors import IDCodeFormerError
 from basicsr.utils.image import ImageReadError, decode, scan_images
 
 LOADER_KEYS = frozenset(
@@ -28,7 +29,7 @@ FILE_KEYS = frozenset({'dataroot_gt', 'filename_tmpl', 'io_backend', 'mean', 'st
 """Keys about files and value ranges that every dataset understands."""
 
 
-class DataError(ValueError):
+class DataError(IDCodeFormerError, ValueError):
     """Something about the data is wrong; the message names the file or option key and the remedy."""
 
 

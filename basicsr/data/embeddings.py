@@ -2,7 +2,7 @@
 
 The file is a safetensors: of each photograph its SHA-256 ('digests'), where it was last seen ('stamps') and its
 embeddings ('vectors', float16), as it is and mirrored, in several lightly degraded variants. One file is for one
-recogniser. scripts/embed_references.py makes it; training only reads numbers from it.
+recogniser. id-codeformer data embed makes it; training only reads numbers from it.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from basicsr.utils.files import replacing
 
 SMALLEST = 64  # side of a reference, pixels (RIDFR)
 QUALITY = (60, 100)  # of JPEG
-COMMAND = 'python scripts/embed_references.py -i {root} -o {file} --weights RECOGNISER'
+COMMAND = 'id-codeformer data embed -i {root} -o {file} --weights RECOGNISER'
 SUM = hashlib.sha256().digest_size
 
 
@@ -153,7 +153,7 @@ class Embeddings:
             return
         raise DataError(
             f"{self.file}: its embeddings are of the recogniser '{self.recogniser}', not of '{wanted}'; make others "
-            f'with python scripts/embed_references.py -i FACES -o OTHER_FILE --weights {wanted}'
+            f'with id-codeformer data embed -i FACES -o OTHER_FILE --weights {wanted}'
         )
 
     def lack_of(self, path: Path, count: int, total: int, root: Path) -> str:

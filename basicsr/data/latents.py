@@ -14,7 +14,7 @@ MISSING = -1
 
 
 class LatentCodes:
-    """The codebook indices of every picture and of its mirror image, from a file of scripts/generate_latent_gt.py.
+    """The codebook indices of every picture and of its mirror image, from a file of id-codeformer data latents.
 
     The file holds `{'orig': {key: codes}, 'hflip': {key: codes}}`. A key is a picture's path below the data root
     without extension, or its stem where no other picture shares it; codes are integers of any shape, all of one number.
@@ -33,7 +33,7 @@ class LatentCodes:
         self.file, self.paths = Path(file), paths
         table = load_table(file)
         if not isinstance(table.get('orig'), dict) or not isinstance(table.get('hflip'), dict):
-            raise DataError(f"{file}: needs the dicts 'orig' and 'hflip'; make it with scripts/generate_latent_gt.py")
+            raise DataError(f"{file}: needs the dicts 'orig' and 'hflip'; make it with id-codeformer data latents")
         keys = table_keys(paths, root)
         found = [[self._find(table[side], names) for side in ('orig', 'hflip')] for names in keys]
         lengths = {codes.numel() for pair in found for codes in pair if codes is not None}
@@ -60,7 +60,7 @@ class LatentCodes:
     def _error(self, index: int, count: int) -> DataError:
         return DataError(
             f'{self.paths[index]}: {self.file} holds no codes for this picture ({count} of {len(self.paths)} lack '
-            'them); make the file for this data with scripts/generate_latent_gt.py'
+            'them); make the file for this data with id-codeformer data latents'
         )
 
     def __call__(self, index: int, flip: bool) -> Tensor:

@@ -43,7 +43,7 @@ def _folder_of(path: Path, root: Path) -> str:
     if len(parts) < 2:
         raise DataError(
             f'{path}: lies in no folder of a person; sort the pictures into {root}/<person>/, or name a list of file '
-            'and person (identities; scripts/build_identity_index.py makes one)'
+            'and person (identities; id-codeformer data group makes one)'
         )
     return parts[0]
 

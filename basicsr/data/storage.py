@@ -13,12 +13,13 @@ from typing import Any, Protocol
 import numpy as np
 
 from basicsr.data.common import DataError, decode_picture, list_pictures, option, relative_key
+from basicsr.utils.errors import extra
 
 logger = logging.getLogger(__name__)
 
 META = 'meta_info.txt'
 META_LINE = re.compile(r'(?P<name>.+) \((?P<height>\d+),(?P<width>\d+),(?P<channels>\d+)\) (?P<level>\d+)')
-HINT = 'make it with scripts/create_lmdb.py'
+HINT = 'make it with id-codeformer data lmdb'
 _environments: dict[Path, tuple[int, Any]] = {}  # open lmdb folders, with the process that opened them
 
 
@@ -59,7 +60,7 @@ class FolderFiles:
 
 
 class LmdbFiles:
-    """The picture files in an lmdb as scripts/create_lmdb.py and BasicSR make it.
+    """The picture files in an lmdb as id-codeformer data lmdb and BasicSR make it.
 
     `meta_info.txt` names them, one a line: `name.png (height,width,channels) level`. The key of a file is its name
     without the extension. Each process opens the lmdb for itself.
@@ -87,7 +88,8 @@ class LmdbFiles:
 
     def read(self, index: int) -> bytes:
         """See `Files`."""
-        import lmdb
+        with extra('lmdb'):
+            import lmdb
 
         path = self.paths[index]
         try:

@@ -9,6 +9,7 @@ import cv2
 import numpy as np
 
 from basicsr.faces.anchors import decode, preprocess
+from basicsr.utils.errors import extra
 
 LEAST_SCORE = 0.3
 MOST_FACES = 5000
@@ -68,7 +69,8 @@ class InsightFaceFinder:
     """
 
     def __init__(self, folder: str | os.PathLike) -> None:
-        from insightface.app import FaceAnalysis
+        with extra('detectors'):
+            from insightface.app import FaceAnalysis
 
         try:
             self.app = FaceAnalysis(

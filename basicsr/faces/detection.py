@@ -155,7 +155,7 @@ def build_detector(
         candidates += [] if path else [Path.home() / '.insightface' / 'models' / 'buffalo_l']
         folder = _find_file(name, candidates, 'unpack the pack buffalo_l (insightface, non-commercial) there')
         return ScaledDetector(InsightFaceFinder(folder), min_score=0.5)
-    found = _find_file(name, candidates, f'get it with: python scripts/download_pretrained_models.py {group}')
+    found = _find_file(name, candidates, f'get it with: id-codeformer download {group}')
     if name == 'yunet':
         return ScaledDetector(YuNetFinder(found))
     from basicsr.faces.retinaface import RetinaFaceFinder  # imports torchvision, which takes seconds

@@ -10,6 +10,7 @@ import torch
 
 from basicsr.faces.geometry import apply_affine, compose, covering_rectangle, frame_corners, invert_affine, warp
 from basicsr.utils.checkpoint import load_state, load_state_dict_file
+from basicsr.utils.errors import extra
 from basicsr.utils.image import to_tensor
 
 PARSING_FILE = 'facelib/parsing_parsenet.pth'
@@ -49,7 +50,8 @@ class ParsingMask:
     """
 
     def __init__(self, path: str | os.PathLike, device: str = 'cpu') -> None:
-        from facexlib.parsing.parsenet import ParseNet  # imports torchvision, which takes seconds
+        with extra('detectors'):
+            from facexlib.parsing.parsenet import ParseNet  # imports torchvision, which takes seconds
 
         self.network = ParseNet(in_size=PARSING_SIDE, out_size=PARSING_SIDE, parsing_ch=19)
         load_state(self.network, load_state_dict_file(path), source=path)

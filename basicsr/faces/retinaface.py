@@ -6,20 +6,23 @@ import os
 
 import numpy as np
 import torch
-from facexlib.detection.retinaface_net import (
-    FPN,
-    SSH,
-    MobileNetV1,
-    make_bbox_head,
-    make_class_head,
-    make_landmark_head,
-)
 from torch import Tensor, nn
 from torchvision.models import resnet50
 from torchvision.models._utils import IntermediateLayerGetter
 
 from basicsr.faces.anchors import decode, preprocess
 from basicsr.utils.checkpoint import load_state, load_state_dict_file
+from basicsr.utils.errors import extra
+
+with extra('detectors'):
+    from facexlib.detection.retinaface_net import (
+        FPN,
+        SSH,
+        MobileNetV1,
+        make_bbox_head,
+        make_class_head,
+        make_landmark_head,
+    )
 
 
 class RetinaFaceNetwork(nn.Module):

@@ -19,8 +19,9 @@ from basicsr.recognition.choose import choose_recogniser
 from basicsr.recognition.embedder import FaceEmbedder
 from basicsr.utils.checkpoint import CheckpointError
 from basicsr.utils.download import sha256_of
+from basicsr.utils.folders import packaged
 
-CALIBRATIONS = Path(__file__).resolve().parents[2] / 'options' / 'confidence'
+CALIBRATIONS = packaged('options') / 'confidence'
 
 
 @dataclass(frozen=True)
@@ -33,8 +34,8 @@ class Wishes:
         threshold: see `People`.
         id_scale, search_steps: see `IdentityGuide`.
         own: tell the network what the input itself says of who it is, where there is no reference.
-        calibration: how far the recogniser can be trusted on such inputs; a file of scripts/calibrate_confidence.py, or
-            None for the one in `CALIBRATIONS` that is for the recogniser.
+        calibration: how far the recogniser can be trusted on such inputs; a file of `id-codeformer recognizer
+            calibrate`, or None for the one in `CALIBRATIONS` that is for the recogniser.
         choose_w: w is to be chosen by identity.
     """
 
@@ -129,6 +130,6 @@ def _of_input(embedder: FaceEmbedder, wishes: Wishes) -> Callable[[Tensor], tupl
     if wishes.own:
         raise CheckpointError(
             f'--identity input: nothing in {CALIBRATIONS} tells how far {embedder.name} can be trusted on a damaged '
-            'face; make a file with scripts/calibrate_confidence.py, and name it with --calibration'
+            'face; make a file with id-codeformer recognizer calibrate, and name it with --calibration'
         )
     return None

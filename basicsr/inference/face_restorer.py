@@ -17,9 +17,9 @@ from basicsr.archs.factory import load_codeformer
 from basicsr.archs.idcodeformer_arch import IDCodeFormer
 from basicsr.archs.vqgan_arch import Upsample
 from basicsr.inference.code_search import CodeSearch
-from basicsr.utils.folders import REPOSITORY_WEIGHTS, weights_folder
+from basicsr.utils.folders import packaged, weights_folder
 from basicsr.utils.image import resized, to_image, to_tensor
-from basicsr.utils.memory import give_back_freed_memory, keep_freed_memory
+from basicsr.utils.memory import give_back_freed_memory
 from basicsr.utils.precision import computes_bf16
 
 OFFICIAL = Path('CodeFormer') / 'codeformer.pth'
@@ -61,16 +61,14 @@ def find_model(model: str | os.PathLike, weights_dir: str | os.PathLike) -> tupl
     official = folder / OFFICIAL
     if model == 'official' or (model == 'auto' and official.is_file()):
         if not official.is_file():
-            raise FileNotFoundError(
-                f'{official} is not there; get it with: python scripts/download_pretrained_models.py CodeFormer'
-            )
+            raise FileNotFoundError(f'{official} is not there; get it with: id-codeformer download CodeFormer')
         return official, f'official CodeFormer weights ({official})'
     if model in ('auto', 'small'):
-        places = [place / SMALL for place in (folder, REPOSITORY_WEIGHTS)]
+        places = [place / SMALL for place in (folder, packaged('weights'))]
         small = next((place for place in places if place.is_file()), None)
         if small is None:
             raise FileNotFoundError(
-                f'{places[0]}, which comes with the repository, is not there; give the weights folder (--weights_dir) '
+                f'{places[0]}, which comes with the package, is not there; give the weights folder (--weights_dir) '
                 'or a file (--model)'
             )
         return small, f'embedded small model ({small})'
@@ -92,13 +90,13 @@ def fix_colour(restored: np.ndarray, original: np.ndarray) -> np.ndarray:
     return np.rint(np.clip(restored + drift, 0, 255)).astype(np.uint8)
 
 
-def reuse_memory(network: nn.Module) -> None:
-    """Let activations on the CPU take the place of earlier ones, which saves a seventh of the time of a face.
+def bound_kept_memory(network: nn.Module) -> None:
+    """Bound the memory of processes that keep freed memory, see `keep_freed_memory`.
 
-    What is left over is given back before each enlargement and at the end: activations of another size do not fit into
-    its gaps, which would add up.
+    There, activations take the place of earlier ones, which saves a seventh of the time of a face. What is left over is
+    given back before each enlargement and at the end: activations of another size do not fit into its gaps, which would
+    add up.
     """
-    keep_freed_memory()
     for module in network.modules():
         if isinstance(module, Upsample):
             module.register_forward_pre_hook(lambda *_: give_back_freed_memory())
@@ -115,7 +113,7 @@ class FaceRestorer:
         precision: `fp32`, `bf16`, or `fp16` (CUDA only).
         batch_size: most faces given to the network at a time.
         weights_dir: the weights folder; by default the one that the environment variable CODEFORMER_WEIGHTS names, else
-            the repository's, where the small model is in any case.
+            see `weights_folder`. The small model comes with the package.
         color_fix: keep the colours of the input, see `fix_colour`. By default on for the embedded small model, whose
             short training lost rare colours, and off for others.
 
@@ -153,7 +151,7 @@ class FaceRestorer:
         network = load_codeformer(path, map_location=self.device).requires_grad_(False)
         self.network = network.to(PRECISIONS[precision]).to(memory_format=torch.channels_last)
         if self.device == 'cpu':
-            reuse_memory(network)
+            bound_kept_memory(network)
         self.color_fix = path.name == SMALL.name if color_fix is None else color_fix
         self.precision = precision
         self.batch_size = batch_size

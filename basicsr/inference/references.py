@@ -20,6 +20,7 @@ from basicsr.faces.sharpness import measure_sharpness
 from basicsr.inference.people import THRESHOLD, People, Person
 from basicsr.recognition.choose import SIDE, embed_faces
 from basicsr.recognition.embedder import FaceEmbedder
+from basicsr.utils.errors import IDCodeFormerError
 from basicsr.utils.image import ImageReadError, to_8_bits
 from basicsr.utils.picture import PICTURE_EXTENSIONS, read_picture
 
@@ -33,7 +34,7 @@ BLUR_SIDE, LEAST_DETAIL = 32, 0.2
 SAME_PERSON = 0.2
 
 
-class BadReferenceError(ValueError):
+class BadReferenceError(IDCodeFormerError, ValueError):
     """A photograph that tells nothing of a person, or references that leave nobody; the message says what to do."""
 
 

@@ -16,6 +16,7 @@ import cv2
 from basicsr.inference.identity_meter import FaceIdentity
 from basicsr.inference.image_restorer import FAILED, FaceResult, ImageRestorer
 from basicsr.inference.report import FileRecord
+from basicsr.utils.errors import MissingExtraError
 from basicsr.utils.files import LONGEST_NAME, is_video_file, shorten_name
 from basicsr.utils.image import to_8_bits
 from basicsr.utils.picture import (
@@ -31,7 +32,7 @@ FINAL, CROPPED, RESTORED_FACES = 'final_results', 'cropped_faces', 'restored_fac
 SUMMARY = 'summary.json'
 RESULT_FOLDERS = (FINAL, CROPPED, RESTORED_FACES)
 # What a single file may raise without stopping the others: unreadable pictures, full disks, failures of networks.
-FILE_ERRORS = (OSError, ValueError, RuntimeError, MemoryError, cv2.error)
+FILE_ERRORS = (OSError, ValueError, RuntimeError, MemoryError, MissingExtraError, cv2.error)
 
 
 @dataclass(frozen=True)
@@ -228,9 +229,9 @@ class Runner:
 
     def _clip(self, job: Job) -> FileRecord:
         """A clip; its result is an mp4 file."""
-        from basicsr.video.video_restorer import VideoRestorer  # imports PyAV, which pictures do not need
-
         try:
+            from basicsr.video.video_restorer import VideoRestorer  # imports PyAV, which pictures do not need
+
             relative = self._place(FINAL, job.name, '.mp4')
             restorer = VideoRestorer(self.restorer, self.aligned, progress=True)
             result = restorer.restore_file(job.path, self.output / relative, self.fps)

@@ -7,10 +7,13 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from spandrel import ImageModelDescriptor, ModelLoader, UnsupportedModelError, canonicalize_state_dict
 
 from basicsr.utils.checkpoint import CheckpointError, load_state_dict_file
+from basicsr.utils.errors import extra
 from basicsr.utils.image import resized
+
+with extra('upsample'):
+    from spandrel import ImageModelDescriptor, ModelLoader, UnsupportedModelError, canonicalize_state_dict
 
 REALESRGAN_FILE = Path('realesrgan') / 'RealESRGAN_x2plus.pth'
 OVERLAP = 32  # pixels of input around a tile that are computed and thrown away, so that tiles meet without a seam
@@ -25,9 +28,7 @@ def find_upsampler(name: str, weights_dir: str | os.PathLike) -> Path:
     if name == 'realesrgan':
         path = Path(weights_dir) / REALESRGAN_FILE
         if not path.is_file():
-            raise FileNotFoundError(
-                f'{path} is not there; get it with: python scripts/download_pretrained_models.py realesrgan'
-            )
+            raise FileNotFoundError(f'{path} is not there; get it with: id-codeformer download realesrgan')
         return path
     if not Path(name).is_file():
         raise FileNotFoundError(

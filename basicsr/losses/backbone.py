@@ -53,8 +53,7 @@ def load_backbone(arch: str, depth: int, weights: str | Path | None) -> nn.Seque
 def _read(path: Path) -> dict[str, Tensor]:
     if not path.is_file():
         raise CheckpointError(
-            f"{path}: no such weights file; 'python scripts/download_pretrained_models.py vgg' puts VGG weights into "
-            'weights/vgg'
+            f"{path}: no such weights file; 'id-codeformer download vgg' puts VGG weights into weights/vgg"
         )
     return load_state_dict_file(path)
 

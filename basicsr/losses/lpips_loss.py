@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from basicsr.losses.backbone import TORCHVISION, load_backbone
 from basicsr.losses.perceptual_loss import IMAGENET_MEAN, IMAGENET_STD
 from basicsr.losses.teacher import TeacherLoss
+from basicsr.utils.errors import MissingExtraError
 from basicsr.utils.registry import LOSS_REGISTRY, nearest
 
 # LPIPS name: torchvision network, and the layers of its `features` that are compared.
@@ -77,7 +78,7 @@ class LPIPS(nn.Module):
 def _package_folder() -> Path:
     spec = importlib.util.find_spec('lpips')
     if spec is None or spec.origin is None:
-        raise ModuleNotFoundError("LPIPSLoss reads its heads from the package 'lpips': pip install lpips")
+        raise MissingExtraError('LPIPS reads its heads from the package lpips: pip install "id-codeformer[metrics]"')
     return Path(spec.origin).parent
 
 

@@ -7,6 +7,12 @@ from typing import Any
 
 import numpy as np
 
+from basicsr.utils.errors import extra
+
+with extra('metrics'):
+    import scipy as scipy
+    import skimage as skimage
+
 from basicsr.metrics.psnr_ssim import calculate_psnr, calculate_ssim
 from basicsr.metrics.table import METRICS, Metric, row_of
 from basicsr.utils.registry import METRIC_REGISTRY

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 
 from basicsr.utils.checkpoint import load_state, load_state_dict_file
+from basicsr.utils.errors import extra
 
 SIDE = 256  # of the picture that the network sees
 COUNT = 98
@@ -43,7 +44,8 @@ class Landmarks:
     """
 
     def __init__(self, path: Path, device: torch.device) -> None:
-        from facexlib.alignment.awing_arch import FAN  # the package takes seconds to import
+        with extra('metrics'):
+            from facexlib.alignment.awing_arch import FAN  # the package takes seconds to import
 
         self.device = device
         self.network = FAN(num_modules=4, num_landmarks=COUNT, device=str(device))

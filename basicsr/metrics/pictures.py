@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TypeVar
 
 import numpy as np
 from torch.utils.data import Dataset
@@ -14,14 +13,6 @@ from basicsr.metrics.identity import input_of
 from basicsr.metrics.table import EvaluationError
 from basicsr.utils.image import ImageReadError, imread, scan_images
 from basicsr.utils.picture import read_picture
-
-T = TypeVar('T')
-
-
-def at_even_steps(names: Sequence[T], count: int) -> list[T]:
-    """`count` of the names (all, if there are fewer), from the first on."""
-    count = min(count, len(names))
-    return [names[i * len(names) // count] for i in range(count)]
 
 
 @dataclass

@@ -11,9 +11,10 @@ import yaml
 
 from basicsr.metrics.published import published_rows
 from basicsr.metrics.table import EvaluationError, check_metrics
+from basicsr.utils.folders import packaged
 from basicsr.utils.registry import nearest
 
-FOLDER = Path(__file__).resolve().parents[2] / 'options' / 'eval'
+FOLDER = packaged('options') / 'eval'
 
 
 @dataclass(frozen=True)

@@ -11,9 +11,10 @@ from typing import Any
 import yaml
 
 from basicsr.metrics.table import EvaluationError, check_metrics
+from basicsr.utils.folders import packaged
 from basicsr.utils.registry import nearest
 
-FILE = Path(__file__).resolve().parents[2] / 'options' / 'eval' / 'published.yaml'
+FILE = packaged('options') / 'eval' / 'published.yaml'
 EMPTY = '-'
 
 

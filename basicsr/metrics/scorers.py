@@ -15,12 +15,13 @@ from basicsr.metrics import METRICS
 from basicsr.metrics.fid import FeatureStatistics, frechet_distance
 from basicsr.metrics.identity import cosine, degrees, group_by_input, identity_variance
 from basicsr.metrics.pictures import Case
+from basicsr.utils.errors import IDCodeFormerError
 from basicsr.utils.image import to_tensor
 
 logger = logging.getLogger('basicsr')
 
 
-class NotRunError(Exception):
+class NotRunError(IDCodeFormerError):
     """A metric that cannot be computed here; the message says what it lacks."""
 
 

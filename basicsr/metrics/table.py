@@ -6,12 +6,13 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from basicsr.metrics.psnr_ssim import calculate_psnr, calculate_ssim
+from basicsr.utils.errors import IDCodeFormerError
 from basicsr.utils.registry import nearest
 
 INFINITY = float('inf')
 
 
-class EvaluationError(ValueError):
+class EvaluationError(IDCodeFormerError, ValueError):
     """An evaluation that cannot be made; the message says why and what to do."""
 
 

@@ -7,6 +7,12 @@ from typing import Any
 
 import torch
 
+from basicsr.utils.errors import extra
+
+with extra('train'):
+    import skimage as skimage  # of the metrics of validation
+    import tensorboard as tensorboard
+
 from basicsr.models.base_model import BaseModel, NonFiniteLossError
 from basicsr.models.codeformer_idx_model import CodeFormerIdxModel
 from basicsr.models.codeformer_joint_model import CodeFormerJointModel, CodeFormerModel

@@ -21,6 +21,7 @@ from basicsr.models.checkpoints import network_file, read_saved, state_file
 from basicsr.models.schedule import learning_rate
 from basicsr.utils.checkpoint import CheckpointError, load_state, load_state_dict_file, save_atomic, unwrap
 from basicsr.utils.dist import average_gradients, broadcast_module, get_rank
+from basicsr.utils.errors import IDCodeFormerError
 from basicsr.utils.options import OptionError
 from basicsr.utils.precision import computes_bf16
 from basicsr.utils.registry import nearest
@@ -34,7 +35,7 @@ Terms = dict[str, Tensor]
 logger = logging.getLogger('basicsr')
 
 
-class NonFiniteLossError(RuntimeError):
+class NonFiniteLossError(IDCodeFormerError, RuntimeError):
     """A loss became infinite or not a number; the message names iteration, terms and files."""
 
 

@@ -22,7 +22,7 @@ class IdentitySource:
     References are embeddings, or photographs, which a frozen recogniser embeds here (`train:identity_reference`).
     Batches without references are restored blind, or, with `train:identity_input`, told what it sees in their
     low-quality faces, as far as it can be trusted there. Options: `weights` (the recogniser: a file, pack or name), and
-    for the input `calibration` (a file of scripts/calibrate_confidence.py).
+    for the input `calibration` (a file of id-codeformer recognizer calibrate).
 
     Args:
         model: the stage.

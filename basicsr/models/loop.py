@@ -20,6 +20,7 @@ from basicsr.models.checkpoints import Best, rotate, state_file
 from basicsr.models.collapse import CollapseWatch
 from basicsr.models.validation import validate
 from basicsr.utils import dist
+from basicsr.utils.errors import IDCodeFormerError
 from basicsr.utils.stopping import StoppedError, StopSignals
 
 FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
@@ -29,7 +30,7 @@ FAILED = 1
 logger = logging.getLogger('basicsr')
 
 
-class SaveError(RuntimeError):
+class SaveError(IDCodeFormerError, RuntimeError):
     """Results cannot be written; the message names the folder and the remedy."""
 
 

@@ -176,7 +176,7 @@ def _check_dataset(where: str, name: str, section: Mapping[str, Any]) -> None:
     if kind not in DATASET_REGISTRY:
         raise OptionError(f"{where}: unknown type '{kind}'{nearest(kind, DATASET_REGISTRY.names())}")
     if name.startswith(('val', 'test')) and kind not in PAIRS:
-        raise OptionError(f'{where}: validation compares pairs; use {" or ".join(PAIRS)} (scripts/make_val_pairs.py)')
+        raise OptionError(f'{where}: validation compares pairs; use {" or ".join(PAIRS)} (id-codeformer data pairs)')
     check_keys(where, section, vars(DATASET_REGISTRY.get(kind))['OPTION_KEYS'])
     check_values(where, {key: value for key, value in section.items() if key in DATASET}, DATASET)
 

@@ -46,7 +46,7 @@ class TargetCodes:
         if not section or not weights:
             raise OptionError(
                 'no target codes: give network_vqgan with model_path (a stage I checkpoint), or '
-                'datasets:train:latent_gt_path (made by scripts/generate_latent_gt.py)'
+                'datasets:train:latent_gt_path (made by id-codeformer data latents)'
             )
         teacher = build_network({**section, 'model_path': weights}).to(device).eval().requires_grad_(False)
         self.teacher = cast(VQAutoEncoder, teacher)

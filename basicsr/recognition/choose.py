@@ -17,7 +17,7 @@ from basicsr.utils.image import resized, to_tensor
 
 SIDE = 256  # pixels; every face is shown to the recogniser at this side, so that its own resolution does not matter
 AT_A_TIME = 16
-REMEDY = "get one with 'python scripts/download_pretrained_models.py arcface', or name a file with --recogniser"
+REMEDY = "get one with 'id-codeformer download arcface', or name a file with --recogniser"
 
 
 def choose_recogniser(

@@ -2,7 +2,7 @@
 
 The confidence is the cosine that is to be expected between the embeddings of the degraded face and of its clean
 original. It is predicted from what can be measured on the degraded face alone, by a logistic curve that rises with
-every measurement. scripts/calibrate_confidence.py fits one for a recogniser.
+every measurement. id-codeformer recognizer calibrate fits one for a recogniser.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from basicsr.utils.download import sha256_of
 from basicsr.utils.files import write_text
 from basicsr.utils.registry import nearest
 
-COMMAND = 'python scripts/calibrate_confidence.py -i FACES --weights {weights} -o {file}'
+COMMAND = 'id-codeformer recognizer calibrate -i FACES --weights {weights} -o {file}'
 LAPLACE = ((0.0, 1.0, 0.0), (1.0, -4.0, 1.0), (0.0, 1.0, 0.0))
 Network = Callable[[Tensor], Tensor]
 
@@ -127,7 +127,7 @@ class InputIdentity(nn.Module):
 
     Args:
         embedder: the recogniser.
-        calibration: a file of scripts/calibrate_confidence.py, made for this recogniser.
+        calibration: a file of id-codeformer recognizer calibrate, made for this recogniser.
 
     Raises:
         CheckpointError: the file is missing, damaged, or of another recogniser.

@@ -20,6 +20,7 @@ from basicsr.recognition.registry import RECOGNISERS, Recogniser
 from basicsr.recognition.resnet_arcface import ResNetArcFace
 from basicsr.utils.checkpoint import CheckpointError, load_state, read_checkpoint, unwrap
 from basicsr.utils.download import sha256_of
+from basicsr.utils.errors import extra
 from basicsr.utils.registry import ARCH_REGISTRY, nearest
 
 ORIGIN_UNKNOWN = {'training_set': 'not known', 'licence': 'not known', 'url': None, 'sha256': None}
@@ -36,13 +37,15 @@ def _iresnet(state: State) -> Description:
 
 
 def _ir_se50(state: State) -> Description:
-    from facexlib.recognition.arcface_arch import Backbone  # the package takes seconds to import
+    with extra('references'):
+        from facexlib.recognition.arcface_arch import Backbone  # the package takes seconds to import
 
     return RECOGNISERS['arcface_ir_se50'], partial(Backbone, num_layers=50, drop_ratio=0.0, mode='ir_se')
 
 
 def _mobilefacenet_112(state: State) -> Description:
-    from facexlib.recognition.arcface_arch import MobileFaceNet as SquareMobileFaceNet
+    with extra('references'):
+        from facexlib.recognition.arcface_arch import MobileFaceNet as SquareMobileFaceNet
 
     embedding = state['linear.weight'].shape[0]
     return replace(RECOGNISERS['mobilefacenet_112'], embedding=embedding), partial(SquareMobileFaceNet, embedding)

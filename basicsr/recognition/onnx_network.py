@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, fx, nn
 
 from basicsr.utils.checkpoint import CheckpointError
+from basicsr.utils.errors import extra
 
 if TYPE_CHECKING:
     import onnx
@@ -58,7 +59,8 @@ def read_onnx(path: Path) -> onnx.ModelProto:
     Raises:
         CheckpointError: damaged or no ONNX file.
     """
-    import onnx  # takes a while, and few runs need it
+    with extra('references'):
+        import onnx  # takes a while, and few runs need it
 
     try:
         onnx.checker.check_model(str(path))
@@ -109,7 +111,8 @@ def _free_the_batch(network: fx.GraphModule, batch: Tensor) -> None:
         network: as converted.
         batch: crops of a number that the graph takes as it is; one run with it shows all shapes.
     """
-    from onnx2torch.node_converters.reshape import OnnxReshape
+    with extra('references'):
+        from onnx2torch.node_converters.reshape import OnnxReshape
 
     shapes: dict[nn.Module, torch.Size] = {}
     reshapes = [module for module in network.modules() if isinstance(module, OnnxReshape)]
@@ -137,7 +140,8 @@ def onnx_network(model: onnx.ModelProto, path: Path) -> tuple[nn.Module, int]:
     Raises:
         CheckpointError: the graph has an operator that cannot be converted, or cannot take a batch.
     """
-    import onnx2torch
+    with extra('references'):
+        import onnx2torch
 
     try:
         network = onnx2torch.convert(model)

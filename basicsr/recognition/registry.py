@@ -1,6 +1,6 @@
 """Face recognisers that identity losses and scores can use: what each expects, and where its weights come from.
 
-Entries with a sum were run by this project's authors on real faces (`scripts/check_recogniser.py`). The others state
+Entries with a sum were run by this project's authors on real faces (`id-codeformer recognizer check`). The others state
 what their publishers and usual users do with them; check a file with the script before relying on it.
 """
 
@@ -80,7 +80,7 @@ class Recogniser:
         if self.url is None:
             return 'no public address of it is known; give its path'
         if Path(self.url).name == Path(self.file).name:
-            return f"'python scripts/download_pretrained_models.py arcface' fetches it from {self.url}"
+            return f"'id-codeformer download arcface' fetches it from {self.url}"
         return f'{self.url} offers it; save it as {self.place}, or give its path'
 
 

@@ -16,6 +16,7 @@ import safetensors.torch
 import torch
 from torch import Tensor, nn
 
+from basicsr.utils.errors import IDCodeFormerError
 from basicsr.utils.files import replacing
 
 PARAM_KEYS = ('params_ema', 'params', 'params_d', 'state_dict')
@@ -28,7 +29,7 @@ DAMAGED = (
 )  # fmt: skip
 
 
-class CheckpointError(ValueError):
+class CheckpointError(IDCodeFormerError, ValueError):
     """A checkpoint that cannot be used; the message names the file, the reason and the remedy."""
 
 

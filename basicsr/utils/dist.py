@@ -25,6 +25,7 @@ from torch import Tensor, nn
 from torch.distributed import PrefixStore  # pyright: ignore[reportPrivateImportUsage]
 from torch.distributed.rendezvous import rendezvous
 
+from basicsr.utils.errors import IDCodeFormerError
 from basicsr.utils.peers import Watch
 
 T = TypeVar('T')
@@ -38,7 +39,7 @@ JOINING = timedelta(minutes=10)
 _watch: Watch | None = None
 
 
-class PeerLostError(RuntimeError):
+class PeerLostError(IDCodeFormerError, RuntimeError):
     """The other processes of a run cannot be reached, or one of them failed."""
 
 

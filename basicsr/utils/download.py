@@ -16,6 +16,7 @@ from typing import IO
 
 from tqdm import tqdm
 
+from basicsr.utils.errors import IDCodeFormerError
 from basicsr.utils.files import NO_LOCKS
 
 logger = logging.getLogger(__name__)
@@ -24,7 +25,7 @@ CHUNK = 1 << 20
 ATTEMPTS = 3
 
 
-class DownloadError(RuntimeError):
+class DownloadError(IDCodeFormerError, RuntimeError):
     """A file that could not be had; the message names the addresses, the reasons, the target and the remedy."""
 
 

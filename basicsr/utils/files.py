@@ -5,17 +5,20 @@ from __future__ import annotations
 import errno
 import hashlib
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO
+from typing import IO, TypeVar
 
+from basicsr.utils.errors import IDCodeFormerError
+
+T = TypeVar('T')
 NO_LOCKS = {errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL}
 VIDEO_EXTENSIONS = frozenset({'.mp4', '.m4v', '.mov', '.avi', '.mkv', '.webm'})
 LONGEST_NAME = 255  # bytes of a file's name, on the usual file systems
 
 
-class InUseError(RuntimeError):
+class InUseError(IDCodeFormerError, RuntimeError):
     """Another process is at it; the message says at what."""
 
 
@@ -86,3 +89,9 @@ def lock(path: str | os.PathLike, what: str) -> IO[str]:
             raise InUseError(f'{what} is going on in another process ({path}); wait for it or stop it') from error
         raise
     return file
+
+
+def at_even_steps(names: Sequence[T], count: int) -> list[T]:
+    """`count` of the names (all, if there are fewer), from the first on."""
+    count = min(count, len(names))
+    return [names[i * len(names) // count] for i in range(count)]

@@ -10,12 +10,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from basicsr.utils.errors import IDCodeFormerError
 from basicsr.utils.files import replacing
 
 IMAGE_EXTENSIONS = frozenset({'.jpg', '.jpeg', '.png', '.webp', '.bmp', '.tif', '.tiff', '.avif'})
 
 
-class ImageReadError(ValueError):
+class ImageReadError(IDCodeFormerError, ValueError):
     """A file that is no readable picture; the message names it and says why."""
 
 

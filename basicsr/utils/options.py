@@ -10,10 +10,11 @@ from typing import Any
 
 import yaml
 
+from basicsr.utils.errors import IDCodeFormerError
 from basicsr.utils.registry import nearest
 
 
-class OptionError(ValueError):
+class OptionError(IDCodeFormerError, ValueError):
     """Something in the options is wrong; the message names the key and the remedy."""
 
 

@@ -10,8 +10,10 @@ from collections.abc import Callable
 from types import FrameType, TracebackType
 from typing import Any
 
+from basicsr.utils.errors import IDCodeFormerError
 
-class StoppedError(Exception):
+
+class StoppedError(IDCodeFormerError):
     """A run was told to stop and did, in good order; `number` is the signal's."""
 
     def __init__(self, number: int, message: str) -> None:

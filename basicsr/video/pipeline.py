@@ -9,10 +9,12 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager, suppress
 from typing import Generic, TypeVar
 
+from basicsr.utils.errors import IDCodeFormerError
+
 T = TypeVar('T')
 
 
-class GoneError(Exception):
+class GoneError(IDCodeFormerError):
     """The other side of a channel has left."""
 
 

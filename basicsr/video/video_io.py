@@ -16,6 +16,8 @@ from av.error import FFmpegError
 from av.stream import Disposition
 from av.video.reformatter import ColorRange
 
+from basicsr.utils.errors import IDCodeFormerError
+
 HALF = Fraction(1, 2)
 USUAL_RATE = Fraction(25)  # of clips that do not say theirs
 FINEST_RATE = 1001  # largest denominator of a rate: 29.97002997 is 30000/1001
@@ -26,7 +28,7 @@ MATRICES = {BT709: 1, 4: 4, 5: 5, BT601: 5, 7: 7, 9: 9, 10: 9}  # to swscale's n
 EXACT = 0x4 | 0x40000 | 0x2000  # of swscale: bicubic, accurate rounding, chroma in full
 
 
-class VideoReadError(ValueError):
+class VideoReadError(IDCodeFormerError, ValueError):
     """A file that is no readable clip; the message names it and says why."""
 
 

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import numpy as np
 
-from basicsr.metrics.pictures import Folder, at_even_steps
+from basicsr.metrics.pictures import Folder
+from basicsr.utils.files import at_even_steps
 from basicsr.utils.image import imread
 from basicsr.utils.sheet import sheet
 from experiments.ablation.judge import Job

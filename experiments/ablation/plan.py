@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from basicsr.metrics.table import EvaluationError, check_metrics
+from basicsr.utils.errors import IDCodeFormerError
 from basicsr.utils.options import OptionError, check_values, load_options
 from basicsr.utils.registry import nearest
 
@@ -30,7 +31,7 @@ REFERENCES = {False: '', True: 'own', 'none': '', 'true': 'own', 'own': 'own', '
 PARTS = {'identity_loss': 'identity loss', 'transformer': 'conditioned Transformer', 'ia_cft': 'IA-CFT'}
 
 
-class PlanError(ValueError):
+class PlanError(IDCodeFormerError, ValueError):
     """A plan that cannot be carried out; the message names the file and the key."""
 
 

@@ -30,13 +30,14 @@ from typing import Any
 
 import torch
 
-from basicsr.metrics.pictures import Folder, at_even_steps
+from basicsr.metrics.pictures import Folder
 from basicsr.metrics.table import EvaluationError
 from basicsr.utils.checkpoint import CheckpointError
 from basicsr.utils.download import sha256_of
-from basicsr.utils.files import InUseError, lock, write_text
+from basicsr.utils.files import InUseError, at_even_steps, lock, write_text
 from basicsr.utils.image import imwrite
 from basicsr.utils.logger import environment
+from basicsr.utils.memory import keep_freed_memory
 from basicsr.utils.registry import nearest
 from experiments.ablation.faces import faces_sheet
 from experiments.ablation.judge import Job, run_job
@@ -309,6 +310,7 @@ def parser() -> argparse.ArgumentParser:
 
 def _job_process(files: Sequence[Path]) -> int:
     """What `--job` does: judge in this process. What a job cannot do is its result."""
+    keep_freed_memory()
     for file in files:
         try:
             run_job(file)

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from basicsr.models.schema import check_options
+from basicsr.utils.errors import IDCodeFormerError
 from basicsr.utils.files import write_text
 from basicsr.utils.options import OptionError, dump_options, load_options
 from basicsr.utils.registry import nearest
@@ -25,7 +26,7 @@ EXPERIMENTS = 'experiments'  # where basicsr/train.py puts runs, below the worki
 COLUMNS = ('stage', 'row', 'seed', 'seconds', 'code', 'reason')
 
 
-class FailedError(Exception):
+class FailedError(IDCodeFormerError):
     """A process that did not do its work; the message is its reason."""
 
 

@@ -34,11 +34,10 @@ from tqdm import tqdm
 from basicsr.cli.data_pairs import make_pair, ranges_of
 from basicsr.data.common import DataError, list_pictures, relative_key
 from basicsr.faces.detection import build_detector
-from basicsr.metrics.pictures import at_even_steps
 from basicsr.recognition.embedder import FaceEmbedder
 from basicsr.utils.checkpoint import CheckpointError
 from basicsr.utils.download import sha256_of
-from basicsr.utils.files import replacing, write_text
+from basicsr.utils.files import at_even_steps, replacing, write_text
 from basicsr.utils.folders import weights_folder
 from basicsr.utils.image import ImageReadError, imread, imwrite
 from basicsr.utils.sheet import TILE, sheet

@@ -23,9 +23,10 @@ from basicsr.inference.build_guide import Wishes, build_guide
 from basicsr.inference.identity_guide import IdentityGuide
 from basicsr.inference.image_restorer import RESTORED, FaceResult
 from basicsr.inference.people import Person
-from basicsr.metrics.pictures import Folder, at_even_steps
+from basicsr.metrics.pictures import Folder
 from basicsr.recognition.choose import embed_faces
 from basicsr.recognition.embedder import FaceEmbedder
+from basicsr.utils.files import at_even_steps
 from basicsr.utils.folders import weights_folder
 from basicsr.utils.image import imread
 

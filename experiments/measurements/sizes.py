@@ -21,8 +21,9 @@ from basicsr.inference import FaceRestorer
 from basicsr.metrics import METRICS
 from basicsr.metrics.builders import Settings
 from basicsr.metrics.evaluation import evaluate
-from basicsr.metrics.pictures import Folder, at_even_steps
+from basicsr.metrics.pictures import Folder
 from basicsr.metrics.report import write_report
+from basicsr.utils.files import at_even_steps
 from basicsr.utils.image import imread, imwrite, resized
 
 KINDS = ('as_it_is', 'restored')

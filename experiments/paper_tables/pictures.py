@@ -12,13 +12,14 @@ from basicsr.metrics.builders import WITH_WEIGHTS
 from basicsr.metrics.pictures import Folder
 from basicsr.metrics.protocol import load_protocol
 from basicsr.utils.download import sha256_of
+from basicsr.utils.errors import IDCodeFormerError
 from experiments.paper_tables.measured import Data
 from experiments.paper_tables.plans import LFW, SYNTHETIC, Ours
 
 SIDES = {None: 'their own size', 0: '64 to 512 pixels'}
 
 
-class Missing(Exception):  # noqa: N818 - no error: the table says it
+class Missing(IDCodeFormerError):  # noqa: N818 - no error: the table says it
     """A row that cannot be measured; the message says what it lacks, and how to get it."""
 
 
