@@ -11,6 +11,7 @@ from pathlib import Path
 # Parameters of mallopt in glibc's malloc.h.
 M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4
 MOST = 2**31 - 1
+_kept = False
 
 
 @functools.cache
@@ -22,20 +23,25 @@ def _glibc() -> ctypes.CDLL | None:
 def keep_freed_memory() -> None:
     """Let the C library keep freed memory for the next request, whatever its size, instead of giving it back.
 
-    Tensors of tens of megabytes are otherwise mapped, filled with zeros by the system page by page, and unmapped by
-    every operation of a network on the CPU, which takes as long as many an operation itself. Does nothing where the C
-    library is not glibc.
+    It changes the whole process, so that only commands call it, never the library. Tensors of tens of megabytes are
+    otherwise mapped, filled with zeros by the system page by page, and unmapped by every operation of a network on the
+    CPU, which takes as long as many an operation itself. Does nothing where the C library is not glibc.
     """
+    global _kept
     libc = _glibc()
     if libc is not None:
+        _kept = True
         libc.mallopt(M_MMAP_MAX, 0)
         libc.mallopt(M_TRIM_THRESHOLD, MOST)
 
 
 def give_back_freed_memory() -> None:
-    """Give what `keep_freed_memory` kept back to the system, where it is not worth keeping because sizes change."""
+    """Give what `keep_freed_memory` kept back to the system, where it is not worth keeping because sizes change.
+
+    Does nothing in a process that did not call `keep_freed_memory`.
+    """
     libc = _glibc()
-    if libc is not None:
+    if libc is not None and _kept:
         libc.malloc_trim(0)
 
 

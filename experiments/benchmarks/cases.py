@@ -30,7 +30,6 @@ from basicsr.models import BaseModel, build_model
 from basicsr.recognition.mobilefacenet import MobileFaceNet
 from basicsr.utils.checkpoint import save_atomic
 from basicsr.utils.image import imwrite
-from basicsr.utils.memory import keep_freed_memory
 from basicsr.video.video_restorer import VideoRestorer
 from experiments.benchmarks.make_video import Scene, write_clip
 from experiments.benchmarks.plain_degradation import plain_sample
@@ -156,7 +155,8 @@ RESTORE_ONE = """
 import sys
 import numpy as np
 from basicsr.inference import FaceRestorer
-from basicsr.utils.memory import peak_memory
+from basicsr.utils.memory import keep_freed_memory, peak_memory
+keep_freed_memory()
 print(peak_memory())
 FaceRestorer(sys.argv[1], 'cpu', sys.argv[2]).restore(np.zeros((512, 512, 3), np.uint8), w=0.8)
 print(peak_memory())
@@ -246,7 +246,6 @@ def one_iteration(model: BaseModel, batch: Mapping[str, Any], counter: Iterator[
 
 def training(setup: Setup) -> list[Row]:
     """Iterations a second of the small option files, their batches being there."""
-    keep_freed_memory()  # as basicsr/train.py does
     recogniser = setup.folder / 'recogniser.pth'
     save_atomic(MobileFaceNet().state_dict(), recogniser)
     identity = {'train:identity_opt:weights': recogniser, 'train:identity_opt:sub_batch': 2}

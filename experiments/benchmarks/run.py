@@ -28,6 +28,7 @@ import torch
 
 from basicsr.utils.files import replacing
 from basicsr.utils.logger import environment
+from basicsr.utils.memory import keep_freed_memory
 from experiments.benchmarks.cases import MEASUREMENTS, ROOT, TINY, Row, Setup
 from experiments.benchmarks.page import write_page
 
@@ -36,8 +37,9 @@ FIXED = ('load', 'commit', 'torch', 'machine', 'date')
 
 
 def alone(work: Callable[..., T], *args: Any) -> T:
-    """`work(*args)` in a fresh process."""
-    with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context('spawn')) as pool:
+    """`work(*args)` in a fresh process, which keeps freed memory as the commands do."""
+    context = multiprocessing.get_context('spawn')
+    with ProcessPoolExecutor(1, mp_context=context, initializer=keep_freed_memory) as pool:
         return pool.submit(work, *args).result()
 
 
