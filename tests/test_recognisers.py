@@ -376,6 +376,23 @@ def test_what_shrinks_is_averaged_first(with_landmarks: bool) -> None:
     assert crop.std() == pytest.approx(float(noise.std()) / 12.7**0.5, rel=0.2)
 
 
+@pytest.mark.parametrize('scale', [1.13, 0.93, 0.71, 0.47, 0.29])
+def test_the_crop_blurs_by_the_area_that_a_pixel_covers(scale: float) -> None:
+    """The variance of the blur, in pixels of the picture, read off the squares of a ramp.
+
+    A mean of samples at x + d has E[(x + d)^2] = x^2 + Var(d). The samples spread over a part sqrt(1 - s^2) of a pixel
+    of the crop, whose side is 1/s; bilinear interpolation adds t(1 - t) between two pixels, 1/6 in the mean.
+    """
+    side = round(112 / scale) + 20
+    x = torch.arange(side, dtype=torch.float64).expand(1, 1, side, side)
+    landmarks = torch.from_numpy(ARCFACE_112 / scale + 8.3)[None]
+    crop = FaceCrop(ARCFACE_112, (112, 112))
+    mean, square = crop(torch.cat([x, x.square()], dim=1), landmarks)[0, :, 4:-4, 4:-4]
+    samples = crop._samples(side, True)
+    spread = max(0, 1 - scale**2) / scale**2 * (1 - 1 / samples**2) / 12
+    assert (square - mean.square()).mean().item() == pytest.approx(spread + 1 / 6, abs=0.006)
+
+
 def test_pictures_that_cannot_be_cropped_are_errors(tiny: Path) -> None:
     embedder = FaceEmbedder(tiny)
     with pytest.raises(ValueError, match=r'63x80 pixels is too small.*64'):

@@ -362,6 +362,25 @@ def test_learning_rates_in_closed_form():
     assert [learning_rate(i, 1.0, None, warmup=4) for i in (1, 2, 4, 5)] == [0.25, 0.5, 1, 1]
 
 
+def test_ema_in_closed_form(tmp_path):
+    """The average after n steps is d^n times the first weights plus (1 - d) times the sum of d^(n-k) w_k."""
+    decay, steps = 0.9, 4
+    opt = stage_options(1, tmp_path, ema_decay=decay)
+    model = build_model(opt)
+    batch = batch_of(opt)
+    network = model.net_g
+    weights = [{name: value.detach().clone() for name, value in network.named_parameters()}]
+    for iteration in range(1, steps + 1):
+        model.optimize_parameters([batch], iteration)
+        weights.append({name: value.detach().clone() for name, value in network.named_parameters()})
+    factors = [decay**steps, *((1 - decay) * decay ** (steps - k) for k in range(1, steps + 1))]
+    for name, average in model.averages['net_g'].named_parameters():
+        expected = sum(factor * kept[name] for factor, kept in zip(factors, weights, strict=True))
+        torch.testing.assert_close(average, expected)
+    moved = [name for name in weights[0] if not torch.equal(weights[0][name], weights[-1][name])]
+    assert len(moved) > len(weights[0]) / 2
+
+
 def test_accumulated_gradients_equal_the_whole_batch(tmp_path):
     opt = stage_options(2, tmp_path)
     whole, parts = build_model(opt), build_model(opt)
