@@ -174,9 +174,9 @@ def test_detectors_of_the_published_code_that_are_not_here_name_another(name):
 @pytest.mark.parametrize(
     ('name', 'remedy'),
     [
-        ('retinaface_resnet50', 'download_pretrained_models.py facelib'),
-        ('retinaface_mobile0.25', 'download_pretrained_models.py facelib'),
-        ('yunet', 'download_pretrained_models.py yunet'),
+        ('retinaface_resnet50', 'id-codeformer download facelib'),
+        ('retinaface_mobile0.25', 'id-codeformer download facelib'),
+        ('yunet', 'id-codeformer download yunet'),
         ('insightface', 'buffalo_l'),
     ],
 )

@@ -504,7 +504,7 @@ def test_the_recogniser_asked_for_comes_first_then_the_networks_then_what_is_the
         CheckpointError, match=r'--ref needs a face recogniser.*nor is that of the network.*arcface_r100'
     ):
         choose_recogniser(None, 'arcface_r100', tmp_path / 'empty', needed_by='--ref')
-    with pytest.raises(CheckpointError, match=r'-w auto needs a face recogniser, and none.*download_pretrained'):
+    with pytest.raises(CheckpointError, match=r'-w auto needs a face recogniser, and none.*id-codeformer download'):
         choose_recogniser(None, None, tmp_path / 'empty', needed_by='-w auto')
 
 
@@ -557,7 +557,7 @@ def test_a_reference_reaches_network_summary_and_screen(run, files, tmp_path):
 def test_a_network_that_takes_no_identity_says_so_and_restores_as_before(run, files, tmp_path):
     code, summary, screen, _ = run(model='plain.pth')
     assert code == 0 and summary['who'] == {'recogniser': None} and summary['files'][0]['identity'] == []
-    assert 'Identity is not measured' in screen and 'download_pretrained_models.py arcface' in screen
+    assert 'Identity is not measured' in screen and 'id-codeformer download arcface' in screen
     before = written_face(tmp_path)
     flags = ('--ref', files / 'me.png', '--recogniser', files / 'recogniser.pth', '--id_search', 0)
     code, summary, screen, _ = run(*flags, model='plain.pth')
@@ -634,7 +634,7 @@ def test_the_input_itself_is_told_when_that_is_asked_for(run, files, tmp_path, m
         (('--ref', 'me.png', '--recogniser', ''), 'id.pth', '--ref needs a face recogniser, and none is in'),
         (('-w', 'auto', '--recogniser', ''), 'plain.pth', '-w auto needs a face recogniser, and none is in'),
         (('--identity', 'input'), 'plain.pth', 'cannot be told who the faces are'),
-        (('--identity', 'input'), 'id.pth', 'calibrate_confidence.py'),
+        (('--identity', 'input'), 'id.pth', 'id-codeformer recognizer calibrate'),
     ],
 )
 def test_what_cannot_start_is_said_with_exit_code_2(run, files, flags, model, message, monkeypatch):

@@ -362,7 +362,7 @@ def test_building_a_teacher_leaves_the_generator_and_the_options_alone(teacher_o
 
 
 def test_missing_file_says_how_to_get_it(teacher_opt: dict, tmp_path: Path) -> None:
-    with pytest.raises(CheckpointError, match=r'nothing\.pth: no such weights file.*download_pretrained_models'):
+    with pytest.raises(CheckpointError, match=r'nothing\.pth: no such weights file.*id-codeformer download'):
         build_loss(teacher_opt | {'weights': tmp_path / 'nothing.pth'})
 
 

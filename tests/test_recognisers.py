@@ -249,7 +249,7 @@ def test_the_recogniser_of_an_insightface_pack_is_told_by_its_graph(home: Path) 
 
 def test_the_table_and_the_manifest_agree() -> None:
     manifest = {entry.file: entry for entry in read_manifest(ROOT / 'weights/manifest.yml')['arcface']}
-    fetched = [entry for entry in RECOGNISERS.values() if 'download_pretrained_models' in entry.where_to_get_it]
+    fetched = [entry for entry in RECOGNISERS.values() if 'id-codeformer download' in entry.where_to_get_it]
     assert {entry.file for entry in fetched} == set(manifest)
     for entry in fetched:
         assert (manifest[entry.file].url, manifest[entry.file].sha256) == (entry.url, entry.sha256)

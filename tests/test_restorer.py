@@ -154,7 +154,7 @@ def test_auto_takes_the_official_weights_when_they_are_there_and_says_which(tmp_
     save_file(state, tmp_path / 'small' / 'codeformer_128.safetensors')
     restorer = FaceRestorer(weights_dir=tmp_path, device='cpu')
     assert restorer.description.startswith('embedded small model') and '64x64' in restorer.description
-    with pytest.raises(FileNotFoundError, match=r'download_pretrained_models.py CodeFormer'):
+    with pytest.raises(FileNotFoundError, match='id-codeformer download CodeFormer'):
         FaceRestorer('official', weights_dir=tmp_path, device='cpu')
     save_tiny_model(tmp_path / 'CodeFormer' / 'codeformer.pth')
     assert FaceRestorer(weights_dir=tmp_path, device='cpu').description.startswith('official')
@@ -162,10 +162,10 @@ def test_auto_takes_the_official_weights_when_they_are_there_and_says_which(tmp_
 
 
 def test_models_that_are_missing_or_cannot_restore_are_errors(tmp_path, monkeypatch):
-    monkeypatch.setattr('basicsr.inference.face_restorer.REPOSITORY_WEIGHTS', tmp_path / 'repository')
+    monkeypatch.setattr('basicsr.inference.face_restorer.packaged', lambda name: tmp_path / 'package' / name)
     with pytest.raises(FileNotFoundError, match='no such model file'):
         FaceRestorer(tmp_path / 'none.pth', device='cpu')
-    with pytest.raises(FileNotFoundError, match='comes with the repository'):
+    with pytest.raises(FileNotFoundError, match='comes with the package'):
         FaceRestorer('small', weights_dir=tmp_path, device='cpu')
     sizes = {'img_size': 64, 'nf': 32, 'ch_mult': [1, 2, 2], 'res_blocks': 1, 'attn_resolutions': [16]}
     autoencoder = build_network({'type': 'VQAutoEncoder', **sizes, 'codebook_size': 64, 'emb_dim': 64})
@@ -349,7 +349,7 @@ def test_backgrounds_and_faces_go_through_the_upsampler_to_the_size_asked_for(up
 
 
 def test_upsamplers_that_are_missing_or_foreign_are_errors(tmp_path, tiny_path):
-    with pytest.raises(FileNotFoundError, match=r'download_pretrained_models.py realesrgan'):
+    with pytest.raises(FileNotFoundError, match='id-codeformer download realesrgan'):
         find_upsampler('realesrgan', tmp_path)
     with pytest.raises(FileNotFoundError, match='no such upsampler'):
         find_upsampler(str(tmp_path / 'x.pth'), tmp_path)
