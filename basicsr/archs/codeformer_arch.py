@@ -99,7 +99,7 @@ class CodeFormer(VQAutoEncoder):
             between the codes and the picture ('32', '64', '128', '256' for the published network).
         fix_modules: sub-modules (and `position_emb`) that are not trained.
         vqgan_path: a stage I checkpoint whose encoder, codebook and generator are taken over.
-        img_size, nf, ch_mult, quantizer, res_blocks, attn_resolutions, emb_dim: as in `VQAutoEncoder`.
+        img_size, nf, ch_mult, quantizer, res_blocks, attn_resolutions, emb_dim, out_scale: as in `VQAutoEncoder`.
 
     Raises:
         ValueError: sizes that do not fit together.
@@ -122,8 +122,12 @@ class CodeFormer(VQAutoEncoder):
         res_blocks: int = 2,
         attn_resolutions: Sequence[int] = (16,),
         emb_dim: int = 256,
+        out_scale: int = 1,
     ) -> None:
-        super().__init__(img_size, nf, ch_mult, quantizer, res_blocks, attn_resolutions, codebook_size, emb_dim)
+        super().__init__(
+            *(img_size, nf, ch_mult, quantizer, res_blocks, attn_resolutions, codebook_size, emb_dim),
+            out_scale=out_scale,
+        )
         positions = self.latent_side**2
         if latent_size not in (None, positions):
             side = isqrt(latent_size or 0)
@@ -154,18 +158,6 @@ class CodeFormer(VQAutoEncoder):
             {str(side): FuseBlock(self.channels_at[side]) for side in self.connect_list}
         )
         self.fix(fix_modules)
-
-    def fix(self, names: Sequence[str] | None) -> None:
-        """Sub-modules and parameters of these names are not trained.
-
-        Raises:
-            ValueError: there is none of a name.
-        """
-        parts = {**dict(self.named_children()), **dict(self.named_parameters(recurse=False))}
-        for name in names or ():
-            if name not in parts:
-                raise ValueError(f"fix_modules: no sub-module '{name}'{nearest(name, parts)}")
-            parts[name].requires_grad_(False)
 
     def transformer_blocks(self) -> Iterable[Callable[[Tensor, Tensor], Tensor]]:
         """What the tokens (L,N,dim) go through, in order; the second argument is their position (L,1,dim)."""
@@ -236,7 +228,7 @@ class CodeFormer(VQAutoEncoder):
             known: what a network that knows more of the faces than their pixels passes to its own parts.
 
         Returns:
-            (logits, features) with `code_only`, else (image (N,3,S,S), logits, features);
+            (logits, features) with `code_only`, else (image (N,3,out_size,out_size), logits, features);
             logits (N,positions,codebook_size), features (N,emb_dim,s,s).
         """
         fuses = not code_only and (isinstance(w, Tensor) or w > 0)
