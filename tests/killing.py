@@ -18,7 +18,7 @@ import torch
 import yaml
 from small import make_faces
 
-from basicsr import train
+from basicsr.cli import train
 from basicsr.models import BaseModel
 
 CONTEXT = multiprocessing.get_context('forkserver')

@@ -9,7 +9,7 @@ import torch
 from onnx import TensorProto, helper, numpy_helper
 from torch import Tensor, nn
 
-from basicsr.archs.iresnet_arch import IResNet
+from basicsr.recognition.iresnet import IResNet
 from basicsr.utils.checkpoint import save_atomic
 
 TINY = {'blocks': (1, 1, 1, 1), 'widths': (4, 4, 8, 8), 'embedding': 16}

@@ -19,24 +19,25 @@ import yaml
 from small import CODEFORMER, stage_options
 from small_recogniser import save_tiny, smooth_faces
 
-import basicsr.train
-from basicsr.ablation import stages
-from basicsr.ablation.judge import Job, References, run_job
-from basicsr.ablation.plan import PlanError, load_plan
-from basicsr.ablation.results import Results, read_results
-from basicsr.ablation.stages import check_shared, parts_of, run_process, trainings_of
-from basicsr.ablation.tables import write_tables
-from basicsr.archs import FaceEmbedder, build_network
-from basicsr.archs.loader import load_codeformer
+import basicsr.cli.train
+from basicsr.archs import build_network
+from basicsr.archs.factory import load_codeformer
 from basicsr.metrics import METRICS
 from basicsr.metrics.table import EvaluationError
+from basicsr.recognition.embedder import FaceEmbedder
 from basicsr.utils.checkpoint import save_atomic
 from basicsr.utils.image import imread, imwrite, to_image, to_tensor
 from basicsr.utils.options import dump_options
 from basicsr.utils.sheet import MARGIN, TILE, TITLE, enlarged
-from scripts import run_ablation as script
+from experiments.ablation import run as script
+from experiments.ablation import stages
+from experiments.ablation.judge import Job, References, run_job
+from experiments.ablation.plan import PlanError, load_plan
+from experiments.ablation.results import Results, read_results
+from experiments.ablation.stages import check_shared, parts_of, run_process, trainings_of
+from experiments.ablation.tables import write_tables
 
-PLANS = sorted((Path(__file__).resolve().parents[1] / 'options' / 'ablation').glob('*.yml'))
+PLANS = sorted((Path(__file__).resolve().parents[1] / 'experiments' / 'ablation' / 'plans').glob('*.yml'))
 ROOT = Path(__file__).resolve().parents[1]
 
 
@@ -83,7 +84,7 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> list[str]:
         if 'train.py' not in command[1]:
             return script.main(command[2:]), ''
         try:
-            code = basicsr.train.main(command[2:])
+            code = basicsr.cli.train.main(command[2:])
         finally:
             torch.set_grad_enabled(True)
         return code, 'exit code 1: no data' if code else ''

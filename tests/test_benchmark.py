@@ -9,9 +9,9 @@ import pytest
 import torch
 
 from basicsr.utils.memory import keep_freed_memory, peak_memory
-from scripts import benchmark
-from scripts.benchmark_cases import FULL, MEASUREMENTS, TINY, Setup, count_flops
-from scripts.performance_page import latest, number, verdict
+from experiments.benchmarks import run as benchmark
+from experiments.benchmarks.cases import FULL, MEASUREMENTS, TINY, Setup, count_flops
+from experiments.benchmarks.page import latest, number, verdict
 
 
 @pytest.fixture(scope='module')

@@ -14,7 +14,7 @@ from basicsr.data import blur
 from basicsr.data.blur import TOLERANCE, blur_and_reduce, separate
 from basicsr.data.degradation import LARGE, SMALL, DegradationRanges, degrade, gaussian_kernel, motion_kernel
 from basicsr.data.degradation import random_kernel as draw
-from scripts.plain_degradation import plain_degrade
+from experiments.benchmarks.plain_degradation import plain_degrade
 
 ROUNDING = 2e-6  # of float32, beside the tolerance
 

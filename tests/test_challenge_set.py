@@ -12,13 +12,13 @@ import torch
 from small_faces import ASTRONAUT_LANDMARKS, Found
 from small_recogniser import save_tiny, smooth_faces
 
+from basicsr.cli.data_pairs import make_pair, ranges_of
 from basicsr.faces.detection import Face
 from basicsr.utils.image import imread, imwrite, to_image, to_tensor
 from basicsr.utils.templates import ffhq_template
-from scripts import build_challenge_set as script
-from scripts import challenge_photos as photo_tools
-from scripts import challenge_reasons as reason_tools
-from scripts.make_val_pairs import make_pair, ranges_of
+from experiments.challenge_set import build as script
+from experiments.challenge_set import photos as photo_tools
+from experiments.challenge_set import reasons as reason_tools
 
 HEAD = np.array([[-1, 0, 0], [1, 0, 0], [0, 1.12, 0.9], [-0.7, 2, 0], [0.7, 2, 0]])  # x, down, to the front
 

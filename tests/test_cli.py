@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
 
 import cv2
@@ -15,15 +14,13 @@ from odd_pictures import turned_exif
 from PIL import Image
 from small_faces import GROUP_PHOTO, aligned_face, blurred_portrait, portrait, save_tiny_model
 
+from basicsr.cli import restore as inference_codeformer
 from basicsr.inference import FaceRestorer
 from basicsr.inference.report import FileRecord, exit_code, format_table
 from basicsr.inference.runner import Runner, plan_jobs, skipped_files
 from basicsr.utils.image import imread, imwrite
 
 ROOT = Path(__file__).resolve().parents[1]
-SPEC = spec_from_file_location('inference_codeformer', ROOT / 'inference_codeformer.py')
-inference_codeformer = module_from_spec(SPEC)
-SPEC.loader.exec_module(inference_codeformer)
 
 
 @pytest.fixture(scope='module')

@@ -12,12 +12,12 @@ import torch.nn.functional as F
 from small_faces import aligned_face, portrait, save_tiny_model
 from small_recogniser import save_tiny
 
-import inference_codeformer
-from basicsr.archs.arcface_arch import FaceEmbedder
+from basicsr.cli import restore as inference_codeformer
 from basicsr.inference import FaceRestorer
 from basicsr.inference.code_search import CodeSearch
 from basicsr.inference.identity_guide import OWN, IdentityGuide
 from basicsr.inference.people import Person
+from basicsr.recognition.embedder import FaceEmbedder
 from basicsr.utils.image import imread, imwrite, to_tensor
 
 DIM = 16

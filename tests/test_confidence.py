@@ -16,19 +16,19 @@ from small import CODEFORMER, make_faces, stage_options
 from small_recogniser import save_tiny, smooth_faces
 from test_stages import batch_of
 
-from basicsr.archs.arcface_arch import FaceEmbedder
-from basicsr.archs.confidence import FEATURES, Calibration, InputIdentity, blur, flip, measure, sharpness
+from basicsr.cli import recognizer_calibrate as calibrate_confidence
+from basicsr.cli.recognizer_calibrate import Sample, curve, damaged, fit, predict, quality, ranges_at
 from basicsr.data.common import read_picture, resize_square
 from basicsr.data.degradation import degrade, to_unit
 from basicsr.models import build_model
-from basicsr.schema import check_options
+from basicsr.models.schema import check_options
+from basicsr.recognition.confidence import FEATURES, Calibration, InputIdentity, blur, flip, measure, sharpness
+from basicsr.recognition.confidence_chart import CURVE, calibration_chart, place
+from basicsr.recognition.embedder import FaceEmbedder
 from basicsr.utils.checkpoint import CheckpointError
 from basicsr.utils.download import sha256_of
 from basicsr.utils.image import to_tensor
 from basicsr.utils.options import OptionError
-from scripts import calibrate_confidence
-from scripts.calibrate_confidence import Sample, curve, damaged, fit, predict, quality, ranges_at
-from scripts.confidence_chart import CURVE, calibration_chart, place
 
 SHIPPED = ROOT / 'options/confidence/arcface_mbf512.json'
 

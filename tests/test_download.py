@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import importlib.util
 import os
 import subprocess
 import sys
@@ -17,6 +16,7 @@ import pytest
 import yaml
 from small_faces import save_tiny_model
 
+from basicsr.cli import download as download_command
 from basicsr.faces.detection import build_detector
 from basicsr.inference import FaceRestorer
 from basicsr.inference.face_restorer import find_model
@@ -299,11 +299,8 @@ def test_the_lock_of_a_process_that_was_killed_is_free(server: Server, tmp_path:
 
 @pytest.fixture
 def script():
-    """The module of scripts/download_pretrained_models.py."""
-    spec = importlib.util.spec_from_file_location('download_models', ROOT / 'scripts' / 'download_pretrained_models.py')
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    """The command that downloads weights."""
+    return download_command
 
 
 def write_manifest(path: Path, **groups: list[dict]) -> Path:

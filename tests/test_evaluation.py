@@ -22,25 +22,26 @@ import torchvision
 from small_recogniser import randomise, save_tiny, smooth_faces
 from torch import nn
 
-from basicsr.archs import FaceEmbedder
 from basicsr.archs.inception_arch import _A, FIDInception, _Last
-from basicsr.archs.resnet_arcface_arch import ResNetArcFace
+from basicsr.cli import data_pairs as make_val_pairs
+from basicsr.cli import evaluate as script
 from basicsr.data.degradation import LARGE, DegradationRanges
-from basicsr.evaluation import EvaluationError, Settings, evaluate
-from basicsr.evaluation.builders import build_scorers
-from basicsr.evaluation.landmarks import peaks
-from basicsr.evaluation.pictures import Folder
-from basicsr.evaluation.scorers import Scorer
 from basicsr.metrics import METRICS, calculate_psnr
+from basicsr.metrics.builders import Settings, build_scorers
+from basicsr.metrics.evaluation import evaluate
 from basicsr.metrics.fid import FeatureStatistics, frechet_distance
 from basicsr.metrics.identity import cosine, degrees, group_by_input, identity_variance, landmark_distance
+from basicsr.metrics.landmarks import peaks
 from basicsr.metrics.niqe import NIQE, fit_asymmetric, halve, normalised
+from basicsr.metrics.pictures import Folder
 from basicsr.metrics.protocol import FOLDER, load_protocol
+from basicsr.metrics.scorers import Scorer
 from basicsr.metrics.statistics import paired_bootstrap
+from basicsr.metrics.table import EvaluationError
+from basicsr.recognition.embedder import FaceEmbedder
+from basicsr.recognition.resnet_arcface import ResNetArcFace
 from basicsr.utils.checkpoint import CheckpointError
 from basicsr.utils.image import imread, imwrite, to_image, to_tensor
-from scripts import evaluate as script
-from scripts import make_val_pairs
 
 PROTOCOLS = sorted(path.stem for path in FOLDER.glob('*.yml'))
 NAMES = ('p/one', 'p/two', 'q/one', 'q/two')
@@ -508,7 +509,7 @@ def test_a_picture_that_a_network_refuses_does_not_end_the_evaluation(
 ) -> None:
     network = nn.AvgPool2d(100)
     monkeypatch.setattr(
-        'basicsr.evaluation.builders._Builder._feature',
+        'basicsr.metrics.builders._Builder._feature',
         lambda self, metric: Scorer(metric, lambda case: float(network(self._pair(case)[0]).mean())),
     )
     for folder in ('good', 'gt'):
@@ -527,7 +528,7 @@ def test_weights_of_an_unknown_metric(folders: Path, capsys: pytest.CaptureFixtu
 
 def test_every_metric_is_built_or_says_what_it_lacks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv('CODEFORMER_WEIGHTS', str(tmp_path))
-    monkeypatch.setattr('basicsr.evaluation.builders.find_spec', lambda name: None)
+    monkeypatch.setattr('basicsr.metrics.builders.find_spec', lambda name: None)
     settings = Settings(weights={'lpips_alex': str(tmp_path / 'a'), 'lpips_vgg': str(tmp_path / 'b')})
     scorers, not_run = build_scorers(list(METRICS), settings, {'gt', 'lq', 'ref'})
     assert {scorer.metric for scorer in scorers} == {'psnr', 'psnr_y', 'ssim', 'ssim_y'}

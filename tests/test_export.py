@@ -12,9 +12,9 @@ from drawing import fill, image
 from small import CODEFORMER, VQGAN
 
 from basicsr.archs import CodeFormer, build_network
+from basicsr.cli import export as export_onnx
+from basicsr.cli.export import Restoration
 from basicsr.utils.checkpoint import save_atomic
-from scripts import export_onnx
-from scripts.export_onnx import Restoration
 
 WEIGHTS = (0.0, 0.5, 1.0)
 

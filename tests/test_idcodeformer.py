@@ -8,9 +8,9 @@ import torch.nn.functional as F
 from small import CODEFORMER
 
 from basicsr.archs import CodeFormer, IDCodeFormer, build_network
+from basicsr.archs.factory import load_network
 from basicsr.archs.idcodeformer_arch import Identity
-from basicsr.archs.loader import load_network
-from basicsr.schema import check_options
+from basicsr.models.schema import check_options
 from basicsr.utils.checkpoint import load_state, save_atomic
 from basicsr.utils.options import OptionError
 

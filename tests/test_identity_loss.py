@@ -11,8 +11,8 @@ import torch.nn.functional as F
 from small_recogniser import save_onnx, save_tiny, smooth_faces
 from torch import Tensor, nn
 
-from basicsr.archs.arcface_arch import FaceEmbedder
 from basicsr.losses import IdentityLoss, build_loss
+from basicsr.recognition.embedder import FaceEmbedder
 from basicsr.utils.checkpoint import CheckpointError
 from basicsr.utils.image import imread, scan_images, to_tensor
 from basicsr.utils.templates import ffhq_template

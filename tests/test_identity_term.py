@@ -13,7 +13,7 @@ from test_stages import batch_of
 from basicsr.models import build_model
 from basicsr.models.identity_term import part_of, restrict
 from basicsr.models.prediction import Prediction
-from basicsr.schema import check_options
+from basicsr.models.schema import check_options
 from basicsr.utils.options import OptionError
 from basicsr.utils.templates import ffhq_template
 

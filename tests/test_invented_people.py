@@ -13,11 +13,11 @@ from small import make_faces, stage_options
 from small_recogniser import save_tiny
 from torch.utils.data import default_collate
 
-from basicsr.archs.arcface_arch import FaceEmbedder
 from basicsr.data import DataError, build_dataset
 from basicsr.data.invention import ANOTHER_PHOTOGRAPH, SOMEBODY_ELSE, Invention
 from basicsr.models import build_model
-from basicsr.schema import check_options
+from basicsr.models.schema import check_options
+from basicsr.recognition.embedder import FaceEmbedder
 from basicsr.utils.image import imread
 from basicsr.utils.options import OptionError
 

@@ -15,9 +15,8 @@ from safetensors.torch import save_file
 from small_faces import ASTRONAUT_LANDMARKS, TINY, Found, aligned_face, blurred_portrait, portrait, save_tiny_model
 from small_recogniser import save_tiny
 
-import inference_codeformer
-from basicsr.archs import FaceEmbedder, build_network
-from basicsr.archs.confidence import Calibration
+from basicsr.archs import build_network
+from basicsr.cli import restore as inference_codeformer
 from basicsr.faces.detection import Face, build_detector
 from basicsr.inference import FaceRestorer, ImageRestorer
 from basicsr.inference.auto_fidelity import ALLOWANCE, CANDIDATES, choose_fidelity, sharpness_of
@@ -25,12 +24,14 @@ from basicsr.inference.identity_guide import OWN, UNCALIBRATED, IdentityGuide
 from basicsr.inference.identity_meter import FAITHFUL, MARGIN, FaceIdentity, average, compare
 from basicsr.inference.image_restorer import FaceResult
 from basicsr.inference.people import THRESHOLD, People, Person, as_identity
-from basicsr.inference.recogniser import choose_recogniser, embed_faces
 from basicsr.inference.references import BadReferenceError, ReferenceReader, gather
-from basicsr.inference.track_identity import MEASURE_EVERY, TrackIdentities
+from basicsr.recognition.choose import choose_recogniser, embed_faces
+from basicsr.recognition.confidence import Calibration
+from basicsr.recognition.embedder import FaceEmbedder
 from basicsr.utils.checkpoint import CheckpointError, save_atomic
 from basicsr.utils.download import sha256_of
 from basicsr.utils.image import imread, imwrite, to_tensor
+from basicsr.video.track_identity import MEASURE_EVERY, TrackIdentities
 
 DIM = 16
 RED, GREEN, BLUE = np.eye(3, dtype=int) * 180
@@ -462,8 +463,8 @@ def test_a_track_that_begins_blurred_is_asked_again_until_somebody_is_found():
 def test_a_clip_is_restored_with_one_identity_a_track_and_reports_it(files, tmp_path):
     from fractions import Fraction
 
-    from basicsr.inference.video_restorer import VideoRestorer
-    from scripts.make_video import Scene, write_clip
+    from basicsr.video.video_restorer import VideoRestorer
+    from experiments.benchmarks.make_video import Scene, write_clip
 
     picture = cv2.resize(tinted(blurred_portrait(), RED), (128, 128), interpolation=cv2.INTER_AREA)
     write_clip(tmp_path / 'clip.mp4', Scene(picture, 12, Fraction(25)))

@@ -11,12 +11,13 @@ import torch
 from small_faces import aligned_face
 from small_recogniser import save_tiny
 
-from basicsr.archs.arcface_arch import FaceEmbedder
 from basicsr.inference.auto_fidelity import ALLOWANCE
 from basicsr.inference.identity_guide import UNCALIBRATED
-from basicsr.inference.recogniser import embed_faces
+from basicsr.recognition.choose import embed_faces
+from basicsr.recognition.embedder import FaceEmbedder
 from basicsr.utils.image import imread, imwrite
-from scripts import measure_auto, measure_sizes
+from experiments.measurements import auto_fidelity as measure_auto
+from experiments.measurements import sizes as measure_sizes
 
 SIDE = 64
 

@@ -9,7 +9,7 @@ from small import CODEFORMER, DISCRIMINATOR, SIZES, VQGAN
 
 from basicsr.archs import build_network
 from basicsr.archs.codeformer_arch import adaptive_instance_normalization
-from basicsr.archs.loader import load_network
+from basicsr.archs.factory import load_network
 from basicsr.archs.quantizer import GumbelQuantizer, VectorQuantizer, perplexity
 from basicsr.utils.checkpoint import CheckpointError, save_atomic
 

@@ -7,12 +7,16 @@ from pathlib import Path
 import pytest
 from small import stage_options
 
-from basicsr.schema import check_options
+from basicsr.models.schema import check_options
 from basicsr.utils.options import OptionError, drop_nulls, dump_options, load_options, merge, parse_value
 
-OPTIONS = Path(__file__).parents[1] / 'options'
-OTHERS = ('ablation', 'eval')  # plans and protocols
-FILES = sorted(path for path in OPTIONS.rglob('*.yml') if path.parent.name not in OTHERS)
+ROOT = Path(__file__).parents[1]
+FILES = sorted(
+    path
+    for folder in ('options', 'experiments/small_model/options')
+    for path in (ROOT / folder).rglob('*.yml')
+    if path.parent.name != 'eval'  # protocols
+)
 
 
 @pytest.mark.parametrize('path', FILES, ids=lambda path: path.name)

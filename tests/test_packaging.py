@@ -21,7 +21,7 @@ except ModuleNotFoundError:  # Python 3.10, where pytest brings the same module 
 
 ROOT = Path(__file__).resolve().parents[1]
 PROJECT = tomllib.loads((ROOT / 'pyproject.toml').read_text(encoding='utf-8'))['project']
-PATTERNS = ('basicsr/**/*.py', 'scripts/**/*.py', 'tests/**/*.py', 'inference_*.py')
+PATTERNS = ('basicsr/**/*.py', 'scripts/**/*.py', 'experiments/**/*.py', 'tests/**/*.py', 'inference_*.py')
 SOURCES = sorted(path for pattern in PATTERNS for path in ROOT.glob(pattern))
 
 
@@ -76,7 +76,7 @@ def test_every_import_is_a_declared_dependency() -> None:
     declared = {canonical(line) for line in PROJECT['dependencies']} | optional
     tests_too = declared | extras['test'] | {'tomli'}
     distributions = packages_distributions()
-    local = {'basicsr', 'scripts', 'inference_codeformer', *(path.stem for path in (ROOT / 'tests').glob('*.py'))}
+    local = {'basicsr', 'experiments', 'inference_codeformer', *(path.stem for path in (ROOT / 'tests').glob('*.py'))}
     for path in SOURCES:
         allowed = tests_too if path.is_relative_to(ROOT / 'tests') else declared
         for top in {name.split('.')[0] for name in imported(path)} - local - set(sys.stdlib_module_names):

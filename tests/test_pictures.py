@@ -38,7 +38,7 @@ from PIL import Image, ImageOps
 from small_faces import ASTRONAUT_LANDMARKS, Found, Unchanged, aligned_face, blurred_portrait, save_tiny_model
 from spandrel.architectures.ESRGAN import ESRGAN
 
-import inference_codeformer
+from basicsr.cli import restore as inference_codeformer
 from basicsr.faces.detection import Face
 from basicsr.faces.geometry import scaling
 from basicsr.faces.paste import face_mask, paste_face

@@ -20,15 +20,15 @@ from small_recogniser import TINY, randomise, save_onnx, save_tiny, smooth_faces
 from torch import Tensor, nn
 
 from basicsr.archs import build_network
-from basicsr.archs.arcface_arch import GREY, FaceEmbedder, load_recogniser
-from basicsr.archs.face_crop import FaceCrop
-from basicsr.archs.iresnet_arch import IResNet
-from basicsr.archs.mobilefacenet_arch import MobileFaceNet
-from basicsr.archs.onnx_network import onnx_network, read_onnx
-from basicsr.archs.recogniser_files import find_recogniser
-from basicsr.archs.recogniser_table import RECOGNISERS
-from basicsr.archs.resnet_arcface_arch import ResNetArcFace
 from basicsr.faces.geometry import apply_affine, invert_affine, similarity_transform
+from basicsr.recognition.embedder import GREY, FaceEmbedder, load_recogniser
+from basicsr.recognition.face_crop import FaceCrop
+from basicsr.recognition.files import find_recogniser
+from basicsr.recognition.iresnet import IResNet
+from basicsr.recognition.mobilefacenet import MobileFaceNet
+from basicsr.recognition.onnx_network import onnx_network, read_onnx
+from basicsr.recognition.registry import RECOGNISERS
+from basicsr.recognition.resnet_arcface import ResNetArcFace
 from basicsr.utils.checkpoint import CheckpointError, save_atomic
 from basicsr.utils.image import imwrite, to_image
 from basicsr.utils.templates import ARCFACE_112, FFHQ_512, ffhq_template
@@ -465,7 +465,7 @@ def few(shared: Path, tmp_path: Path) -> Path:
 def test_photographs_of_one_person_are_near_and_of_two_are_not(
     shared: Path, file: str, capsys: pytest.CaptureFixture
 ) -> None:
-    from scripts import check_recogniser
+    from basicsr.cli import recognizer_check as check_recogniser
 
     assert check_recogniser.main([str(shared / 'weights' / file), '-i', str(shared / 'data/celebref512')]) == 0
     assert f'name          {Path(file).stem}\n' in capsys.readouterr().out
@@ -476,7 +476,7 @@ def test_photographs_of_one_person_are_near_and_of_two_are_not(
 def test_people_who_cannot_be_compared_are_an_error(
     tmp_path: Path, names: tuple[str, ...], capsys: pytest.CaptureFixture
 ) -> None:
-    from scripts import check_recogniser
+    from basicsr.cli import recognizer_check as check_recogniser
 
     (tmp_path / 'people').mkdir()
     for name in names:
@@ -487,18 +487,18 @@ def test_people_who_cannot_be_compared_are_an_error(
 
 @pytest.mark.shared
 def test_a_shifted_crop_does_not_pass_the_check(shared: Path, few: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from scripts import check_recogniser
+    from basicsr.cli import recognizer_check as check_recogniser
 
     arguments = [str(shared / 'weights/mobilefacenet_casia128.pth'), '-i', str(few)]
     assert check_recogniser.main(arguments) == 0
-    monkeypatch.setattr('basicsr.archs.recogniser_table.ARCFACE_112', ARCFACE_112 + np.array([0, 12]))
+    monkeypatch.setattr('basicsr.recognition.registry.ARCFACE_112', ARCFACE_112 + np.array([0, 12]))
     assert check_recogniser.main(arguments) == 1
 
 
 @pytest.mark.shared
 @pytest.mark.parametrize('file', ['arcface_mbf512.onnx', 'mobilefacenet_casia128.pth'])
 def test_swapped_channels_tell_people_worse(shared: Path, few: Path, file: str) -> None:
-    from scripts.check_recogniser import cosines, embed_people
+    from basicsr.cli.recognizer_check import cosines, embed_people
 
     embedder = FaceEmbedder(shared / 'weights' / file)
     right = embedder.recogniser

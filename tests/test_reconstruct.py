@@ -9,7 +9,7 @@ from small import CODEFORMER, VQGAN, make_faces
 from basicsr.archs import build_network
 from basicsr.utils.checkpoint import save_atomic
 from basicsr.utils.image import imread, to_image, to_tensor
-from scripts import reconstruct
+from experiments.ablation import reconstruct
 
 
 def save(path, options):

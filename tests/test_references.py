@@ -17,21 +17,23 @@ from small import CODEFORMER, stage_options
 from small_recogniser import save_tiny
 from torch.utils.data import default_collate
 
-from basicsr import train
 from basicsr.archs import build_network
-from basicsr.archs.arcface_arch import FaceEmbedder
-from basicsr.archs.recogniser_table import RECOGNISERS
+from basicsr.cli import train
 from basicsr.data import DataError, build_dataloader, build_dataset
 from basicsr.data.embeddings import Embeddings, reference_variants
 from basicsr.data.people import people_of
-from basicsr.schema import check_options
+from basicsr.models.schema import check_options
+from basicsr.recognition.embedder import FaceEmbedder
+from basicsr.recognition.registry import RECOGNISERS
 from basicsr.utils.image import imread, imwrite, to_tensor
 from basicsr.utils.options import OptionError, load_options
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.append(str(ROOT))
 
-from scripts import build_identity_index, create_lmdb, embed_references  # noqa: E402
+from basicsr.cli import data_embed as embed_references  # noqa: E402
+from basicsr.cli import data_group as build_identity_index  # noqa: E402
+from basicsr.cli import data_lmdb as create_lmdb  # noqa: E402
 
 KINDS = ('ReferenceBlindDataset', 'ReferenceBlindJointDataset')
 PHOTOS = {'ann': 4, 'bob': 2, 'eve': 1}

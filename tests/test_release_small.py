@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from basicsr.utils.checkpoint import read_checkpoint, read_metadata, save_atomic
-from scripts.release_small import main
+from experiments.small_model.release import main
 
 
 def checkpoint(path: Path, kind: str = 'CodeFormer', **weights: torch.Tensor) -> str:

@@ -17,8 +17,11 @@ import pytest
 from scipy.ndimage import gaussian_filter
 from small_recogniser import save_tiny, smooth_faces
 
-from basicsr.evaluation import EvaluationError, Settings, evaluate, write_report
-from basicsr.evaluation.charts import boxes, histogram, scatter, standalone
+from basicsr.metrics.builders import Settings
+from basicsr.metrics.charts import boxes, histogram, scatter, standalone
+from basicsr.metrics.evaluation import evaluate
+from basicsr.metrics.report import write_report
+from basicsr.metrics.table import EvaluationError
 from basicsr.utils.image import imread, imwrite, to_image
 from basicsr.utils.templates import ARCFACE_112, ffhq_template
 

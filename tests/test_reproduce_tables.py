@@ -16,7 +16,7 @@ from small_faces import save_tiny_model
 from small_recogniser import randomise, save_tiny
 
 from basicsr.archs import build_network
-from basicsr.evaluation.tables import FORMATS, Cell, Comparison, Row
+from basicsr.cli.data_pairs import make_pairs, ranges_of
 from basicsr.inference.face_restorer import FaceRestorer
 from basicsr.inference.folder_restorer import Recipe, planned, restore_folder
 from basicsr.metrics import calculate_psnr, calculate_ssim
@@ -26,9 +26,9 @@ from basicsr.metrics.table import EvaluationError
 from basicsr.utils.checkpoint import save_atomic
 from basicsr.utils.download import sha256_of
 from basicsr.utils.image import imread, imwrite
-from scripts import reproduce_tables as script
-from scripts.make_val_pairs import make_pairs, ranges_of
-from scripts.table_plans import PLANS, Ours
+from experiments.paper_tables import reproduce as script
+from experiments.paper_tables.comparison import FORMATS, Cell, Comparison, Row
+from experiments.paper_tables.plans import PLANS, Ours
 
 TABLES = load_published()
 
@@ -36,7 +36,7 @@ TABLES = load_published()
 @pytest.fixture(autouse=True)
 def offline(monkeypatch: pytest.MonkeyPatch) -> None:
     """No test may fetch the weights of pyiqa's metrics."""
-    monkeypatch.setattr('basicsr.evaluation.builders.find_spec', lambda name: None)
+    monkeypatch.setattr('basicsr.metrics.builders.find_spec', lambda name: None)
 
 
 def pairs(root: Path, protocol: str, faces: Path, size: int = 64) -> Path:
@@ -118,7 +118,7 @@ def test_only_the_same_set_number_and_size_is_the_same_experiment(root: Path, mo
     monkeypatch.setattr(script, 'SIDE', 64)
     assert kind() == 'in-house, another experiment'  # 3 of 3000
     three = dataclasses.replace(protocol, pictures={**protocol.pictures, 'restored': 3})
-    monkeypatch.setattr('scripts.table_pictures.load_protocol', lambda name: three)
+    monkeypatch.setattr('experiments.paper_tables.pictures.load_protocol', lambda name: three)
     assert kind() == 'in-house'
     monkeypatch.setattr(script, 'SIDE', 512)
     assert kind() == 'in-house, another experiment'

@@ -6,7 +6,6 @@ import json
 import pickle
 import subprocess
 import sys
-from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -15,6 +14,7 @@ import pytest
 import torch
 from small_faces import blurred_portrait, save_tiny_model
 
+from basicsr.cli import restore
 from basicsr.utils.checkpoint import CheckpointError, load_state_dict_file, read_checkpoint
 from basicsr.utils.image import imwrite
 
@@ -56,12 +56,8 @@ def hostile(request: pytest.FixtureRequest, proof: Path, tmp_path: Path) -> Path
 
 @pytest.fixture(scope='module')
 def command() -> ModuleType:
-    """The module of inference_codeformer.py."""
-    spec = spec_from_file_location('inference_codeformer', ROOT / 'inference_codeformer.py')
-    assert spec and spec.loader
-    module = module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    """The command that restores."""
+    return restore
 
 
 def test_the_checkpoints_are_hostile(hostile: Path, proof: Path) -> None:
@@ -119,7 +115,7 @@ import basicsr
 names = [module.name for module in pkgutil.walk_packages(basicsr.__path__, 'basicsr.')]
 for name in names:
     importlib.import_module(name)
-import inference_codeformer
+from basicsr.cli import restore as inference_codeformer
 
 code = inference_codeformer.main(sys.argv[1:])
 import json

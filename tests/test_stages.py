@@ -211,7 +211,7 @@ def test_latent_codes_need_a_codebook_that_is_not_random_and_fits(tmp_path):
 
 
 def test_latent_script_takes_no_network_of_a_later_stage(tmp_path, capsys):
-    from scripts import generate_latent_gt
+    from basicsr.cli import data_latents as generate_latent_gt
 
     opt = stage_options(2, tmp_path)
     build_model(opt).save(1, tmp_path)
@@ -223,7 +223,7 @@ def test_latent_script_takes_no_network_of_a_later_stage(tmp_path, capsys):
 
 def test_latent_file_gives_the_codes_of_the_teacher(tmp_path):
     """LESSONS 5: the latent-code script works, and its codes are those computed on the way."""
-    from scripts import generate_latent_gt
+    from basicsr.cli import data_latents as generate_latent_gt
 
     opt = stage_options(2, tmp_path)
     target = tmp_path / 'codes.pth'

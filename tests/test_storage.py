@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import logging
 import os
 import pickle
@@ -17,6 +16,7 @@ import pytest
 import skimage.data
 import torch
 
+from basicsr.cli import data_lmdb
 from basicsr.data import DataError, build_dataloader, build_dataset
 from basicsr.utils.image import imwrite
 
@@ -27,12 +27,8 @@ NAMES = ['a.png', 'b.jpg', 'deep/er/c.webp', 'deep/d.e.bmp', 'z z (1).png']
 
 @pytest.fixture(scope='module')
 def script() -> ModuleType:
-    """The module of scripts/create_lmdb.py."""
-    spec = importlib.util.spec_from_file_location('create_lmdb', ROOT / 'scripts' / 'create_lmdb.py')
-    assert spec and spec.loader
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    """The command that packs a folder."""
+    return data_lmdb
 
 
 def picture(number: int, size: int = 64) -> np.ndarray:

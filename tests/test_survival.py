@@ -24,11 +24,11 @@ import pytest
 import torch
 from killing import Moments, at_iteration, die, run, start, tiny_options, write_options
 
-from basicsr import train
+from basicsr.cli import train
 from basicsr.models import BaseModel, NonFiniteLossError, build_model, collapse
 from basicsr.models.checkpoints import Best, newest_readable, rotate
-from basicsr.run import Run, data_problem
-from basicsr.schema import check_options
+from basicsr.models.loop import Run, data_problem
+from basicsr.models.schema import check_options
 from basicsr.utils import slurm
 from basicsr.utils.checkpoint import CheckpointError, read_checkpoint, save_atomic
 from basicsr.utils.files import InUseError, lock

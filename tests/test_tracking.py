@@ -8,7 +8,7 @@ from small_faces import ASTRONAUT_LANDMARKS, portrait
 
 from basicsr.faces.detection import Face
 from basicsr.faces.geometry import ffhq_template
-from basicsr.faces.tracking import EARLY_VOTES, LOOKAHEAD, PATIENCE, CutFinder, Smoother, Tracker, Verdict, smoothing
+from basicsr.video.tracking import EARLY_VOTES, LOOKAHEAD, PATIENCE, CutFinder, Smoother, Tracker, Verdict, smoothing
 
 RATE = 25
 EYES = float(np.linalg.norm(ASTRONAUT_LANDMARKS[1] - ASTRONAUT_LANDMARKS[0]))

@@ -14,8 +14,8 @@ import torch
 import yaml
 from small import stage_options
 
-from basicsr import test as test_command
-from basicsr import train
+from basicsr.cli import train
+from basicsr.cli import validate as test_command
 from basicsr.models import build_model
 from basicsr.utils import dist
 from basicsr.utils.checkpoint import CheckpointError, load_state_dict_file

@@ -14,17 +14,18 @@ import numpy as np
 import pytest
 from small_faces import ASTRONAUT_LANDMARKS, Found, Unchanged, blurred_portrait, portrait, psnr, save_tiny_model
 
-import inference_codeformer
+from basicsr.cli import restore as inference_codeformer
 from basicsr.faces.detection import Face
-from basicsr.faces.tracking import LOOKAHEAD
 from basicsr.inference import FaceRestorer, ImageRestorer
-from basicsr.inference.video_io import Colours, TimedFrame, VideoReader, VideoReadError, resample
-from basicsr.inference.video_restorer import DECODED, INCOMPLETE, VideoRestorer
 from basicsr.utils.files import is_video_file
 from basicsr.utils.image import imwrite
-from basicsr.utils.stages import ahead, behind
-from scripts import make_video, measure_flicker
-from scripts.make_video import Scene, write_clip
+from basicsr.video.pipeline import ahead, behind
+from basicsr.video.tracking import LOOKAHEAD
+from basicsr.video.video_io import Colours, TimedFrame, VideoReader, VideoReadError, resample
+from basicsr.video.video_restorer import DECODED, INCOMPLETE, VideoRestorer
+from experiments.benchmarks import make_video
+from experiments.benchmarks.make_video import Scene, write_clip
+from experiments.measurements import flicker as measure_flicker
 
 SIDE = 128
 LANDMARKS = (ASTRONAUT_LANDMARKS + 0.5) * SIDE / 512 - 0.5
@@ -129,7 +130,7 @@ def test_every_container_keeps_frames_rate_and_sound(tmp_path, name, codec, soun
 
 @pytest.mark.parametrize('rate', [8000, 11025, 12000])
 def test_mp3_too_slow_for_an_mp4_becomes_aac(tmp_path, monkeypatch, rate):
-    monkeypatch.setattr('scripts.make_video.SOUND_RATE', rate)
+    monkeypatch.setattr('experiments.benchmarks.make_video.SOUND_RATE', rate)
     write_clip(tmp_path / 'a.avi', Scene(PICTURE, 10), 'mpeg4', 'libmp3lame')
     result = restorer().restore_file(tmp_path / 'a.avi', tmp_path / 'b.mp4')
     assert result.status == 'restored' and 'from mp3 to aac' in result.message
@@ -507,7 +508,7 @@ def test_a_detector_or_an_encoder_that_fails_ends_the_clip(clip, tmp_path, monke
     def full(*_):
         raise OSError(28, 'No space left on device')
 
-    monkeypatch.setattr('basicsr.inference.video_writer.VideoWriter.write', full)
+    monkeypatch.setattr('basicsr.video.video_writer.VideoWriter.write', full)
     with pytest.raises(OSError, match='No space left'):
         restorer().restore_file(clip, tmp_path / 'b.mp4')
     assert list(tmp_path.iterdir()) == []
@@ -646,7 +647,7 @@ def test_mistakes_in_making_a_clip_are_one_line_and_leave_nothing(mistake, words
 
 def test_a_picture_without_a_face_cannot_be_measured_for_flicker(tmp_path, capsys, monkeypatch):
     imwrite(tmp_path / 'black.png', np.zeros((64, 64, 3), np.uint8))
-    monkeypatch.setattr('scripts.measure_flicker.build_detector', Found)
+    monkeypatch.setattr('experiments.measurements.flicker.build_detector', Found)
     save_tiny_model(tmp_path / 'net.pth')
     options = ['--picture', str(tmp_path / 'black.png'), '--model', str(tmp_path / 'net.pth'), '--frames', '2']
     assert measure_flicker.main(options) == 1

@@ -9,14 +9,14 @@ from pathlib import Path
 
 from torch import Tensor
 
-from basicsr.archs.arcface_arch import FaceEmbedder
 from basicsr.faces.detection import FaceDetector
 from basicsr.inference.code_search import STEPS
 from basicsr.inference.face_restorer import FaceRestorer
 from basicsr.inference.identity_guide import IdentityGuide
 from basicsr.inference.people import THRESHOLD
-from basicsr.inference.recogniser import choose_recogniser
 from basicsr.inference.references import ReferenceReader
+from basicsr.recognition.choose import choose_recogniser
+from basicsr.recognition.embedder import FaceEmbedder
 from basicsr.utils.checkpoint import CheckpointError
 from basicsr.utils.download import sha256_of
 
@@ -118,7 +118,7 @@ def _of_input(embedder: FaceEmbedder, wishes: Wishes) -> Callable[[Tensor], tupl
     """
     if not (wishes.own or wishes.choose_w):
         return None
-    from basicsr.archs.confidence import Calibration, InputIdentity  # imports torchvision, which takes seconds
+    from basicsr.recognition.confidence import Calibration, InputIdentity  # imports torchvision, which takes seconds
 
     if wishes.calibration is not None:
         return InputIdentity(embedder, wishes.calibration)

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from basicsr.archs.arcface_arch import FaceEmbedder
+from basicsr.recognition.embedder import FaceEmbedder
 
 STEPS = 5
 RATE = 1.0  # of Adam, on code logits

@@ -13,8 +13,8 @@ import numpy as np
 import torch
 from torch import nn
 
+from basicsr.archs.factory import load_codeformer
 from basicsr.archs.idcodeformer_arch import IDCodeFormer
-from basicsr.archs.loader import load_codeformer
 from basicsr.archs.vqgan_arch import Upsample
 from basicsr.inference.code_search import CodeSearch
 from basicsr.utils.folders import REPOSITORY_WEIGHTS, weights_folder

@@ -16,7 +16,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from basicsr.inference.face_restorer import FaceRestorer
-from basicsr.inference.recogniser import choose_recogniser, embed_faces
+from basicsr.recognition.choose import choose_recogniser, embed_faces
 from basicsr.utils.download import sha256_of
 from basicsr.utils.folders import weights_folder
 from basicsr.utils.image import ImageReadError, imread, imwrite

@@ -10,10 +10,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from basicsr.archs.arcface_arch import FaceEmbedder
 from basicsr.inference.code_search import CodeSearch
 from basicsr.inference.people import People, Person, as_identity
-from basicsr.inference.recogniser import embed_faces
+from basicsr.recognition.choose import embed_faces
+from basicsr.recognition.embedder import FaceEmbedder
 from basicsr.utils.image import resized, to_tensor
 
 OWN = 'input'

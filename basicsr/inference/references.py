@@ -14,12 +14,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from basicsr.archs.arcface_arch import FaceEmbedder
 from basicsr.faces.detection import FaceDetector
 from basicsr.faces.geometry import align_face, crop_side
 from basicsr.faces.sharpness import measure_sharpness
 from basicsr.inference.people import THRESHOLD, People, Person
-from basicsr.inference.recogniser import SIDE, embed_faces
+from basicsr.recognition.choose import SIDE, embed_faces
+from basicsr.recognition.embedder import FaceEmbedder
 from basicsr.utils.image import ImageReadError, to_8_bits
 from basicsr.utils.picture import PICTURE_EXTENSIONS, read_picture
 

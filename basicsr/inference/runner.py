@@ -228,7 +228,7 @@ class Runner:
 
     def _clip(self, job: Job) -> FileRecord:
         """A clip; its result is an mp4 file."""
-        from basicsr.inference.video_restorer import VideoRestorer  # imports PyAV, which pictures do not need
+        from basicsr.video.video_restorer import VideoRestorer  # imports PyAV, which pictures do not need
 
         try:
             relative = self._place(FINAL, job.name, '.mp4')

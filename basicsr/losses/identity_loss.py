@@ -9,9 +9,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from basicsr.archs.arcface_arch import FaceEmbedder
 from basicsr.losses.basic_loss import REDUCTIONS
 from basicsr.losses.teacher import TeacherLoss
+from basicsr.recognition.embedder import FaceEmbedder
 from basicsr.utils.registry import LOSS_REGISTRY, nearest
 
 

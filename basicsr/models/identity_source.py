@@ -9,9 +9,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from basicsr.archs import CodeFormer, FaceEmbedder, IDCodeFormer
-from basicsr.archs.confidence import InputIdentity
+from basicsr.archs import CodeFormer, IDCodeFormer
 from basicsr.models.base_model import BaseModel, Batch
+from basicsr.recognition.confidence import InputIdentity
+from basicsr.recognition.embedder import FaceEmbedder
 from basicsr.utils.options import OptionError
 
 

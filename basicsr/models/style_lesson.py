@@ -9,10 +9,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from basicsr.archs import CodeFormer, FaceEmbedder, IDCodeFormer
+from basicsr.archs import CodeFormer, IDCodeFormer
 from basicsr.archs.idcodeformer_arch import Identity
 from basicsr.models.base_model import BaseModel, Batch, Terms
 from basicsr.models.prediction import Prediction
+from basicsr.recognition.embedder import FaceEmbedder
 from basicsr.utils.options import OptionError
 
 SCALE = 2.0**12  # of the likeness, so that gradients of fp16 do not vanish; only their direction counts

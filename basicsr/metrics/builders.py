@@ -1,0 +1,240 @@
+"""Builds the metrics that are asked for from their weights, or says why one cannot be computed here."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from functools import partial
+from importlib import import_module
+from importlib.util import find_spec
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from basicsr.archs.inception_arch import FIDInception
+from basicsr.losses.lpips_loss import LPIPS
+from basicsr.losses.perceptual_loss import PerceptualLoss
+from basicsr.metrics import METRICS, calculate_psnr, calculate_ssim
+from basicsr.metrics.identity import landmark_distance
+from basicsr.metrics.landmarks import Landmarks
+from basicsr.metrics.niqe import NIQE
+from basicsr.metrics.pictures import Case
+from basicsr.metrics.scorers import (
+    FID,
+    Embeddings,
+    Features,
+    IdentityVariance,
+    NotRunError,
+    Plain,
+    Scorer,
+    on_device,
+)
+from basicsr.recognition.embedder import FaceEmbedder
+from basicsr.recognition.files import find_recogniser
+from basicsr.utils.checkpoint import CheckpointError
+from basicsr.utils.folders import weights_folder
+
+FEATURES = ('relu1_2', 'relu2_2', 'relu3_3', 'relu4_3', 'relu5_3')
+# Where weights are looked for below the weights folder unless --weights says otherwise.
+PLACES = {
+    'feature': 'vgg/vgg16-397923af.pth',
+    'fid': 'metrics/pt_inception-2015-12-05-6726825d.pth',
+    'niqe': 'metrics/niqe_pris_params.npz',
+    'niqe_192': 'metrics/niqe_pris_params.npz',
+    'lmd': 'facelib/alignment_WFLW_4HG.pth',
+}
+TORCHVISION = {'lpips_alex', 'lpips_vgg'}  # torchvision knows the place of these weights
+WITH_WEIGHTS = frozenset({*PLACES, *TORCHVISION, 'deg'})
+PYIQA = ('musiq', 'maniqa', 'clipiqa', 'hyperiqa', 'pi', 'dists')
+
+
+@dataclass
+class Settings:
+    """What metrics are built from.
+
+    Attributes:
+        device: of the networks.
+        recogniser: weights of the face recogniser of `ids`, `ids_lq`, `ids_ref` and `identity_variance`.
+        weights: files by metric, see `PLACES`.
+        fid_statistics: .npz with the statistics of the reference set; made from the ground truth where it is not there.
+        fid_network: in place of the Inception network.
+    """
+
+    device: torch.device = field(default_factory=lambda: torch.device('cpu'))
+    recogniser: str | None = None
+    weights: Mapping[str, str] = field(default_factory=dict)
+    fid_statistics: Path | None = None
+    fid_network: Features | None = None
+
+    def place(self, metric: str) -> Path:
+        """The file of a metric's weights.
+
+        Raises:
+            NotRunError: it is not there.
+        """
+        path = Path(self.weights.get(metric) or weights_folder() / PLACES[metric])
+        if not path.is_file():
+            raise NotRunError(
+                f'{path} is not there; give --weights {metric}=FILE (weights/README.md says where it comes from)'
+            )
+        return path
+
+
+@dataclass
+class _OfPair:
+    """PSNR or SSIM of a case; it can be sent to a worker process."""
+
+    function: Callable[..., float]
+    luma: bool
+
+    def __call__(self, case: Case) -> float:
+        return self.function(case.images['restored'], case.images['gt'], test_y_channel=self.luma)
+
+
+@dataclass
+class _Restored:
+    """A function of the restored picture alone, as one of a case; it can be sent to a worker process."""
+
+    function: Callable[[np.ndarray], float]
+
+    def __call__(self, case: Case) -> float:
+        return self.function(case.images['restored'])
+
+
+def build_scorers(metrics: list[str], settings: Settings, given: set[str]) -> tuple[list[Scorer], dict[str, str]]:
+    """What computes the metrics, and for those that cannot be computed the reason.
+
+    Args:
+        metrics: names of the table.
+        settings: weights and device.
+        given: the folders that there are, of `gt`, `lq` and `ref`.
+    """
+    scorers, not_run = [], {}
+    builder = _Builder(settings)
+    for metric in metrics:
+        side = METRICS[metric].against
+        if side and side not in given and not (metric == 'fid' and _is_file(settings.fid_statistics)):
+            not_run[metric] = f'needs --{side}'
+            continue
+        try:
+            scorers.append(builder.build(metric))
+        except (NotRunError, CheckpointError, ModuleNotFoundError, ValueError) as error:
+            not_run[metric] = str(error)
+    return scorers, not_run
+
+
+def _is_file(path: Path | None) -> bool:
+    return path is not None and path.is_file()
+
+
+class _Builder:
+    """Builds scorers; those of one recogniser share its embeddings."""
+
+    def __init__(self, settings: Settings) -> None:
+        self.settings = settings
+        self.embeddings: tuple[Embeddings, str, tuple[Path, ...]] | None = None
+
+    def build(self, metric: str) -> Scorer:
+        """The scorer of a metric of the table.
+
+        Raises:
+            NotRunError, CheckpointError, ModuleNotFoundError, ValueError: weights or a package are missing.
+        """
+        makers: dict[str, Callable[[str], Scorer]] = {
+            **dict.fromkeys(('psnr', 'psnr_y', 'ssim', 'ssim_y'), self._pixels),
+            **dict.fromkeys(('lpips_alex', 'lpips_vgg'), self._lpips),
+            **dict.fromkeys(('ids', 'ids_lq', 'ids_ref', 'identity_variance'), self._identity),
+            **dict.fromkeys(PYIQA, self._pyiqa),
+            'feature': self._feature,
+            'fid': self._fid,
+            **dict.fromkeys(('niqe', 'niqe_192'), self._niqe),
+            'deg': self._deg,
+            'lmd': self._lmd,
+        }
+        return makers[metric](metric)
+
+    def _pixels(self, metric: str) -> Scorer:
+        function = calculate_psnr if metric.startswith('psnr') else calculate_ssim
+        return Plain(metric, _OfPair(function, luma=metric.endswith('_y')))
+
+    def _niqe(self, metric: str) -> Scorer:
+        path = self.settings.place(metric)
+        side = None if metric == 'niqe' else 192
+        return Plain(metric, _Restored(NIQE(path, side)), files=(path,))
+
+    def _lpips(self, metric: str) -> Scorer:
+        given = self.settings.weights.get(metric)
+        network = LPIPS(metric.removeprefix('lpips_'), given or 'torchvision').to(self.settings.device)
+        detail, files = (Path(given).name, (Path(given),)) if given else ("torchvision's weights", ())
+        return Scorer(metric, lambda case: float(network(*self._pair(case))), detail, files)
+
+    def _feature(self, metric: str) -> Scorer:
+        path = self.settings.place(metric)
+        distance = PerceptualLoss(dict.fromkeys(FEATURES, 1.0), 'vgg16', range_norm=True, weights=path)
+        distance.to(self.settings.device)
+        return Scorer(metric, lambda case: float(distance(*self._pair(case))[0]), path.name, (path,))
+
+    def _fid(self, metric: str) -> Scorer:
+        settings = self.settings
+        if settings.fid_network is not None:
+            return FID(settings.fid_network, settings.device, (), settings.fid_statistics)
+        path = settings.place(metric)
+        return FID(FIDInception(path).to(settings.device), settings.device, (path,), settings.fid_statistics)
+
+    def _identity(self, metric: str) -> Scorer:
+        if self.embeddings is None:
+            if self.settings.recogniser is None:
+                raise NotRunError('needs --recogniser WEIGHTS, a recogniser other than that of the training loss')
+            self.embeddings = self._embeddings(self.settings.recogniser)
+        embeddings, detail, files = self.embeddings
+        if metric == 'identity_variance':
+            return IdentityVariance(embeddings, detail, files)
+        compute = {
+            'ids': partial(embeddings.cosine, role='gt'),
+            'ids_lq': partial(embeddings.cosine, role='lq'),
+            'ids_ref': embeddings.to_references,
+        }
+        return Scorer(metric, compute[metric], detail, files)
+
+    def _deg(self, metric: str) -> Scorer:
+        weights = self.settings.weights.get(metric, 'arcface_resnet18_grey')
+        embeddings, detail, files = self._embeddings(weights, 'arcface_resnet18_grey')
+        return Scorer(metric, embeddings.angle, detail, files)
+
+    def _lmd(self, metric: str) -> Scorer:
+        path = self.settings.place(metric)
+        find = Landmarks(path, self.settings.device)
+
+        def compute(case: Case) -> float:
+            return landmark_distance(find(case.images['restored']), find(case.images['gt']))
+
+        return Scorer(metric, compute, files=(path,))
+
+    def _pyiqa(self, metric: str) -> Scorer:
+        if find_spec('pyiqa') is None:
+            raise NotRunError('needs the package pyiqa: pip install "id-codeformer[metrics]"')
+        pyiqa = import_module('pyiqa')
+        try:
+            network: nn.Module = pyiqa.create_metric(metric, device=self.settings.device)
+        except (OSError, RuntimeError, ImportError) as error:
+            raise NotRunError(f'pyiqa could not build it, or fetch its weights: {error}') from error
+        roles = ('restored', 'gt') if METRICS[metric].against else ('restored',)
+
+        def compute(case: Case) -> float:
+            return float(network(*((on_device(self.settings.device, case.images[role]) + 1) / 2 for role in roles)))
+
+        return Scorer(metric, compute, f'pyiqa {pyiqa.__version__}')
+
+    def _embeddings(self, weights: str, arch: str | None = None) -> tuple[Embeddings, str, tuple[Path, ...]]:
+        path = find_recogniser(weights)
+        embedder = FaceEmbedder(path, arch=arch).to(self.settings.device)
+        entry = embedder.recogniser
+        crop = f'crop {entry.size[0]}x{entry.size[1]}'
+        detail = f'{embedder.name}, {entry.network} trained on {entry.training_set}, {crop}'
+        return Embeddings(embedder, self.settings.device), detail, (path,)
+
+    def _pair(self, case: Case) -> tuple[Tensor, Tensor]:
+        device = self.settings.device
+        return on_device(device, case.images['restored']), on_device(device, case.images['gt'])

@@ -1,0 +1,204 @@
+"""Metrics that are ready to be computed: of one picture after another, or of all of them."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from basicsr.metrics import METRICS
+from basicsr.metrics.fid import FeatureStatistics, frechet_distance
+from basicsr.metrics.identity import cosine, degrees, group_by_input, identity_variance
+from basicsr.metrics.pictures import Case
+from basicsr.utils.image import to_tensor
+
+logger = logging.getLogger('basicsr')
+
+
+class NotRunError(Exception):
+    """A metric that cannot be computed here; the message says what it lacks."""
+
+
+class Features(Protocol):
+    """A network for the FID: pictures (N,3,H,W) in [-1, 1] to (N,dim)."""
+
+    name: str
+    dim: int
+
+    def __call__(self, pictures: Tensor, /) -> Tensor:
+        """Features of pictures."""
+        ...
+
+
+class Scorer:
+    """A metric that is ready to be computed.
+
+    Args:
+        metric: its name in the table.
+        compute: the score of a case; None where it has none.
+        detail: what the protocol leaves open, such as the recogniser's name.
+        files: the weights that it uses.
+    """
+
+    by_reading = False  # computed where pictures are read, without a network
+
+    def __init__(
+        self, metric: str, compute: Callable[[Case], float | None], detail: str = '', files: tuple[Path, ...] = ()
+    ) -> None:
+        self.metric, self.compute, self.files = metric, compute, files
+        self.protocol = METRICS[metric].protocol + (f'; {detail}' if detail else '')
+
+    def start(self, truths: int) -> None:
+        """Before the first picture of a folder; `truths`: how many ground truths there are."""
+
+    def result(self) -> dict[str, float]:
+        """The value of a set, with how it came about; nothing for a metric of single pictures."""
+        return {}
+
+
+class Plain(Scorer):
+    """A metric that is computed where the pictures are read."""
+
+    by_reading = True
+
+
+def on_device(device: torch.device, image: np.ndarray) -> Tensor:
+    """One picture as (1,3,H,W) in [-1, 1]. Networks see one at a time, so that no value depends on its neighbours."""
+    return to_tensor(image)[None].to(device)
+
+
+class Embeddings:
+    """Embeddings of pictures, each file computed once.
+
+    Args:
+        embedder: faces (N,3,H,W) in [-1, 1] to (N,D).
+        device: it is on.
+    """
+
+    def __init__(self, embedder: Callable[[Tensor], Tensor], device: torch.device) -> None:
+        self.embedder, self.device = embedder, device
+        self.known: dict[Path, np.ndarray] = {}
+
+    def __call__(self, case: Case, role: str) -> np.ndarray:
+        """(D,) of the picture of a role.
+
+        Raises:
+            ValueError: the recogniser cannot take the picture.
+        """
+        path = case.paths[role]
+        if path not in self.known:
+            self.known[path] = self.embedder(on_device(self.device, case.images[role]))[0].cpu().numpy()
+        return self.known[path]
+
+    def cosine(self, case: Case, role: str) -> float:
+        """Of the restored picture and that of a role."""
+        return cosine(self(case, 'restored'), self(case, role))
+
+    def to_references(self, case: Case) -> float:
+        """The mean cosine of the restored picture and its references."""
+        return float(np.mean([self.cosine(case, role) for role in case.paths if role.startswith('ref')]))
+
+    def angle(self, case: Case) -> float | None:
+        """Of the restored picture and the ground truth, degrees."""
+        return degrees(self(case, 'restored'), self(case, 'gt'))
+
+
+class IdentityVariance(Scorer):
+    """The mean over inputs of the variance of their restorations' embeddings."""
+
+    def __init__(self, embeddings: Embeddings, detail: str, files: tuple[Path, ...]) -> None:
+        super().__init__('identity_variance', self._keep, detail, files)
+        self.embeddings = embeddings
+        self.start()
+
+    def start(self, truths: int = 0) -> None:
+        """Forget the folder before."""
+        self.vectors: dict[str, np.ndarray] = {}
+        self.sources: dict[str, Path | None] = {}
+
+    def _keep(self, case: Case) -> None:
+        self.vectors[case.name] = self.embeddings(case, 'restored')
+        self.sources[case.name] = case.paths.get('gt') or case.paths.get('lq')
+
+    def result(self) -> dict[str, float]:
+        """The mean, and the number of inputs. Restorations of several ground truths are not of one input.
+
+        Raises:
+            NotRunError: the names state no input that was restored twice.
+        """
+        groups = group_by_input(list(self.vectors)).values()
+        groups = [names for names in groups if len({self.sources[name] for name in names}) == 1]
+        if not groups:
+            raise NotRunError(
+                'no input was restored twice; name restorations <input>__<reference>.png or <input>/<reference>.png'
+            )
+        values = [identity_variance(np.stack([self.vectors[name] for name in names])) for names in groups]
+        return {'mean': float(np.mean(values)), 'count': len(values)}
+
+
+class FID(Scorer):
+    """The Fréchet distance of the restored pictures to the ground truth, or to given statistics.
+
+    Args:
+        network: of the features.
+        device: it is on.
+        files: its weights.
+        statistics: .npz of the reference set; where it is not there, that of the ground truth is written to it, if
+            every picture of that has a restored one.
+    """
+
+    def __init__(
+        self, network: Features, device: torch.device, files: tuple[Path, ...], statistics: Path | None = None
+    ) -> None:
+        self.network, self.device, self.target, self.given = network, device, None, None
+        reference = 'the ground truth'
+        if statistics is not None and statistics.is_file():
+            self.given = FeatureStatistics.load(statistics, network.dim, network.name)
+            files, reference = (*files, statistics), statistics.name
+        else:
+            self.target = statistics
+        super().__init__('fid', self._see, f'{network.name}; reference set: {reference}', files)
+        self.start()
+
+    def start(self, truths: int = 0) -> None:
+        """Forget the folder before."""
+        self.truths = truths
+        self.restored = FeatureStatistics(self.network.dim)
+        self.truth = FeatureStatistics(self.network.dim)
+        self.seen: set[Path] = set()
+
+    def _features(self, image: np.ndarray) -> np.ndarray:
+        return self.network(on_device(self.device, image))[0].double().cpu().numpy()
+
+    def _see(self, case: Case) -> None:
+        self.restored.add(self._features(case.images['restored']))
+        if self.given is None and case.paths['gt'] not in self.seen:
+            self.seen.add(case.paths['gt'])
+            self.truth.add(self._features(case.images['gt']))
+
+    def result(self) -> dict[str, float]:
+        """The distance, and the numbers of restored pictures and of features.
+
+        Raises:
+            NotRunError: of fewer than two pictures.
+        """
+        reference = self.given or self.truth
+        try:
+            value = frechet_distance(self.restored, reference)
+        except ValueError as error:
+            raise NotRunError(str(error)) from error
+        if self.target is not None and len(self.seen) == self.truths:
+            self.truth.save(self.target, self.network.name)
+        elif self.target is not None:
+            logger.warning(
+                '%s: not written, as only %d of %d ground truths were compared with',
+                self.target,
+                len(self.seen),
+                self.truths,
+            )
+        return {'mean': value, 'count': self.restored.count or 0, 'features': self.network.dim}

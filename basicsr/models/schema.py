@@ -1,0 +1,236 @@
+"""What may stand in an option file. Arguments of networks, losses and optimisers are read off their constructors."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+
+from basicsr import archs, data, losses, metrics, models, recognition
+from basicsr.models.alignment_term import AlignmentTerm
+from basicsr.models.identity_source import IdentitySource
+from basicsr.models.identity_term import IdentityTerm
+from basicsr.models.schedule import SCHEDULERS
+from basicsr.models.style_lesson import StyleLesson
+from basicsr.utils.options import OptionError, check_keys, check_values
+from basicsr.utils.registry import (
+    ARCH_REGISTRY,
+    DATASET_REGISTRY,
+    LOSS_REGISTRY,
+    METRIC_REGISTRY,
+    MODEL_REGISTRY,
+    Registry,
+    nearest,
+)
+
+ROOMS = (archs, recognition, data, losses, metrics, models)
+"""Imported so that their registries are filled."""
+
+NUMBER = (int, float)
+SECTION: Any = dict
+TOP = {
+    'name': str, 'model_type': str, 'num_gpu': (int, str), 'manual_seed': int, 'find_unused_parameters': bool,
+    'scale': NUMBER, 'datasets': SECTION, 'network_g': SECTION, 'network_d': SECTION, 'network_vqgan': SECTION,
+    'path': SECTION, 'train': SECTION, 'val': SECTION, 'logger': SECTION, 'dist_params': SECTION,
+}  # fmt: skip
+PATH = {
+    'pretrain_network_g': str, 'param_key_g': str, 'strict_load_g': bool,
+    'pretrain_network_d': str, 'param_key_d': str, 'strict_load_d': bool, 'resume_state': str,
+}  # fmt: skip
+TRAIN = {
+    'optim_g': SECTION, 'optim_d': SECTION, 'id_lr_scale': float, 'scheduler': SECTION, 'total_iter': int,
+    'warmup_iter': int, 'ema_decay': float, 'pixel_opt': SECTION, 'perceptual_opt': SECTION, 'gan_opt': SECTION,
+    'identity_opt': SECTION, 'alignment_opt': AlignmentTerm.OPTIONS, 'style_opt': StyleLesson.OPTIONS,
+    'identity_input': IdentitySource.INPUT_OPTIONS,
+    'identity_reference': IdentitySource.REFERENCE_OPTIONS,
+    'codebook_opt': {'loss_weight': float},
+    'use_hq_feat_loss': bool, 'feat_loss_weight': float, 'cross_entropy_loss': bool, 'entropy_loss_weight': float,
+    'fidelity_weight': float, 'use_adaptive_weight': bool, 'scale_adaptive_gan_weight': float,
+    'disc_weight': float, 'fix_generator': bool, 'net_g_start_iter': int, 'net_d_iters': int, 'net_d_start_iter': int,
+    'manual_seed': int, 'curriculum': list, 'codebook_warmup': {'iters': int, 'samples': int},
+    'codebook_average': {'decay': float, 'restart_under': float}, 'precision': str, 'grad_clip': float,
+    'accumulate': int, 'grad_checkpointing': bool, 'min_perplexity': float, 'crop': int,
+}  # fmt: skip
+VAL = {
+    'val_freq': int, 'save_img': bool, 'metrics': SECTION, 'grid': int, 'adain': bool,
+    'best': {'metric': str, 'dataset': str},
+}  # fmt: skip
+DATASET = {
+    'dataroot_gt': str, 'dataroot_lq': str, 'latent_gt_path': str, 'component_path': str, 'in_size': int,
+    'gt_size': int, 'use_hflip': bool, 'use_corrupt': bool, 'use_motion_kernel': bool, 'blur_kernel_size': int,
+    'on_error': str, 'num_worker_per_gpu': int, 'batch_size_per_gpu': int, 'num_prefetch_queue': int,
+    'pin_memory': bool, 'seed': int, 'io_backend': SECTION, 'scale': int, 'motion_kernel_prob': float,
+    'color_jitter_prob': float, 'color_jitter_pt_prob': float, 'gray_prob': float, 'color_jitter_shift': float,
+    'identities': str, 'embeddings': str, 'recogniser': str, 'references': int, 'self_reference': bool,
+    'dataroot_ref': str, 'mistaken': float,
+    **dict.fromkeys(('mean', 'std', 'kernel_list', 'kernel_prob', 'brightness', 'contrast', 'saturation', 'hue'), list),
+    **{
+        key + suffix: list
+        for key in ('blur_sigma', 'downsample_range', 'noise_range', 'jpeg_range')
+        for suffix in ('', '_large')
+    },
+}  # fmt: skip
+"""Types of dataset keys; which keys a dataset has, it says itself."""
+LOGGER = {
+    'print_freq': int, 'save_checkpoint_freq': int, 'use_tb_logger': bool, 'keep_last': int, 'keep_every': int,
+    'wandb': {'project': str, 'resume_id': (str, int)},
+}  # fmt: skip
+SECTIONS = {
+    'path': PATH, 'train': TRAIN, 'val': VAL, 'logger': LOGGER,
+    'dist_params': {'backend': str, 'port': int, 'dead_after': float},
+}  # fmt: skip
+PAIRS = ('PairedImageDataset', 'PairedReferenceDataset')
+REQUIRED = ('name', 'model_type', 'datasets', 'network_g', 'train')
+
+
+def check_options(opt: Mapping[str, Any]) -> None:
+    """Every key is known, every value of its type, and what a run cannot do without is there.
+
+    Raises:
+        OptionError: not so; the message names the key and the nearest valid one.
+    """
+    check_values('options', opt, TOP)
+    for key in REQUIRED:
+        if not opt.get(key):
+            raise OptionError(f"options: '{key}' is missing")
+    if opt['model_type'] not in MODEL_REGISTRY:
+        raise OptionError(
+            f"model_type: unknown '{opt['model_type']}'{nearest(opt['model_type'], MODEL_REGISTRY.names())}"
+        )
+    for name, kinds in SECTIONS.items():
+        check_values(name, opt.get(name) or {}, kinds)
+    for name in ('network_g', 'network_d', 'network_vqgan'):
+        if opt.get(name):
+            _check_entry(name, opt[name], ARCH_REGISTRY)
+    for name, section in opt['datasets'].items():
+        if section is None:
+            continue
+        _check_dataset(f'datasets:{name}', name, section)
+    if ((opt.get('logger') or {}).get('wandb') or {}).get('project'):
+        raise OptionError('logger:wandb:project: runs are logged to TensorBoard only; set it to null')
+    train = opt['train']
+    if not train.get('total_iter'):
+        raise OptionError("train: 'total_iter' is missing")
+    for name in ('pixel_opt', 'perceptual_opt', 'gan_opt'):
+        if train.get(name):
+            _check_entry(f'train:{name}', train[name], LOSS_REGISTRY)
+    if train.get('identity_opt'):
+        _check_identity(train['identity_opt'], opt['model_type'])
+    for name in ('optim_g', 'optim_d'):
+        if train.get(name):
+            _check_optimizer(f'train:{name}', train[name])
+    scheduler = train.get('scheduler')
+    if scheduler:
+        kind = scheduler.get('type', '')
+        if kind not in SCHEDULERS:
+            raise OptionError(f"train:scheduler: unknown type '{kind}'{nearest(kind, SCHEDULERS)}")
+        check_values('train:scheduler', scheduler, SCHEDULERS[kind])
+        _check_scheduler(scheduler)
+    _check_limits(opt)
+    for name, section in ((opt.get('val') or {}).get('metrics') or {}).items():
+        if section is not None:
+            _check_entry(f'val:metrics:{name}', section, METRIC_REGISTRY, given=('img', 'img2'))
+    _check_best(opt)
+
+
+def _parameters(entry: Any) -> dict[str, inspect.Parameter]:
+    """The arguments of a constructor, with those of its base class where it passes on what it does not know."""
+    own = dict(inspect.signature(entry).parameters)
+    passed_on = [name for name, parameter in own.items() if parameter.kind is parameter.VAR_KEYWORD]
+    for name in passed_on:
+        del own[name]
+    return {**_parameters(entry.__mro__[1]), **own} if passed_on else own
+
+
+def _check_entry(where: str, section: Mapping[str, Any], registry: Registry, given: tuple[str, ...] = ()) -> None:
+    if not isinstance(section, Mapping):
+        raise OptionError(f'{where}: a section with a type, not {section!r}')
+    kind = str(section.get('type'))
+    if kind not in registry:
+        raise OptionError(f"{where}: unknown type '{kind}'{nearest(kind, registry.names())}")
+    parameters = _parameters(registry.get(kind))
+    check_keys(where, section, ['type', *(name for name in parameters if name not in given)])
+    for name, parameter in parameters.items():
+        if parameter.default is parameter.empty and name not in section and name not in given:
+            raise OptionError(f"{where}: '{name}' is missing")
+    defaults = {name: parameter.default for name, parameter in parameters.items() if name in section}
+    kinds = {name: type(value) for name, value in defaults.items() if isinstance(value, (bool, int, float, str))}
+    check_values(where, {name: section[name] for name in kinds}, kinds)
+
+
+def _check_identity(section: Mapping[str, Any], model_type: str) -> None:
+    """The loss's own arguments, and from stage II on those of its way through the codes."""
+    ways = {} if model_type == 'VQGANModel' else IdentityTerm.OPTIONS
+    check_values('train:identity_opt', {name: section[name] for name in section if name in ways}, ways)
+    _check_entry('train:identity_opt', {k: v for k, v in section.items() if k not in ways}, LOSS_REGISTRY)
+
+
+def _check_dataset(where: str, name: str, section: Mapping[str, Any]) -> None:
+    if name.split('_')[0] not in ('train', 'val', 'test'):
+        raise OptionError(f"datasets: '{name}'; the sections are train, val and test")
+    if not isinstance(section, Mapping):
+        raise OptionError(f'{where}: a section with a type, not {section!r}')
+    kind = str(section.get('type'))
+    if kind not in DATASET_REGISTRY:
+        raise OptionError(f"{where}: unknown type '{kind}'{nearest(kind, DATASET_REGISTRY.names())}")
+    if name.startswith(('val', 'test')) and kind not in PAIRS:
+        raise OptionError(f'{where}: validation compares pairs; use {" or ".join(PAIRS)} (scripts/make_val_pairs.py)')
+    check_keys(where, section, vars(DATASET_REGISTRY.get(kind))['OPTION_KEYS'])
+    check_values(where, {key: value for key, value in section.items() if key in DATASET}, DATASET)
+
+
+def _check_scheduler(section: Mapping[str, Any]) -> None:
+    needed = 'periods' if section['type'] == 'CosineAnnealingRestartLR' else 'milestones'
+    if not section.get(needed):
+        raise OptionError(f"train:scheduler: '{needed}' is missing")
+    if not 0 <= (section.get('eta_min') or 0) < 1:
+        raise OptionError(f'train:scheduler: eta_min is a learning rate from 0 to below 1, not {section["eta_min"]!r}')
+    if not 0 < (section.get('gamma') or 0.1) <= 1:
+        raise OptionError(f'train:scheduler: gamma must be above 0 and at most 1, not {section["gamma"]!r}')
+    weights = section.get('restart_weights')
+    if weights and len(weights) != len(section['periods']):
+        raise OptionError('train:scheduler: restart_weights and periods must be of one length')
+
+
+def _check_limits(opt: Mapping[str, Any]) -> None:
+    """Numbers that are of their type and yet make no sense."""
+    for where, section, key, fits, words in (
+        ('', opt, 'manual_seed', lambda x: x >= 0, '0 or more'),
+        ('train', opt['train'], 'manual_seed', lambda x: x >= 0, '0 or more'),
+        ('train', opt['train'], 'total_iter', lambda x: x >= 1, '1 or more'),
+        ('train', opt['train'], 'accumulate', lambda x: x >= 1, '1 or more'),
+        ('train', opt['train'], 'ema_decay', lambda x: 0 <= x < 1, 'from 0 to below 1'),
+        ('train', opt['train'], 'id_lr_scale', lambda x: x > 0, 'above 0'),
+        ('train', opt['train'], 'min_perplexity', lambda x: x >= 0, '0 or more'),
+        ('train', opt['train'], 'grad_clip', lambda x: x >= 0, '0 (off) or more'),
+        ('logger', opt.get('logger') or {}, 'keep_last', lambda x: x >= 1, '1 or more'),
+        ('logger', opt.get('logger') or {}, 'keep_every', lambda x: x >= 1, '1 or more'),
+        ('dist_params', opt.get('dist_params') or {}, 'dead_after', lambda x: x >= 2, '2 seconds or more'),
+    ):
+        value = section.get(key)
+        if value is not None and not fits(value):
+            place = f'{where}:{key}' if where else key
+            raise OptionError(f'{place} must be {words}, not {value!r}')
+
+
+def _check_best(opt: Mapping[str, Any]) -> None:
+    val = opt.get('val') or {}
+    best, metrics = val.get('best') or {}, list(val.get('metrics') or {})
+    datasets = [name for name, section in opt['datasets'].items() if name.startswith('val') and section]
+    for key, known in (('metric', metrics), ('dataset', datasets)):
+        if best.get(key) and best[key] not in known:
+            raise OptionError(f"val:best:{key}: there is no '{best[key]}'{nearest(best[key], known)}")
+
+
+def _check_optimizer(where: str, section: Mapping[str, Any]) -> None:
+    kind = section.get('type', '')
+    known = [name for name, entry in vars(torch.optim).items() if inspect.isclass(entry)]
+    if kind not in known:
+        raise OptionError(f"{where}: unknown type '{kind}'{nearest(kind, known)}")
+    parameters = inspect.signature(getattr(torch.optim, kind)).parameters
+    check_keys(where, section, ['type', *(name for name in parameters if name != 'params')])
+    lr = section.get('lr')
+    if not isinstance(lr, NUMBER) or not 0 < lr < 1:
+        raise OptionError(f'{where}: lr must be a number between 0 and 1, not {lr!r}')

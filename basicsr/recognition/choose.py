@@ -1,0 +1,88 @@
+"""Which face recogniser inference uses, and what it says of aligned faces."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from basicsr.recognition.embedder import FaceEmbedder
+from basicsr.recognition.files import find_recogniser
+from basicsr.recognition.registry import RECOGNISERS
+from basicsr.utils.checkpoint import CheckpointError
+from basicsr.utils.image import resized, to_tensor
+
+SIDE = 256  # pixels; every face is shown to the recogniser at this side, so that its own resolution does not matter
+AT_A_TIME = 16
+REMEDY = "get one with 'python scripts/download_pretrained_models.py arcface', or name a file with --recogniser"
+
+
+def choose_recogniser(
+    wanted: str | None,
+    trained_with: str | None,
+    weights_dir: str | os.PathLike,
+    dim: int | None = None,
+    needed_by: str = '',
+) -> FaceEmbedder | None:
+    """The recogniser asked for, else the one that the network was trained with, else one of the weights folder.
+
+    Args:
+        wanted: a file, an InsightFace pack or a name; None asks for nothing.
+        trained_with: the same, as the network's checkpoint has it; None if it says nothing.
+        weights_dir: where the files of known names are looked for first.
+        dim: numbers of the embeddings that the network takes, which are preferred in the weights folder; or None.
+        needed_by: what cannot be done without one.
+
+    Returns:
+        It, or None where nothing needs it, nothing was asked for and none is there.
+
+    Raises:
+        CheckpointError: the one asked for is missing or damaged, or none is there and it is needed.
+    """
+    folder = Path(weights_dir)
+    if wanted is not None:
+        return FaceEmbedder(_place(wanted, folder))
+    why = ''
+    if trained_with is not None:
+        try:
+            place = find_recogniser(_place(trained_with, folder))
+        except CheckpointError as error:
+            why = f', nor is that of the network found ({error})'
+        else:
+            return FaceEmbedder(place)
+    here = [entry for entry in RECOGNISERS.values() if not entry.pack and (folder / entry.file).is_file()]
+    if here:
+        return FaceEmbedder(folder / min(here, key=lambda entry: entry.embedding != dim).file)
+    if needed_by:
+        raise CheckpointError(f'{needed_by} needs a face recogniser, and none is in {folder}{why}; {REMEDY}')
+    return None
+
+
+def _place(recogniser: str, folder: Path) -> Path:
+    """Where the file of a known name lies in the weights folder, if it does; else what was given."""
+    path = Path(recogniser)
+    known = RECOGNISERS.get(recogniser)
+    if known is not None and not known.pack:
+        return folder / known.file if (folder / known.file).is_file() else path
+    beside = next((e.file for e in RECOGNISERS.values() if not e.pack and Path(e.file).name == path.name), '')
+    return folder / beside if beside and not path.is_file() and (folder / beside).is_file() else path
+
+
+@torch.inference_mode()
+def embed_faces(embedder: FaceEmbedder, faces: Sequence[np.ndarray]) -> torch.Tensor:
+    """Unit vectors (N,D), float32 on the CPU, of aligned faces: RGB uint8 (n,n,3) of any sizes."""
+    shown = [to_tensor(show(face)) for face in faces]
+    device = next(embedder.network.parameters()).device
+    parts = [
+        embedder(torch.stack(shown[start : start + AT_A_TIME]).to(device)).float().cpu()
+        for start in range(0, len(shown), AT_A_TIME)
+    ]
+    return torch.cat(parts) if parts else torch.zeros(0, embedder.dim)
+
+
+def show(face: np.ndarray) -> np.ndarray:
+    """An aligned face, RGB uint8 (n,n,3), at the side at which the recogniser is shown it."""
+    return resized(face, SIDE, SIDE)

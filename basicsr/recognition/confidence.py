@@ -1,0 +1,157 @@
+"""The identity that a low-quality face tells by itself, and how far it can be trusted.
+
+The confidence is the cosine that is to be expected between the embeddings of the degraded face and of its clean
+original. It is predicted from what can be measured on the degraded face alone, by a logistic curve that rises with
+every measurement. scripts/calibrate_confidence.py fits one for a recogniser.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
+from math import inf, isfinite
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torchvision.transforms.functional import gaussian_blur
+
+from basicsr.recognition.embedder import FaceEmbedder
+from basicsr.utils.checkpoint import CheckpointError
+from basicsr.utils.download import sha256_of
+from basicsr.utils.files import write_text
+from basicsr.utils.registry import nearest
+
+COMMAND = 'python scripts/calibrate_confidence.py -i FACES --weights {weights} -o {file}'
+LAPLACE = ((0.0, 1.0, 0.0), (1.0, -4.0, 1.0), (0.0, 1.0, 0.0))
+Network = Callable[[Tensor], Tensor]
+
+
+def norm(network: Network, crops: Tensor, raw: Tensor) -> Tensor:
+    """Length of the embedding before it is made a unit vector; recognisers give doubtful faces short ones."""
+    return raw.norm(dim=1)
+
+
+def sharpness(network: Network, crops: Tensor, raw: Tensor) -> Tensor:
+    """Logarithm of the mean absolute Laplacian over the contrast (standard deviation) of the grey crop."""
+    grey = crops.mean(1, keepdim=True)
+    edges = F.conv2d(grey, grey.new_tensor(LAPLACE)[None, None]).abs().mean((1, 2, 3))
+    return ((edges + 1e-6) / (grey.std((1, 2, 3)) + 1e-2)).log()  # an empty crop is not sharp
+
+
+def flip(network: Network, crops: Tensor, raw: Tensor) -> Tensor:
+    """Cosine between the embeddings of the face and of its mirror image."""
+    return F.cosine_similarity(raw, network(crops.flip(3)))
+
+
+def blur(network: Network, crops: Tensor, raw: Tensor) -> Tensor:
+    """Cosine between the embeddings of the face and of itself, blurred by a pixel."""
+    return F.cosine_similarity(raw, network(gaussian_blur(crops, [7, 7], [1.0, 1.0])))
+
+
+FEATURES: Mapping[str, Callable[[Network, Tensor, Tensor], Tensor]] = {
+    each.__name__: each for each in (norm, sharpness, flip, blur)
+}
+"""What can be measured: of the recogniser's network, crops (N,C,h,w) and their raw embeddings (N,D), a number (N,)."""
+
+
+def measure(embedder: FaceEmbedder, faces: Tensor, names: tuple[str, ...]) -> tuple[Tensor, Tensor]:
+    """Unit embeddings (N,D) and measurements (N,len(names)) of aligned faces (N,3,H,W) in [-1, 1], without gradient.
+
+    The faces are embedded as they are, whatever `embedder.flip`.
+    """
+    with torch.no_grad(), torch.autocast(faces.device.type, enabled=False):
+        crops = embedder.preprocess(faces.float())
+        raw = embedder.network(crops)
+        measured = [FEATURES[name](embedder.network, crops, raw) for name in names]
+        return F.normalize(raw), torch.stack(measured, dim=1)
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """sigmoid(bias + sum of weight * measurement), for one recogniser.
+
+    Attributes:
+        recogniser: its name.
+        recogniser_sum: SHA-256 of its weights file, in hexadecimal.
+        weights: of the measurements, by their names in `FEATURES`; 0 or more.
+        bias: added to them.
+        fitted_on: faces and degradations, in words.
+    """
+
+    recogniser: str
+    recogniser_sum: str
+    weights: Mapping[str, float]
+    bias: float
+    fitted_on: str
+
+    @classmethod
+    def read(cls, file: str | Path) -> Calibration:
+        """From a JSON file.
+
+        Raises:
+            CheckpointError: it is missing, damaged or something else.
+        """
+        remedy = f'make it with {COMMAND.format(weights="RECOGNISER", file=file)}'
+        if not Path(file).is_file():
+            raise CheckpointError(f'{file}: no such file; {remedy}')
+        try:
+            content: dict[str, Any] = json.loads(Path(file).read_text(encoding='utf-8'))
+            weights = {name: float(weight) for name, weight in content.pop('weights').items()}
+            result = cls(weights=weights, bias=float(content.pop('bias')), **content)
+        except (ValueError, TypeError, KeyError, AttributeError) as error:
+            raise CheckpointError(f'{file}: damaged, or no calibration of a confidence ({error}); {remedy}') from error
+        for name in weights:
+            if name not in FEATURES:
+                raise CheckpointError(f"{file}: unknown measurement '{name}'{nearest(name, FEATURES)}; {remedy}")
+        is_rising = weights and all(0 <= weight < inf for weight in weights.values())
+        if not is_rising or not isfinite(result.bias):
+            raise CheckpointError(f'{file}: weights and bias must be finite, weights 0 or more, and some; {remedy}')
+        return result
+
+    def save(self, file: str | Path) -> None:
+        """Write a JSON file, whole or not at all."""
+        write_text(file, json.dumps(asdict(self), indent=2) + '\n')
+
+    def __call__(self, measured: Tensor) -> Tensor:
+        """The confidence (N,) from 0 to 1, of measurements (N,F) in the order of `weights`."""
+        weights = measured.new_tensor(list(self.weights.values()))
+        return ((measured * weights).sum(1) + self.bias).sigmoid()  # a matrix product would follow autocast
+
+
+class InputIdentity(nn.Module):
+    """Who a low-quality face shows, as far as a recogniser can tell.
+
+    Args:
+        embedder: the recogniser.
+        calibration: a file of scripts/calibrate_confidence.py, made for this recogniser.
+
+    Raises:
+        CheckpointError: the file is missing, damaged, or of another recogniser.
+    """
+
+    def __init__(self, embedder: FaceEmbedder, calibration: str | Path) -> None:
+        super().__init__()
+        self.embedder = embedder
+        self.calibration = Calibration.read(calibration)
+        if sha256_of(embedder.path) != self.calibration.recogniser_sum:
+            raise CheckpointError(
+                f"{calibration}: made for the recogniser '{self.calibration.recogniser}' with other weights than "
+                f'{embedder.path} ({embedder.name}); make another with '
+                f'{COMMAND.format(weights=embedder.path, file="OTHER_FILE.json")}'
+            )
+
+    def forward(self, faces: Tensor) -> tuple[Tensor, Tensor]:
+        """Unit embeddings (N,D) and their confidence (N,) from 0 to 1, without gradient.
+
+        Args:
+            faces: aligned to the FFHQ template (N,3,H,W), RGB, in [-1, 1], sides at least 64.
+
+        Raises:
+            ValueError: see `FaceCrop`.
+        """
+        embeddings, measured = measure(self.embedder, faces, tuple(self.calibration.weights))
+        return embeddings, self.calibration(measured)

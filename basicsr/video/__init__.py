@@ -1,0 +1,1 @@
+"""Restore clips: read, track, restore and write frames as a stream."""

@@ -1,0 +1,1 @@
+"""Measurements and trainings behind the published figures; not installed."""

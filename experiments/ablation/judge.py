@@ -1,0 +1,282 @@
+"""One network on one set: the faces are restored into a folder, with references where asked for, and judged.
+
+It runs in a process of its own, so that whatever happens here happens to one row.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import time
+import zlib
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from tqdm import tqdm
+
+from basicsr.inference import FaceRestorer
+from basicsr.inference.code_search import CodeSearch
+from basicsr.metrics.builders import Settings
+from basicsr.metrics.evaluation import evaluate
+from basicsr.metrics.pictures import Folder
+from basicsr.metrics.report import write_report
+from basicsr.metrics.statistics import paired_bootstrap
+from basicsr.recognition.embedder import FaceEmbedder
+from basicsr.utils.files import write_text
+from basicsr.utils.image import imread, imwrite, to_tensor
+from experiments.ablation.plan import PlanError
+
+BATCH = 8
+
+
+@dataclass(frozen=True)
+class Job:
+    """What is restored and judged, as plain values.
+
+    Attributes:
+        label: in reports.
+        checkpoint: of the network; '' judges the pictures of `lq` as they are.
+        folders: by role, `lq`, `gt` and perhaps `ref`.
+        w: fidelity weight.
+        adain: see `CodeFormer.forward`.
+        color_fix: see `FaceRestorer`.
+        references: '', 'own' or 'wrong', see `plan.Row`.
+        search: steps, see `plan.Row`.
+        recogniser: of the references.
+        count: references of a face.
+        vary: references that each face is restored under for the identity variance; 0 for none.
+        metrics: names of the table.
+        judge: `recogniser` and `weights`.
+        device: cpu, cuda, …
+        out: folder of the results.
+    """
+
+    label: str
+    checkpoint: str
+    folders: Mapping[str, str]
+    w: float
+    adain: bool
+    color_fix: bool
+    references: str
+    search: int
+    recogniser: str | None
+    count: int
+    vary: int
+    metrics: Sequence[str]
+    judge: Mapping[str, Any]
+    device: str
+    out: str
+
+    def save(self, path: Path) -> None:
+        """To a file that `run_job` reads."""
+        write_text(path, json.dumps(asdict(self), indent=2) + '\n')
+
+    @classmethod
+    def read(cls, path: Path) -> Job:
+        """From a file of `save`."""
+        return cls(**json.loads(path.read_text(encoding='utf-8')))
+
+
+def _person(name: str) -> str:
+    return name.rpartition('/')[0]
+
+
+class References:
+    """Embeddings of people's photographs, each computed once.
+
+    The references of a picture are found as the evaluation finds them (`Folder.references`): those of a folder of its
+    name, else the other photographs beside it, never itself. 'wrong' ones are those of another person, who is drawn by
+    the picture's name.
+
+    Args:
+        folder: of photographs, aligned faces.
+        embedder: the recogniser that looks at them.
+        device: of the recogniser.
+    """
+
+    def __init__(self, folder: Path, embedder: FaceEmbedder, device: str) -> None:
+        self.folder = Folder.scan(folder, 'ref')
+        self.embedder = embedder.to(device)
+        self.device = device
+        self.known: dict[Path, Tensor] = {}
+        self.people: dict[str, list[Path]] = {}
+        for name, path in self.folder.files.items():
+            self.people.setdefault(_person(name), []).append(path)
+
+    def choose(self, name: str, whose: str, count: int) -> list[Path]:
+        """The first `count` references of a picture; fewer where there are fewer."""
+        if whose == 'own':
+            return self.folder.references(name)[:count]
+        others = sorted(person for person in self.people if person not in (_person(name), name))
+        if not others:
+            raise PlanError(f'{self.folder.root}: nobody but the person of {name}; wrong references need other people')
+        return self.people[others[zlib.crc32(name.encode()) % len(others)]][:count]
+
+    def embed(self, path: Path) -> Tensor:
+        """The unit vector (D,) of a photograph."""
+        if path not in self.known:
+            self.known[path] = self.embedder(to_tensor(imread(path))[None].to(self.device))[0]
+        return self.known[path]
+
+    def batch(self, chosen: Sequence[Sequence[Path]]) -> tuple[Tensor, Tensor]:
+        """Vectors (N,R,D) and mask (N,R) of the references of N faces."""
+        most = max(1, *(len(paths) for paths in chosen))
+        vectors = torch.zeros(len(chosen), most, self.embedder.dim, device=self.device)
+        mask = torch.zeros(len(chosen), most, dtype=torch.bool, device=self.device)
+        for row, paths in enumerate(chosen):
+            for column, path in enumerate(paths):
+                vectors[row, column], mask[row, column] = self.embed(path), True
+        return vectors, mask
+
+
+def _batches(items: Sequence[Any]) -> Iterator[Sequence[Any]]:
+    for start in tqdm(range(0, len(items), BATCH), desc='restoring', unit='batch', disable=None):
+        yield items[start : start + BATCH]
+
+
+class Restorer:
+    """A job's network, and what it is told.
+
+    Raises:
+        CheckpointError: the network or the recogniser cannot be loaded.
+        PlanError: references for a network that takes none, or of a recogniser that does not fit; or no face has any.
+    """
+
+    def __init__(self, job: Job) -> None:
+        self.job = job
+        self.restorer = FaceRestorer(job.checkpoint, job.device, batch_size=BATCH, color_fix=job.color_fix)
+        self.inputs = Folder.scan(job.folders['lq'], 'lq')
+        self.references = None
+        if job.references:
+            told = self.restorer.takes_identity
+            if not told and not job.search:
+                raise PlanError(
+                    f'{job.checkpoint}: a CodeFormer, which takes no references; use an IDCodeFormer, or search'
+                )
+            self.references = References(Path(job.folders['ref']), FaceEmbedder(job.recogniser), job.device)
+            found, wanted = self.references.embedder.dim, self.restorer.told_by[1]
+            if told and found != wanted:
+                raise PlanError(
+                    f'{job.checkpoint}: takes embeddings of {wanted} numbers; the recogniser {job.recogniser} gives '
+                    f'{found}'
+                )
+            if not any(self._choose(name, 1) for name in self.inputs.files):
+                raise PlanError(f'{job.folders["ref"]}: no face of {job.folders["lq"]} has a reference there')
+
+    def restore(self, out: Path) -> None:
+        """Every face of the set, under `count` references, as `<name>.png`."""
+        self._write([(name, name, self._choose(name, self.job.count)) for name in self.inputs.files], out)
+
+    def restore_blind(self, out: Path) -> None:
+        """Every face as if nothing were known of it, as `<name>.png`."""
+        self._write([(name, name, []) for name in self.inputs.files], out)
+
+    def towards(self, restored: Path, blind: Path, judge: FaceEmbedder) -> dict[str, float]:
+        """How much nearer `restored` are to the photographs that they were told of than `blind` are, by a recogniser.
+
+        Args:
+            restored, blind: folders of `restore` and `restore_blind`.
+            judge: the recogniser.
+
+        Returns:
+            'mean' of the difference of cosines over the faces, and its 95 % interval, 'low' and 'high'.
+        """
+        told = References(Path(self.job.folders['ref']), judge, self.job.device)
+
+        def nearness(folder: Path) -> list[float]:
+            chosen = {name: self._choose(name, self.job.count) for name in self.inputs.files}
+            return [
+                (told.batch([photos])[0][0] @ told.embed(folder / f'{name}.png')).mean().item()
+                for name, photos in chosen.items()
+                if photos
+            ]
+
+        figures = paired_bootstrap(nearness(restored), nearness(blind))
+        return dict(zip(('mean', 'low', 'high'), figures, strict=True))
+
+    def restore_varied(self, out: Path) -> bool:
+        """Every face with two references or more under each of `vary` of them alone, as `<name>__<number>.png`.
+
+        Returns:
+            Whether there are any.
+        """
+        items = []
+        for name in self.inputs.files:
+            chosen = self._choose(name, self.job.vary)
+            if len(chosen) > 1:
+                items += [(name, f'{name}__{number}', [path]) for number, path in enumerate(chosen)]
+        self._write(items, out)
+        return bool(items)
+
+    def _choose(self, name: str, count: int) -> list[Path]:
+        return self.references.choose(name, self.job.references, count) if self.references else []
+
+    def _known(self, photos: Sequence[Sequence[Path]]) -> dict[str, Any]:
+        """What a restorer is told of faces by their references."""
+        if self.references is None:
+            return {}
+        vectors, mask = self.references.batch(photos)
+        known: dict[str, Any] = {'identity': vectors, 'mask': mask} if self.restorer.takes_identity else {}
+        if self.job.search:
+            known['search'] = CodeSearch(
+                self.references.embedder, F.normalize(vectors.sum(1), dim=1), self.job.search
+            )  # rows without reference are zero, and stay so
+        return known
+
+    def _write(self, items: Sequence[tuple[str, str, list[Path]]], out: Path) -> None:
+        """Write what comes of (input's name, output's name, references)."""
+        if out.exists():
+            shutil.rmtree(out)
+        for batch in _batches(items):
+            known = self._known([photos for *_, photos in batch])
+            faces = [imread(self.inputs.files[name]) for name, _, _ in batch]
+            restored = self.restorer.restore(faces, self.job.w, self.job.adain, **known)
+            for (_, target, _), face in zip(batch, restored, strict=True):
+                imwrite(out / f'{target}.png', face)
+
+
+def _only_summary(content: Mapping[str, Any]) -> dict[str, Any]:
+    """What the row keeps of a summary of one run."""
+    run = next(iter(content['runs'].values()))
+    kept = {key: run[key] for key in ('pictures', 'metrics', 'problems')}
+    return {**kept, 'not_run': {**content['not_run'], **run['not_run']}, 'environment': content['environment']}
+
+
+@torch.no_grad()
+def run_job(path: Path) -> None:
+    """Carry out the job of a file; `result.json` beside the report says what came out.
+
+    Raises:
+        PlanError, CheckpointError, EvaluationError, OSError: it cannot be done.
+    """
+    begun = time.monotonic()
+    job = Job.read(path)
+    out = Path(job.out)
+    settings = Settings(torch.device(job.device), job.judge['recogniser'], job.judge['weights'])
+    restored = Path(job.folders['lq'])
+    restorer = Restorer(job) if job.checkpoint else None
+    if restorer is not None:
+        restored = out / 'restored'
+        restorer.restore(restored)
+    others = {role: Path(folder) for role, folder in job.folders.items() if role != 'lq' or job.checkpoint}
+    evaluation = evaluate([restored], others, job.metrics, settings)
+    evaluation.runs[0].label = job.label
+    result = _only_summary(write_report(out, evaluation))
+    if restorer is not None and restorer.references is not None and settings.recogniser:
+        restorer.restore_blind(out / 'blind')
+        judge = FaceEmbedder(settings.recogniser)
+        result['metrics']['towards'] = restorer.towards(restored, out / 'blind', judge)
+    if restorer is not None and restorer.references is not None and job.vary:
+        if restorer.restore_varied(out / 'varied'):
+            judged = evaluate([out / 'varied'], {'gt': Path(job.folders['gt'])}, ['identity_variance'], settings)
+            result['metrics'] |= judged.runs[0].sets
+            result['not_run'] |= {**judged.not_run, **judged.runs[0].not_run}
+        else:
+            result['not_run']['identity_variance'] = 'no face has two references'
+    result['seconds'] = round(time.monotonic() - begun, 1)
+    write_text(out / 'result.json', json.dumps(result, indent=2) + '\n')

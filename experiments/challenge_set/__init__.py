@@ -1,0 +1,1 @@
+"""Select the hard faces of a set of identified people."""

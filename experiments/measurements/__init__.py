@@ -1,0 +1,1 @@
+"""Tables of single questions: `-w auto`, flicker, sizes."""

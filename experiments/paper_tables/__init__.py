@@ -1,0 +1,1 @@
+"""Tables of the papers beside what can be measured here."""

@@ -1,0 +1,56 @@
+"""Pictures of what a model does, made from the astronaut portrait that scikit-image ships (NASA, public domain).
+
+    python scripts/contact_sheet.py
+
+Writes `docs/before_after.png` (faces of `inputs/`, degraded beside restored) and `docs/contact_sheet.png` (rows: draws
+of the small and the large degradation; columns: degraded, restored at several w, truth).
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+import numpy as np
+from skimage.data import astronaut
+
+from basicsr.data.degradation import LARGE, SMALL, degrade
+from basicsr.faces.detection import build_detector
+from basicsr.faces.geometry import align_face
+from basicsr.inference import FaceRestorer
+from basicsr.utils.image import imread, imwrite, scan_images
+from basicsr.utils.sheet import sheet
+
+ROOT = Path(__file__).resolve().parents[2]
+WEIGHTS = (0.0, 0.5, 0.8, 1.0)
+ROWS = (('small', SMALL, 1), ('small', SMALL, 2), ('small', SMALL, 4), ('large', LARGE, 1), ('large', LARGE, 2))
+
+
+def contact_rows(restorer: FaceRestorer, adain: bool) -> list[list[np.ndarray]]:
+    """For each draw of `ROWS`: degraded, restored at each of `WEIGHTS`, truth."""
+    portrait = astronaut()
+    face, _ = align_face(portrait, build_detector().detect(portrait)[0].landmarks, restorer.size)
+    rows = []
+    for _, ranges, seed in ROWS:
+        damaged = degrade(face.astype(np.float32) / 255, ranges.scaled(restorer.size), np.random.default_rng(seed))
+        degraded = np.rint(np.clip(damaged, 0, 1) * 255).astype(np.uint8)
+        rows.append([degraded, *(restorer.restore(degraded, w, adain)[0] for w in WEIGHTS), face])
+    return rows
+
+
+def main() -> int:
+    """The command line."""
+    parser = argparse.ArgumentParser(description='Write the pictures of docs/ with a model.')
+    parser.add_argument('--model', default='small')
+    parser.add_argument('--adain', action=argparse.BooleanOptionalAction, default=True)
+    parser.add_argument('-o', '--output', type=Path, default=ROOT / 'docs')
+    args = parser.parse_args()
+    restorer = FaceRestorer(args.model)
+    pairs = []
+    for path in scan_images(ROOT / 'inputs' / 'cropped_faces'):
+        face = imread(path)
+        pairs += [face, restorer.restore(face, 0.8, args.adain)[0]]
+    imwrite(args.output / 'before_after.png', sheet([pairs], ['degraded', 'restored'] * (len(pairs) // 2)))
+    titles = ['degraded', *(f'w = {w:g}' for w in WEIGHTS), 'truth']
+    imwrite(args.output / 'contact_sheet.png', sheet(contact_rows(restorer, args.adain), titles))
+    return 0
