@@ -175,14 +175,17 @@ class CodeFormer(VQAutoEncoder):
         return self.idx_pred_layer(tokens).transpose(0, 1)
 
     def encode(self, x: Tensor, sides: Sequence[int] = (), detach: bool = True) -> tuple[Tensor, dict[int, Tensor]]:
-        """Faces (N,3,S,S) -> features (N,emb_dim,s,s), and by side those for the fusion at `sides`, detached or not."""
+        """Faces -> features (N,emb_dim,s,s), and by side those for the fusion at `sides`, detached or not.
+
+        Faces are (N,3,img_size,img_size) or (N,3,out_size,out_size).
+        """
         seen: dict[int, Tensor] = {}
 
         def keep(side: int, feat: Tensor) -> Tensor:
             seen[side] = feat.detach() if detach else feat
             return feat
 
-        return self.encoder(x, {side: partial(keep, side) for side in sides}), seen
+        return self.encoder(self.to_input(x), {side: partial(keep, side) for side in sides}), seen
 
     def look_up(self, logits: Tensor) -> Tensor:
         """Code logits (N,s*s,K) -> the most likely codes (N,emb_dim,s,s); no gradient reaches the logits."""
