@@ -140,10 +140,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         recipe = yaml.safe_load(args.recipe.read_text())
         paths = {**recipe['paths'], **dict(pair.split('=', 1) for pair in args.set)}
-        if unknown := set(paths) - set(recipe['paths']):
-            raise OptionError(
-                f'--set {", ".join(sorted(unknown))}: no such path; the recipe has {", ".join(recipe["paths"])}'
-            )
+        if unknown := sorted(set(paths) - set(recipe['paths'])):
+            raise OptionError(f'--set {", ".join(unknown)}: no such path; the recipe has {", ".join(recipe["paths"])}')
         total = sum(step['train']['minutes'] for step in recipe['steps'] if 'train' in step) or 1
         for step in recipe['steps']:
             run_step(step, paths, args, step['train']['minutes'] / total if 'train' in step else 0)
