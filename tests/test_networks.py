@@ -23,6 +23,42 @@ def test_sizes_follow_from_the_arguments(size):
     assert feat.shape == (2, 32, size // 4, size // 4)
 
 
+@pytest.mark.parametrize('options', [VQGAN, CODEFORMER])
+def test_a_detail_head_starts_as_the_network_without_it_enlarged(options, tmp_path):
+    plain = fill(build_network(options)).eval()
+    double = build_network({**options, 'out_scale': 2}).eval()
+    missing, unexpected = double.load_state_dict(plain.state_dict(), strict=False)
+    assert not unexpected
+    assert {name.rpartition('.')[0] for name in missing} == {'generator.detail.0', 'generator.detail.2'}
+    given = image(1, 2, 64)
+    small, large = plain(given)[0], double(given)[0]
+    assert large.shape == (2, 3, 128, 128)
+    enlarged = torch.nn.functional.interpolate(small, scale_factor=2.0, mode='bicubic', align_corners=False)
+    assert torch.equal(large, enlarged)
+    fill(double)
+    assert (double(given)[0] - large).abs().mean() > 0.01
+    save_atomic({'params': double.state_dict(), 'network': options}, tmp_path / 'double.pth')
+    assert torch.equal(load_network(tmp_path / 'double.pth')(given)[0], double(given)[0])
+
+
+def test_pictures_of_the_outputs_side_are_reduced_by_area_for_the_encoder():
+    network = fill(build_network({**CODEFORMER, 'out_scale': 2})).eval()
+    given = image(1, 1, 128)
+    reduced = (given[..., ::2, ::2] + given[..., 1::2, ::2] + given[..., ::2, 1::2] + given[..., 1::2, 1::2]) / 4
+    torch.testing.assert_close(network(given, w=1)[0], network(reduced, w=1)[0])
+    plain = build_network(CODEFORMER)
+    assert plain.to_input(given) is given
+    with pytest.raises(ValueError, match='out_scale 3: use 1 or 2'):
+        build_network({**VQGAN, 'out_scale': 3})
+
+
+def test_fixed_modules_of_stage_one_are_not_trained():
+    network = build_network({**VQGAN, 'fix_modules': ['encoder', 'quantize']})
+    assert {name.split('.')[0] for name, p in network.named_parameters() if p.requires_grad} == {'generator'}
+    with pytest.raises(ValueError, match="no sub-module 'decoder'"):
+        build_network({**VQGAN, 'fix_modules': ['decoder']})
+
+
 def test_code_only_is_the_first_half():
     network = fill(build_network(CODEFORMER)).eval()
     _, logits, feat = network(image(1, 1, 64), w=1)

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import save_file
+from small import CODEFORMER
 from small_faces import (
     ASTRONAUT_LANDMARKS,
     GROUP_PHOTO,
@@ -27,7 +28,7 @@ from basicsr.inference import FaceRestorer, ImageRestorer
 from basicsr.inference.face_restorer import choose_device, find_model, fix_colour
 from basicsr.inference.image_restorer import FaceResult, is_grey
 from basicsr.inference.upsampler import Upsampler, find_upsampler
-from basicsr.utils.checkpoint import CheckpointError, load_state_dict_file
+from basicsr.utils.checkpoint import CheckpointError, load_state_dict_file, save_atomic
 from basicsr.utils.image import imread
 
 
@@ -75,6 +76,14 @@ def test_a_batch_equals_one_by_one(restorer):
 def test_any_size_goes_in_and_the_networks_comes_out(restorer, size):
     (result,) = restorer.restore(aligned_face(size))
     assert result.shape == (64, 64, 3) and result.dtype == np.uint8
+
+
+def test_a_network_of_twice_the_side_gives_faces_of_that_side(tmp_path):
+    network = build_network({**CODEFORMER, 'out_scale': 2})
+    save_atomic({'params': network.state_dict()}, tmp_path / 'double.pth')
+    restorer = FaceRestorer(tmp_path / 'double.pth', color_fix=False)
+    assert restorer.size == 128
+    assert restorer.restore(aligned_face(96))[0].shape == (128, 128, 3)
 
 
 def test_no_faces_give_no_results(restorer):

@@ -7,14 +7,16 @@ from contextlib import nullcontext
 import pytest
 import torch
 from drawing import image
-from small import stage_options
+from small import VQGAN, stage_options
 
+from basicsr.archs import build_network
 from basicsr.data import build_dataset
 from basicsr.models import NonFiniteLossError, build_model
 from basicsr.models.codebook_average import CodebookAverage
 from basicsr.models.codeformer_joint_model import PUBLISHED_CURRICULUM
 from basicsr.models.kmeans import kmeans
 from basicsr.models.schedule import Curriculum, Phase, learning_rate
+from basicsr.utils.checkpoint import save_atomic
 from basicsr.utils.options import OptionError
 
 
@@ -37,6 +39,41 @@ def test_real_steps_lower_the_loss_of_a_batch(stage, tmp_path):
     for _ in range(20):
         last = total(model, batch)
     assert last < 0.8 * first
+
+
+@pytest.mark.parametrize('stage', [1, 3])
+def test_image_losses_see_a_window_of_images_of_twice_the_side(stage, tmp_path):
+    opt = stage_options(stage, tmp_path, crop=48)
+    opt['network_g'] = {**opt['network_g'], 'out_scale': 2}
+    opt['datasets']['train'] |= {'gt_size': 128, 'in_size': 64}
+    if stage == 3:
+        double = {**VQGAN, 'out_scale': 2}
+        save_atomic({'params': build_network(double).state_dict()}, tmp_path / 'vqgan.pth')
+        opt['network_vqgan'] = {**double, 'model_path': str(tmp_path / 'vqgan.pth')}
+    model = build_model(opt)
+    batch = batch_of(opt)
+    seen = []
+    model.gan.net_d.register_forward_hook(lambda module, given, out: seen.append(given[0].detach().clone()))
+    total(model, batch)
+    fake, real, again = seen
+    assert {picture.shape for picture in seen} == {(2, 3, 48, 48)}
+    assert torch.equal(fake, again)
+    windows = batch['gt'].unfold(2, 48, 1).unfold(3, 48, 1).permute(2, 3, 0, 1, 4, 5)  # (rows,columns,N,3,48,48)
+    assert (windows == real).flatten(2).all(2).sum() == 1  # one window of the ground truth, the same for all faces
+    trained = any('detail' in key and p.grad is not None for key, p in model.net_g.named_parameters())
+    assert trained == (stage == 1)
+
+
+def test_a_window_larger_than_the_images_is_an_error(tmp_path):
+    with pytest.raises(OptionError, match='train:crop 65: use a side from 1 to 64'):
+        build_model(stage_options(1, tmp_path, crop=65))
+
+
+def test_sizes_that_do_not_fit_twice_the_side_are_an_error(tmp_path):
+    opt = stage_options(1, tmp_path)
+    opt['network_g'] = {**opt['network_g'], 'out_scale': 2}
+    with pytest.raises(OptionError, match='gt_size is 64, and network_g needs 128'):
+        build_model(opt)
 
 
 def test_stage1_loss_is_the_sum_of_its_terms(tmp_path):

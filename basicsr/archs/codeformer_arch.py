@@ -99,7 +99,7 @@ class CodeFormer(VQAutoEncoder):
             between the codes and the picture ('32', '64', '128', '256' for the published network).
         fix_modules: sub-modules (and `position_emb`) that are not trained.
         vqgan_path: a stage I checkpoint whose encoder, codebook and generator are taken over.
-        img_size, nf, ch_mult, quantizer, res_blocks, attn_resolutions, emb_dim: as in `VQAutoEncoder`.
+        img_size, nf, ch_mult, quantizer, res_blocks, attn_resolutions, emb_dim, out_scale: as in `VQAutoEncoder`.
 
     Raises:
         ValueError: sizes that do not fit together.
@@ -122,8 +122,12 @@ class CodeFormer(VQAutoEncoder):
         res_blocks: int = 2,
         attn_resolutions: Sequence[int] = (16,),
         emb_dim: int = 256,
+        out_scale: int = 1,
     ) -> None:
-        super().__init__(img_size, nf, ch_mult, quantizer, res_blocks, attn_resolutions, codebook_size, emb_dim)
+        super().__init__(
+            *(img_size, nf, ch_mult, quantizer, res_blocks, attn_resolutions, codebook_size, emb_dim),
+            out_scale=out_scale,
+        )
         positions = self.latent_side**2
         if latent_size not in (None, positions):
             side = isqrt(latent_size or 0)
@@ -155,18 +159,6 @@ class CodeFormer(VQAutoEncoder):
         )
         self.fix(fix_modules)
 
-    def fix(self, names: Sequence[str] | None) -> None:
-        """Sub-modules and parameters of these names are not trained.
-
-        Raises:
-            ValueError: there is none of a name.
-        """
-        parts = {**dict(self.named_children()), **dict(self.named_parameters(recurse=False))}
-        for name in names or ():
-            if name not in parts:
-                raise ValueError(f"fix_modules: no sub-module '{name}'{nearest(name, parts)}")
-            parts[name].requires_grad_(False)
-
     def transformer_blocks(self) -> Iterable[Callable[[Tensor, Tensor], Tensor]]:
         """What the tokens (L,N,dim) go through, in order; the second argument is their position (L,1,dim)."""
         return cast(Iterable[Callable[[Tensor, Tensor], Tensor]], self.ft_layers)
@@ -183,14 +175,17 @@ class CodeFormer(VQAutoEncoder):
         return self.idx_pred_layer(tokens).transpose(0, 1)
 
     def encode(self, x: Tensor, sides: Sequence[int] = (), detach: bool = True) -> tuple[Tensor, dict[int, Tensor]]:
-        """Faces (N,3,S,S) -> features (N,emb_dim,s,s), and by side those for the fusion at `sides`, detached or not."""
+        """Faces -> features (N,emb_dim,s,s), and by side those for the fusion at `sides`, detached or not.
+
+        Faces are (N,3,img_size,img_size) or (N,3,out_size,out_size).
+        """
         seen: dict[int, Tensor] = {}
 
         def keep(side: int, feat: Tensor) -> Tensor:
             seen[side] = feat.detach() if detach else feat
             return feat
 
-        return self.encoder(x, {side: partial(keep, side) for side in sides}), seen
+        return self.encoder(self.to_input(x), {side: partial(keep, side) for side in sides}), seen
 
     def look_up(self, logits: Tensor) -> Tensor:
         """Code logits (N,s*s,K) -> the most likely codes (N,emb_dim,s,s); no gradient reaches the logits."""
@@ -236,7 +231,7 @@ class CodeFormer(VQAutoEncoder):
             known: what a network that knows more of the faces than their pixels passes to its own parts.
 
         Returns:
-            (logits, features) with `code_only`, else (image (N,3,S,S), logits, features);
+            (logits, features) with `code_only`, else (image (N,3,out_size,out_size), logits, features);
             logits (N,positions,codebook_size), features (N,emb_dim,s,s).
         """
         fuses = not code_only and (isinstance(w, Tensor) or w > 0)

@@ -70,6 +70,7 @@ def _describe_autoencoder(state: Mapping[str, Tensor]) -> dict[str, Any]:
         ],
         'codebook_size': codes.shape[0],
         'emb_dim': codes.shape[1],
+        **({'out_scale': 2} if 'generator.detail.0.weight' in state else {}),
     }
 
 

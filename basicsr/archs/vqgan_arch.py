@@ -16,7 +16,7 @@ from torch.utils.checkpoint import checkpoint
 
 from basicsr.archs.quantizer import build_quantizer
 from basicsr.utils.checkpoint import load_state, load_state_dict_file
-from basicsr.utils.registry import ARCH_REGISTRY
+from basicsr.utils.registry import ARCH_REGISTRY, nearest
 
 
 def normalize(channels: int) -> nn.GroupNorm:
@@ -154,6 +154,7 @@ class Sizes:
     res_blocks: int
     attn_resolutions: Sequence[int]
     emb_dim: int
+    out_scale: int = 1
 
 
 class Encoder(BlockStack):
@@ -179,8 +180,22 @@ class Encoder(BlockStack):
         super().__init__(blocks, taps)
 
 
+class DetailHead(nn.Sequential):
+    """Predict the detail that an image of S pixels lacks at twice the side, from the generator's last feature.
+
+    A Laplacian pyramid's upper level (LapSRN, Lai et al., CVPR 2017) by sub-pixel convolution (Shi et al., CVPR 2016).
+    It starts at zero, so a generator with a new head gives its old images, enlarged.
+    """
+
+    def __init__(self, channels: int) -> None:
+        last = nn.Conv2d(channels, 12, 3, padding=1)
+        nn.init.zeros_(last.weight)
+        nn.init.zeros_(cast(Tensor, last.bias))
+        super().__init__(nn.Conv2d(channels, channels, 3, padding=1), nn.SiLU(), last, nn.PixelShuffle(2))
+
+
 class Generator(BlockStack):
-    """Features (N,emb_dim,s,s) to image (N,3,S,S)."""
+    """Features (N,emb_dim,s,s) to image (N,3,S,S), or (N,3,2S,2S) with `out_scale` 2."""
 
     def __init__(self, sizes: Sizes) -> None:
         nf, ch_mult = sizes.nf, sizes.ch_mult
@@ -202,13 +217,31 @@ class Generator(BlockStack):
             if level > 0:
                 blocks.append(Upsample(channels))
                 side *= 2
-        last = nn.Conv2d(channels, 3, 3, padding=1)
-        super().__init__([*blocks, normalize(channels), last], taps)
+        blocks += [normalize(channels), nn.Conv2d(channels, 3, 3, padding=1)]
+        self.detail_side = sizes.img_size * sizes.out_scale
+        if sizes.out_scale == 2:
+            taps[self.detail_side] = len(blocks) - 2
+        super().__init__(blocks, taps)
+        self.detail = DetailHead(channels) if sizes.out_scale == 2 else None
+
+    def forward(self, x: Tensor, at: Mapping[int, Callable[[Tensor], Tensor]] | None = None) -> Tensor:
+        """(N,emb_dim,s,s) to the image; `at` as in `BlockStack`."""
+        if self.detail is None:
+            return super().forward(x, at)
+        features: list[Tensor] = []
+
+        def keep(feature: Tensor) -> Tensor:
+            features.append(feature)
+            return feature
+
+        image = super().forward(x, {**(at or {}), self.detail_side: keep})
+        image = F.interpolate(image, scale_factor=2.0, mode='bicubic', align_corners=False)
+        return image + self.detail(features[0])
 
     @property
     def last_layer(self) -> Tensor:
         """The weight of the last convolution, where adaptive loss weights compare gradients."""
-        return cast(nn.Conv2d, self.blocks[-1]).weight
+        return cast(nn.Conv2d, self.blocks[-1] if self.detail is None else self.detail[2]).weight
 
 
 @ARCH_REGISTRY.register()
@@ -229,6 +262,9 @@ class VQAutoEncoder(nn.Module):
         gumbel_straight_through: hard samples in training ('gumbel').
         gumbel_kl_weight: weight of the divergence from uniform code use ('gumbel').
         model_path: a checkpoint to start from.
+        fix_modules: sub-modules that are not trained.
+        out_scale: 2 gives images of twice `img_size`, see `DetailHead`; pictures of that side are halved for the
+            encoder.
 
     Raises:
         ValueError: sizes that do not fit together.
@@ -249,19 +285,24 @@ class VQAutoEncoder(nn.Module):
         gumbel_straight_through: bool = False,
         gumbel_kl_weight: float = 1e-8,
         model_path: str | None = None,
+        fix_modules: Sequence[str] | None = None,
+        out_scale: int = 1,
     ) -> None:
         super().__init__()
+        if out_scale not in (1, 2):
+            raise ValueError(f'out_scale {out_scale}: use 1 or 2')
         factor = 2 ** (len(ch_mult) - 1)
         if img_size % factor:
             raise ValueError(f'img_size {img_size} is no multiple of {factor}, the reduction of {len(ch_mult)} levels')
         if any((nf * mult) % 32 for mult in (1, *ch_mult)):
             raise ValueError(f'nf * ch_mult must be multiples of 32 (group normalisation): nf {nf}, ch_mult {ch_mult}')
         self.img_size = img_size
+        self.out_size = img_size * out_scale
         self.latent_side = img_size // factor
         self.emb_dim = emb_dim
         self.codebook_size = codebook_size
         self.channels_at = {img_size >> level: nf * mult for level, mult in enumerate(ch_mult)}
-        sizes = Sizes(img_size, nf, ch_mult, res_blocks, attn_resolutions, emb_dim)
+        sizes = Sizes(img_size, nf, ch_mult, res_blocks, attn_resolutions, emb_dim, out_scale)
         self.encoder = Encoder(sizes)
         self.quantize = build_quantizer(
             quantizer, codebook_size, emb_dim, beta, beta_on, gumbel_straight_through, gumbel_kl_weight
@@ -269,6 +310,24 @@ class VQAutoEncoder(nn.Module):
         self.generator = Generator(sizes)
         if model_path is not None:
             load_state(self, load_state_dict_file(model_path), source=model_path)
+        self.fix(fix_modules)
+
+    def fix(self, names: Sequence[str] | None) -> None:
+        """Exclude sub-modules and parameters from training.
+
+        Raises:
+            ValueError: there is none of a name.
+        """
+        parts = {**dict(self.named_children()), **dict(self.named_parameters(recurse=False))}
+        for name in names or ():
+            if name not in parts:
+                raise ValueError(f"fix_modules: no sub-module '{name}'{nearest(name, parts)}")
+            parts[name].requires_grad_(False)
+
+    def to_input(self, image: Tensor) -> Tensor:
+        """Reduce images of the output's side (N,3,out_size,out_size) to the input's, by area; leave others."""
+        scale = self.out_size // self.img_size
+        return F.avg_pool2d(image, scale) if scale > 1 and image.shape[-1] == self.out_size else image
 
     def set_grad_checkpointing(self, enable: bool = True) -> None:
         """Recompute the activations of encoder and generator in the backward pass: less memory, more time."""
@@ -278,13 +337,13 @@ class VQAutoEncoder(nn.Module):
         """Encode, look up codes, decode.
 
         Args:
-            x: (N,3,S,S) in [-1, 1].
+            x: (N,3,S,S) in [-1, 1], or of the output's side.
             use_codes: False lets the features through as they are (a plain autoencoder, to warm up the codebook).
 
         Returns:
-            the image (N,3,S,S), the codebook loss, and the quantizer's statistics.
+            the image (N,3,out_size,out_size), the codebook loss, and the quantizer's statistics.
         """
-        feat = self.encoder(x)  # (N,emb_dim,s,s)
+        feat = self.encoder(self.to_input(x))  # (N,emb_dim,s,s)
         if not use_codes:
             return self.generator(feat), feat.new_zeros(()), {}
         quant, codebook_loss, stats = self.quantize(feat)

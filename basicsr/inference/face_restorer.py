@@ -155,7 +155,7 @@ class FaceRestorer:
         self.color_fix = path.name == SMALL.name if color_fix is None else color_fix
         self.precision = precision
         self.batch_size = batch_size
-        self.size: int = network.img_size
+        self.size: int = network.out_size
         self.takes_identity = isinstance(network, IDCodeFormer)
         self.told_by: tuple[str | None, int | None] = (None, None)
         if isinstance(network, IDCodeFormer):

@@ -129,11 +129,9 @@ class BaseModel(ABC):
     def _check_size(self, network: VQAutoEncoder) -> None:
         """Raise OptionError where the training faces are of another size than the network's."""
         faces = (self.opt.get('datasets') or {}).get('train') or {}
-        for key in ('gt_size', 'in_size'):
-            if faces.get(key) not in (None, network.img_size):
-                raise OptionError(
-                    f'datasets:train:{key} is {faces[key]}, and network_g:img_size {network.img_size}; make them equal'
-                )
+        for key, side in (('gt_size', network.out_size), ('in_size', network.img_size)):
+            if faces.get(key) not in (None, side):
+                raise OptionError(f'datasets:train:{key} is {faces[key]}, and network_g needs {side}; make them equal')
 
     def add_optimizer(self, name: str, network: nn.Module) -> None:
         """Build the optimiser `train:<name>` for the parameters of `network` that are trained.

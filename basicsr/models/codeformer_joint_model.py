@@ -12,7 +12,7 @@ from basicsr.archs.codeformer_arch import FuseBlock
 from basicsr.models.base_model import Batch, Terms
 from basicsr.models.codeformer_idx_model import CodeFormerIdxModel
 from basicsr.models.gan import AdversarialLosses
-from basicsr.models.image_losses import ImageLosses
+from basicsr.models.image_losses import ImageLosses, random_window, window_side
 from basicsr.models.prediction import known
 from basicsr.models.schedule import Curriculum
 from basicsr.utils.options import OptionError
@@ -41,7 +41,8 @@ class CodeFormerJointModel(CodeFormerIdxModel):
     """Loss: stage II's + pixel + perceptual + adversarial, the last three where the curriculum decodes an image.
 
     As in the published training these three reach the fusion blocks only; the identity term, on an image decoded
-    through the soft codes at the w of the phase, reaches encoder and Transformer too.
+    through the soft codes at the w of the phase, reaches encoder and Transformer too. With `train:crop` the image
+    losses see a random window of this many pixels.
     """
 
     default_w = 1.0
@@ -60,6 +61,7 @@ class CodeFormerJointModel(CodeFormerIdxModel):
                 'train:curriculum: severity both damages every second face of a batch much, and a batch of one has '
                 'none; set datasets:train:batch_size_per_gpu to 2 or more'
             )
+        self.crop = window_side(self)
         self.image_losses = ImageLosses(self)
         self.gan = AdversarialLosses(self, self._last_layer)
         self.output: Tensor | None = None
@@ -82,7 +84,8 @@ class CodeFormerJointModel(CodeFormerIdxModel):
         prediction = self.predict(batch['in'], net.connect_list, who)
         with self.autocast():
             output = net.decode(net.look_up(prediction.logits).detach(), prediction.fused(), w, **known(who))
-        self.output = output = output.float()
+        output, gt = random_window(self.crop, output.float(), gt)
+        self.output, self.target = output, gt
         terms = self.image_losses(output, gt)
         terms |= self.gan.generator_terms(output, terms, iteration)
         terms |= self.code_losses(prediction.logits, prediction.lq_feat, self.target_codes(batch))
@@ -92,7 +95,7 @@ class CodeFormerJointModel(CodeFormerIdxModel):
         """Real against restored, where an image was decoded."""
         if self.output is None:
             return {}
-        return self.gan.discriminator_terms(batch['gt'], self.output, iteration)
+        return self.gan.discriminator_terms(self.target, self.output, iteration)
 
 
 @MODEL_REGISTRY.register()

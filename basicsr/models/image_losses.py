@@ -2,11 +2,36 @@
 
 from __future__ import annotations
 
+from typing import cast
+
+import torch
 from torch import Tensor
 
+from basicsr.archs import VQAutoEncoder
 from basicsr.losses import build_loss
 from basicsr.models.base_model import BaseModel, Terms
 from basicsr.utils.options import OptionError
+
+
+def random_window(side: int, *images: Tensor) -> tuple[Tensor, ...]:
+    """Crop the same random square of `side` pixels from images (N,C,H,W); whole images where `side` is 0."""
+    if not side:
+        return images
+    height, width = images[0].shape[2:]
+    top, left = (int(torch.randint(size - side + 1, ())) for size in (height, width))
+    return tuple(image[..., top : top + side, left : left + side] for image in images)
+
+
+def window_side(model: BaseModel) -> int:
+    """Read `train:crop`, the side of the window on which image losses are computed; 0 is the whole image.
+
+    Raises:
+        OptionError: it is larger than the images.
+    """
+    side, largest = int(model.train_opt.get('crop') or 0), cast(VQAutoEncoder, model.networks['net_g']).out_size
+    if not 0 <= side <= largest:
+        raise OptionError(f'train:crop {side}: use a side from 1 to {largest}, that of the images, or 0 for all of it')
+    return side
 
 
 class ImageLosses:

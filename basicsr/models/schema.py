@@ -51,7 +51,7 @@ TRAIN = {
     'disc_weight': float, 'fix_generator': bool, 'net_g_start_iter': int, 'net_d_iters': int, 'net_d_start_iter': int,
     'manual_seed': int, 'curriculum': list, 'codebook_warmup': {'iters': int, 'samples': int},
     'codebook_average': {'decay': float, 'restart_under': float}, 'precision': str, 'grad_clip': float,
-    'accumulate': int, 'grad_checkpointing': bool, 'min_perplexity': float,
+    'accumulate': int, 'grad_checkpointing': bool, 'min_perplexity': float, 'crop': int,
 }  # fmt: skip
 VAL = {
     'val_freq': int, 'save_img': bool, 'metrics': SECTION, 'grid': int, 'adain': bool,

@@ -74,5 +74,6 @@ class TargetCodes:
                 )
             return codes
         gt = batch['gt']
-        indices = self.teacher.quantize(self.teacher.encoder(gt))[2]['min_encoding_indices']
+        network_input = self.teacher.to_input(gt)
+        indices = self.teacher.quantize(self.teacher.encoder(network_input))[2]['min_encoding_indices']
         return indices.view(gt.shape[0], -1)

@@ -13,7 +13,7 @@ from basicsr.losses import IdentityLoss, build_loss
 from basicsr.models.base_model import BaseModel, Batch, Terms
 from basicsr.models.codebook_average import CodebookAverage
 from basicsr.models.gan import AdversarialLosses
-from basicsr.models.image_losses import ImageLosses
+from basicsr.models.image_losses import ImageLosses, random_window, window_side
 from basicsr.models.kmeans import kmeans
 from basicsr.utils.dist import broadcast
 from basicsr.utils.options import OptionError
@@ -27,6 +27,7 @@ class VQGANModel(BaseModel):
     With `train:codebook_warmup` (`iters`, `samples`) the first iterations train a plain autoencoder; then the codebook
     is set by k-means on `samples` of its features, which spares the time that codes need to come alive. With
     `train:codebook_average` (`decay`, `restart_under`) codes follow the mean of their features instead of a gradient.
+    With `train:crop` the image losses see a random window of this many pixels.
     """
 
     def __init__(self, opt: Mapping[str, Any], device: torch.device | str = 'cpu', is_train: bool = True) -> None:
@@ -56,6 +57,7 @@ class VQGANModel(BaseModel):
         self.warmup_samples = int(warmup.get('samples', 32768))
         self.features = torch.empty(0, self.net_g.emb_dim)
         self._check_warmup()
+        self.crop = window_side(self)
 
     def _check_warmup(self) -> None:
         """Raise OptionError where the warm-up gathers fewer features than there are codes."""
@@ -84,14 +86,14 @@ class VQGANModel(BaseModel):
         """The loss sum of stage I."""
         gt, net = batch['gt'], self.net_g
         with self.autocast():
-            feat = net.encoder(gt)
+            feat = net.encoder(net.to_input(gt))
             quant, l_codebook, stats = (feat, None, {}) if self.warming else net.quantize(feat)
             output = net.generator(quant)
-        self.output = output.float()
-        terms = self.image_losses(self.output, gt)
+        self.output, self.target = random_window(self.crop, output.float(), gt)
+        terms = self.image_losses(self.output, self.target)
         terms |= self.gan.generator_terms(self.output, terms, iteration)
         if self.identity and self.identity.is_due(iteration):
-            terms['l_ids'] = self.identity(self.output, gt)
+            terms['l_ids'] = self.identity(output.float(), gt)
         flat = feat.detach().float().permute(0, 2, 3, 1).reshape(-1, net.emb_dim)
         if l_codebook is None:
             self._collect(flat, iteration)
@@ -105,7 +107,7 @@ class VQGANModel(BaseModel):
 
     def discriminator_losses(self, batch: Batch, iteration: int) -> Terms:
         """Real against reconstructed."""
-        return self.gan.discriminator_terms(batch['gt'], self.output, iteration)
+        return self.gan.discriminator_terms(self.target, self.output, iteration)
 
     @torch.no_grad()
     def infer(self, batch: Batch) -> Tensor:

@@ -1,0 +1,103 @@
+"""Hold models beside official restorations of real damaged faces: a table of figures, and a sheet to look at.
+
+    python -m experiments.small_model.judge --input lq --official w0.5 --output judged \
+        --models small experiments/ID_CodeFormer_256_stage3/models/net_g_latest.pth \
+        --niqe niqe_pris_params.npz --recognizers arcface_mbf512.onnx mobilefacenet_casia128.pth
+
+INPUT has aligned faces without ground truth, OFFICIAL what a model to compare with makes of them under the same names.
+Gradient energy is the mean magnitude of the 3x3 Sobel gradient of the grey picture (0 to 255) at a side in pixels.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import cv2
+import numpy as np
+import torch
+
+from basicsr.inference import FaceRestorer
+from basicsr.metrics.niqe import NIQE
+from basicsr.recognition.embedder import FaceEmbedder
+from basicsr.utils.image import imread, imwrite, resized, to_tensor
+
+SIDE = 512
+SIDES = (128, 256)
+Pictures = Mapping[str, np.ndarray]
+
+
+def gradient_energy(image: np.ndarray, side: int) -> float:
+    """Return the mean Sobel magnitude of RGB uint8 (H,W,3) reduced to `side` pixels by area."""
+    grey = cv2.cvtColor(cv2.resize(image, (side, side), interpolation=cv2.INTER_AREA), cv2.COLOR_RGB2GRAY)
+    x, y = (cv2.Sobel(grey, cv2.CV_32F, dx, 1 - dx) for dx in (1, 0))
+    return float(np.hypot(x, y).mean())
+
+
+@torch.no_grad()
+def embed(embedder: FaceEmbedder, images: Pictures) -> torch.Tensor:
+    """Embed faces, RGB uint8 (512,512,3) each, to unit vectors (N,D)."""
+    return torch.cat([embedder(to_tensor(image)[None]) for image in images.values()])
+
+
+def measure(images: Pictures, inputs: Pictures, niqe: NIQE | None, embedders: Mapping[str, FaceEmbedder]) -> dict:
+    """Return the mean figures of restorations, each of 512 pixels."""
+    row = {f'gradient_{side}': np.mean([gradient_energy(image, side) for image in images.values()]) for side in SIDES}
+    if niqe is not None:
+        row['niqe_512'] = np.mean([niqe(image) for image in images.values()])
+    for name, embedder in embedders.items():
+        row[f'likeness {name}'] = float((embed(embedder, images) * embed(embedder, inputs)).sum(1).mean())
+    return row
+
+
+def sheet(columns: Sequence[Pictures], side: int) -> np.ndarray:
+    """Return one row a face, one column a restorer."""
+    names = list(columns[0])
+    return np.concatenate(
+        [np.concatenate([resized(column[name], side, side) for column in columns], axis=1) for name in names]
+    )
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line; return the exit code."""
+    parser = argparse.ArgumentParser(description='Hold models beside official restorations of real damaged faces.')
+    parser.add_argument('--input', type=Path, required=True, help='aligned damaged faces')
+    parser.add_argument('--official', type=Path, help='restorations to compare with, of the same names')
+    parser.add_argument('--models', nargs='+', default=['small'], help='auto, official, small, or files')
+    parser.add_argument('--w', type=float, nargs='+', default=[0.5], help='fidelity weights')
+    parser.add_argument('--niqe', type=Path, help='statistics of NIQE')
+    parser.add_argument('--recognizers', nargs='*', default=[], help='weights of recognizers')
+    parser.add_argument('--side', type=int, default=256, help='pixels of a face on the sheet')
+    parser.add_argument('--output', type=Path, required=True, help='folder of sheet and pictures')
+    args = parser.parse_args(argv)
+    try:
+        files = sorted(path for path in args.input.iterdir() if path.suffix.lower() in ('.png', '.jpg', '.jpeg'))
+        inputs = {path.stem: resized(imread(path), SIDE, SIDE) for path in files}
+        columns: dict[str, Pictures] = {'input': inputs}
+        for model in args.models:
+            restorer = FaceRestorer(model)
+            for w in args.w:
+                faces = restorer.restore(list(inputs.values()), w=w)
+                columns[f'{Path(model).stem} w={w:g}'] = {
+                    name: resized(face, SIDE, SIDE) for name, face in zip(inputs, faces, strict=True)
+                }
+        if args.official:
+            columns['official'] = {path.stem: resized(imread(args.official / path.name), SIDE, SIDE) for path in files}
+        niqe = NIQE(args.niqe) if args.niqe else None
+        embedders = {Path(weights).stem: FaceEmbedder(weights) for weights in args.recognizers}
+        rows = {name: measure(images, inputs, niqe, embedders) for name, images in columns.items()}
+        imwrite(args.output / 'sheet.png', sheet(list(columns.values()), args.side))
+    except (OSError, ValueError, RuntimeError) as error:
+        print(f'error: {error}', file=sys.stderr)
+        return 1
+    keys = list(next(iter(rows.values())))
+    print(f'| {len(inputs)} faces | ' + ' | '.join(keys) + ' |\n|---|' + '---|' * len(keys))
+    for name, row in rows.items():
+        print(f'| {name} | ' + ' | '.join(f'{row[key]:.3f}' for key in keys) + ' |')
+    return 0
+
+
+if __name__ == '__main__':
+    sys.exit(main())

@@ -1,0 +1,95 @@
+"""The recipe of the embedded model, and the figures its checkpoints are judged by."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+import yaml
+from PIL import Image
+from small import SIZES, VQGAN, make_faces, stage_options
+from small_faces import aligned_face
+
+from basicsr.archs import build_network
+from basicsr.utils.checkpoint import CheckpointError, load_state_dict_file, save_atomic
+from basicsr.utils.image import imread, imwrite
+from experiments.small_model import judge, recipe
+
+
+def test_gradient_energy_of_a_ramp_is_eight_times_its_slope():
+    ramp = np.broadcast_to(np.arange(0, 256, 2, dtype=np.uint8)[None, :, None], (128, 128, 3))
+    inner = judge.gradient_energy(np.ascontiguousarray(ramp), 128)
+    assert inner == pytest.approx(8 * 2 * 126 / 128, rel=1e-3)  # mirrored at the two border columns, where it is 0
+
+
+def test_models_are_held_beside_official_restorations(tmp_path, capsys):
+    for folder in ('lq', 'official'):
+        imwrite(tmp_path / folder / 'face.png', aligned_face(512))
+    arguments = ['--input', tmp_path / 'lq', '--official', tmp_path / 'official', '--output', tmp_path / 'out']
+    assert judge.main([*map(str, arguments), '--side', '64', '--w', '0', '1']) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split(' | ')[0] for line in lines[2:]] == ['| input', '| small w=0', '| small w=1', '| official']
+    assert lines[2].split(' | ')[1:] == lines[5].split(' | ')[1:]  # equal pictures
+    assert imread(tmp_path / 'out' / 'sheet.png').shape == (64, 4 * 64, 3)
+
+
+def test_faces_are_resized_once(tmp_path):
+    faces = make_faces(tmp_path / 'faces', 2)
+    for suffix in ('.jpg', '.webp'):
+        recipe.resize(faces, tmp_path / 'out', 96, suffix)
+        written = sorted((tmp_path / 'out').glob(f'*{suffix}'))
+        assert [Image.open(file).size for file in written] == [(96, 96)] * 2
+        written[0].write_bytes(b'kept')
+        recipe.resize(faces, tmp_path / 'out', 96, suffix)
+        assert written[0].read_bytes() == b'kept'
+
+
+def test_a_graft_takes_the_generator_alone_and_needs_the_same_codes(tmp_path):
+    codeformer = build_network({**VQGAN, 'type': 'CodeFormer', 'dim_embd': 32, 'n_head': 2, 'n_layers': 1})
+    vqgan = build_network({**VQGAN, 'out_scale': 2})
+    save_atomic({'params_ema': codeformer.state_dict()}, tmp_path / 'codeformer.pth')
+    save_atomic({'params_ema': vqgan.state_dict()}, tmp_path / 'vqgan.pth')
+    paths = tmp_path / 'codeformer.pth', tmp_path / 'vqgan.pth', tmp_path / 'grafted.pth'
+    with pytest.raises(CheckpointError, match='its codes are not those of'):
+        recipe.graft(*paths)
+    vqgan.quantize.load_state_dict(codeformer.quantize.state_dict())
+    save_atomic({'params_ema': vqgan.state_dict()}, tmp_path / 'vqgan.pth')
+    recipe.graft(*paths)
+    grafted = load_state_dict_file(tmp_path / 'grafted.pth')
+    for name, value in grafted.items():
+        source = vqgan if name.startswith('generator.') else codeformer
+        assert torch.equal(value, source.state_dict()[name])
+    network = build_network({**SIZES, 'type': 'CodeFormer', 'dim_embd': 32, 'n_head': 2, 'n_layers': 1, 'out_scale': 2})
+    network.load_state_dict(grafted)
+
+
+def write_recipe(folder, options):
+    (folder / 'stage.yml').write_text(yaml.safe_dump(options))
+    content = {
+        'paths': {'faces': str(folder / 'faces')},
+        'steps': [
+            {'resize': {'source': '{faces}', 'target': str(folder / 'small'), 'size': 64}},
+            {'train': {'options': str(folder / 'stage.yml'), 'minutes': 5, 'set': ['train:ema_decay=0.5']}},
+        ],
+    }
+    (folder / 'recipe.yml').write_text(yaml.safe_dump(content))
+    return ['--recipe', str(folder / 'recipe.yml')]
+
+
+def test_the_steps_of_a_recipe_run_in_turn_and_leave_a_checkpoint(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    options = stage_options(1, tmp_path)
+    options['datasets']['train']['dataroot_gt'] = str(tmp_path / 'small')
+    arguments = write_recipe(tmp_path, options)
+    assert recipe.main([*arguments, '--force_yml', 'train:total_iter=2']) == 0
+    assert (tmp_path / 'experiments' / 'stage1' / 'models' / 'net_g_latest.pth').exists()
+    assert recipe.newest(tmp_path / 'experiments' / 'stage1') == 2
+
+
+def test_a_recipe_without_its_data_says_what_to_give(tmp_path, capsys):
+    arguments = write_recipe(tmp_path, {})
+    (tmp_path / 'none').mkdir()
+    assert recipe.main([*arguments, '--set', f'faces={tmp_path / "none"}']) == 1
+    assert 'no pictures; give --set faces=FOLDER' in capsys.readouterr().err
+    assert recipe.main([*arguments, '--set', 'face=x']) == 1
+    assert '--set face: no such path; the recipe has faces' in capsys.readouterr().err
