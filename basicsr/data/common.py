@@ -91,11 +91,29 @@ def decode_picture(raw: bytes | memoryview, path: Path, smallest: float = 1) -> 
     return image
 
 
-def resize_square(image: np.ndarray, size: int) -> np.ndarray:
-    """(H,W,3) to (size,size,3): by area when shrinking, bilinear when growing."""
+def resize_square(image: np.ndarray, size: int, source: str | Path = 'the picture') -> np.ndarray:
+    """Resize a square picture: by area when shrinking, bilinear when growing.
+
+    Args:
+        image: (H,W,3); the sides may differ by one pixel, as rounding leaves them.
+        size: side of the result, pixels.
+        source: the file, for the message.
+
+    Returns:
+        (size,size,3), of the same type.
+
+    Raises:
+        DataError: the picture is not square, so that it would be squashed.
+    """
+    height, width = image.shape[:2]
+    if abs(height - width) > 1:
+        raise DataError(
+            f'{source}: {width}x{height} pixels, and an aligned face is square. Align photographs first (python '
+            'scripts/crop_align_face.py), or leave the file out'
+        )
     if image.shape[:2] == (size, size):
         return image
-    shrinks = min(image.shape[:2]) >= size
+    shrinks = min(height, width) >= size
     return cv2.resize(image, (size, size), interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR)
 
 

@@ -109,7 +109,7 @@ class FFHQBlindDataset(Dataset):
 
     def _load(self, index: int, flip: bool) -> tuple[np.ndarray, Item]:
         """Picture `index` as RGB uint8 (gt_size,gt_size,3), and the items that need no chance."""
-        image = resize_square(read_file(self.files, index, self.gt_size / 4), self.gt_size)
+        image = resize_square(read_file(self.files, index, self.gt_size / 4), self.gt_size, self.paths[index])
         if flip:
             image = cv2.flip(image, 1)
         extra: Item = {'gt_path': str(self.paths[index])}
