@@ -26,6 +26,7 @@ import pytest
 import torch
 from killing import Moments, at_iteration, die, run, start, tiny_options, write_options
 from small import make_faces
+from tensorboard.summary.writer.record_writer import RecordWriter
 
 from basicsr.cli import train
 from basicsr.models import BaseModel, NonFiniteLossError, build_model, collapse
@@ -307,6 +308,36 @@ def test_a_full_disk_is_named_as_such(tmp_path, monkeypatch, capfd):
     folder = tmp_path / 'experiments/tiny'
     assert not list(folder.rglob('*.part'))
     assert newest_readable(folder, ['net_g', 'net_d'])[0] == Path(folder / 'training_states/2.state')
+
+
+@pytest.mark.parametrize('written', [0, 1, 3, 9])
+def test_a_full_disk_under_tensorboard_does_not_end_the_training(written, straight, tmp_path, monkeypatch, capfd):
+    """Whatever was written before it filled up."""
+    monkeypatch.chdir(tmp_path)
+    options = write_options(tmp_path, tiny_options(tmp_path, logger={'use_tb_logger': True}))
+    records = []
+    write = RecordWriter.write
+
+    def full(self, data: bytes) -> None:
+        records.append(data)
+        if len(records) > written:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        write(self, data)
+
+    monkeypatch.setattr(RecordWriter, 'write', full)
+    assert train.main(['-opt', options]) == 0
+    said = capfd.readouterr().err
+    assert said.count('tb_logger/tiny: no more is written for TensorBoard ([Errno 28] No space left on device)') == 1
+    assert 'Traceback' not in said and len(records) > written
+    assert_same(tmp_path / 'experiments/tiny', straight)
+
+
+def test_a_tensorboard_folder_that_cannot_be_made_does_not_end_the_training(tmp_path, monkeypatch, capfd):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / 'tb_logger').write_text('')
+    opt = tiny_options(tmp_path, logger={'use_tb_logger': True}, train={'total_iter': 1, 'codebook_warmup': None})
+    assert train.main(['-opt', write_options(tmp_path, opt)]) == 0
+    assert capfd.readouterr().err.count('tb_logger/tiny: no more is written for TensorBoard') == 1
 
 
 @pytest.mark.parametrize('kind', ['file', 'elsewhere'])
