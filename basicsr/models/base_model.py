@@ -10,7 +10,7 @@ import logging
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, ClassVar, cast
 
 import numpy as np
 import torch
@@ -74,6 +74,9 @@ class BaseModel(ABC):
         self.averages: dict[str, nn.Module] = {}
         self.optimizers: dict[str, torch.optim.Optimizer] = {}
         self.log: dict[str, float] = {}
+
+    LOSS_SECTIONS: ClassVar[frozenset[str]] = frozenset()
+    """The sections and switches of `train` that ask for a loss and that the stage reads; any other is an error."""
 
     # What a stage defines.
 
