@@ -8,8 +8,8 @@ from functools import partial
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -83,24 +83,16 @@ class Settings:
 
 
 @dataclass
-class _OfPair:
-    """PSNR or SSIM of a case; it can be sent to a worker process."""
+class _OfImages:
+    """A function of the restored picture, and of its other side if it has one; it can be sent to a worker process."""
 
     function: Callable[..., float]
-    luma: bool
+    against: str
+    arguments: Mapping[str, Any] = field(default_factory=dict)
 
     def __call__(self, case: Case) -> float:
-        return self.function(case.images['restored'], case.images['gt'], test_y_channel=self.luma)
-
-
-@dataclass
-class _Restored:
-    """A function of the restored picture alone, as one of a case; it can be sent to a worker process."""
-
-    function: Callable[[np.ndarray], float]
-
-    def __call__(self, case: Case) -> float:
-        return self.function(case.images['restored'])
+        roles = ('restored', self.against) if self.against else ('restored',)
+        return self.function(*(case.images[role] for role in roles), **self.arguments)
 
 
 def build_scorers(metrics: list[str], settings: Settings, given: set[str]) -> tuple[list[Scorer], dict[str, str]]:
@@ -143,7 +135,7 @@ class _Builder:
             NotRunError, CheckpointError, ModuleNotFoundError, ValueError: weights or a package are missing.
         """
         makers: dict[str, Callable[[str], Scorer]] = {
-            **dict.fromkeys(('psnr', 'psnr_y', 'ssim', 'ssim_y'), self._pixels),
+            **dict.fromkeys(('psnr_y', 'ssim_y'), self._luma),
             **dict.fromkeys(('lpips_alex', 'lpips_vgg'), self._lpips),
             **dict.fromkeys(('ids', 'ids_lq', 'ids_ref', 'identity_variance'), self._identity),
             **dict.fromkeys(PYIQA, self._pyiqa),
@@ -153,16 +145,22 @@ class _Builder:
             'deg': self._deg,
             'lmd': self._lmd,
         }
-        return makers[metric](metric)
+        return makers.get(metric, self._function)(metric)
 
-    def _pixels(self, metric: str) -> Scorer:
-        function = calculate_psnr if metric.startswith('psnr') else calculate_ssim
-        return Plain(metric, _OfPair(function, luma=metric.endswith('_y')))
+    def _function(self, metric: str) -> Scorer:
+        row = METRICS[metric]
+        if row.function is None:
+            raise NotRunError('nothing computes it: its row of the table has no function, and it no method here')
+        return Plain(metric, _OfImages(row.function, row.against))
+
+    def _luma(self, metric: str) -> Scorer:
+        function = calculate_psnr if metric == 'psnr_y' else calculate_ssim
+        return Plain(metric, _OfImages(function, 'gt', {'test_y_channel': True}))
 
     def _niqe(self, metric: str) -> Scorer:
         path = self.settings.place(metric)
         side = None if metric == 'niqe' else 192
-        return Plain(metric, _Restored(NIQE(path, side)), files=(path,))
+        return Plain(metric, _OfImages(NIQE(path, side), ''), files=(path,))
 
     def _lpips(self, metric: str) -> Scorer:
         given = self.settings.weights.get(metric)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, cast
 
 import torch
 
@@ -202,9 +202,12 @@ def _check_dataset(where: str, name: str, section: Mapping[str, Any]) -> None:
     kind = str(section.get('type'))
     if kind not in DATASET_REGISTRY:
         raise OptionError(f"{where}: unknown type '{kind}'{nearest(kind, DATASET_REGISTRY.names())}")
-    if name.startswith(('val', 'test')) and kind not in PAIRS:
+    dataset = cast(type, DATASET_REGISTRY.get(kind))
+    if name.startswith(('val', 'test')) and not issubclass(dataset, data.PairedImageDataset):
         raise OptionError(f'{where}: validation compares pairs; use {" or ".join(PAIRS)} (scripts/make_val_pairs.py)')
-    check_keys(where, section, vars(DATASET_REGISTRY.get(kind))['OPTION_KEYS'])
+    if not hasattr(dataset, 'OPTION_KEYS'):
+        raise OptionError(f'{where}: {kind} does not say which keys it has; give it OPTION_KEYS (CONTRIBUTING.md)')
+    check_keys(where, section, dataset.OPTION_KEYS)
     check_values(where, {key: value for key, value in section.items() if key in DATASET}, DATASET)
 
 

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from basicsr.utils.files import replacing
+from basicsr.utils.weights import where_to_get
 
 PARAM_KEYS = ('params_ema', 'params', 'params_d', 'state_dict')
 
@@ -58,7 +59,7 @@ def read_checkpoint(path: str | os.PathLike, map_location: str = 'cpu') -> dict[
     """
     path = Path(path)
     if not path.is_file():
-        raise CheckpointError(f'{path}: no such file')
+        raise CheckpointError(f'{path}: no such file{where_to_get(path)}')
     try:
         if path.suffix == '.safetensors':
             return safetensors.torch.load_file(path, device=map_location)
