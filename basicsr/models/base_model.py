@@ -113,6 +113,7 @@ class BaseModel(ABC):
         if pretrained:
             state = load_state_dict_file(pretrained, paths.get(f'param_key_{which}'))
             load_state(network, state, strict=paths.get(f'strict_load_{which}', True), source=pretrained)
+            logger.info('%s: goes on from %s', name, pretrained)
         network = network.to(self.device).train()
         self.networks[name] = network
         if not self.is_train:
