@@ -22,6 +22,7 @@ from basicsr.data import DataError, FFHQBlindDataset, build_dataloader, build_da
 from basicsr.data.components import flip_boxes
 from basicsr.utils.image import imread, imwrite, to_tensor
 
+COMMANDS = ['basicsr.cli.data_latents', 'experiments.ablation.reconstruct', 'basicsr.cli.data_embed']
 ROOT = Path(__file__).resolve().parents[1]
 PUBLISHED_STAGE2 = """
 name: FFHQ
@@ -313,7 +314,7 @@ def test_a_pixel_of_rounding_is_no_other_shape(tmp_path: Path) -> None:
     assert build_dataset(options(tmp_path))[0]['gt'].shape == (3, 64, 64)
 
 
-@pytest.mark.parametrize('script', ['basicsr.cli.data_latents', 'experiments.ablation.reconstruct', 'basicsr.cli.data_embed'])
+@pytest.mark.parametrize('script', COMMANDS)
 def test_no_script_squashes_a_picture(script: str, tmp_path: Path, capfd: pytest.CaptureFixture) -> None:
     """Made for aligned faces, all of them say which picture is none."""
     faces, weights = tmp_path / 'faces', save_vqgan(tmp_path / 'vqgan.pth')

@@ -10,7 +10,7 @@ from torch import nn
 
 from basicsr.models import build_model
 from basicsr.models.image_losses import name_of
-from basicsr.schema import check_options
+from basicsr.models.schema import check_options
 from basicsr.utils.options import OptionError
 from basicsr.utils.registry import LOSS_REGISTRY
 
