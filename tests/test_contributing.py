@@ -21,9 +21,8 @@ BLOCK = re.compile(r'```(python|yaml|)\n(.*?)```', re.DOTALL)
 FOLLOW = """
 import sys
 import yaml
-from basicsr import train
+from basicsr.cli import evaluate, train
 from basicsr.data import build_dataset
-from scripts import evaluate
 assert train.main(['-opt', 'opt.yml']) == 0
 data = build_dataset(yaml.safe_load(open('opt.yml'))['datasets']['train'])
 print('darker:', all((data[v]['in'].mean() < data[v]['gt'].mean() - 0.1) for v in range(4)))
