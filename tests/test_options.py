@@ -56,12 +56,35 @@ def test_what_an_option_file_reads_is_made_or_fetched_as_documented(path):
             assert place in documented, f'{key}: {place}'
 
 
-@pytest.mark.parametrize('stage', ['', 'baseline/'])
-def test_stage_3_goes_on_from_its_own_stage_2(stage):
+@pytest.mark.parametrize('row', ['CodeFormer', 'ID_CodeFormer_C'])
+@pytest.mark.parametrize('folder', ['', 'baseline/', 'paper/'])
+def test_stage_3_goes_on_from_its_own_stage_2(folder, row):
     """The official stage II never saw the identity loss, so that row B would lose what it learnt."""
-    first, second = (load_options(ROOT / f'options/{stage}CodeFormer_stage{number}.yml') for number in (2, 3))
+    files = [ROOT / f'options/{folder}{row}_stage{number}.yml' for number in (2, 3)]
+    if folder == 'baseline/' and row != 'CodeFormer':
+        pytest.skip('there is no such row')
+    first, second = map(load_options, files)
     assert second['path']['pretrain_network_g'] == f'experiments/{first["name"]}/models/net_g_latest.pth'
     assert second['path']['param_key_g'] == 'params_ema'
+
+
+def test_the_paper_variants_differ_in_what_the_page_says():
+    """The weight and reach of the identity loss, and the formula of IA-CFT; nothing else."""
+    allowed = ('name', 'path:pretrain_network_g', 'train:identity_opt', 'train:id_lr_scale')
+    for path in (ROOT / 'options/paper').glob('*.yml'):
+        ours, paper = (flat(load_options(file)) for file in (ROOT / 'options' / path.name, path))
+        assert paper['train:identity_opt:loss_weight'] == 0.1
+        differing = {key for key in ours.keys() | paper.keys() if ours.get(key) != paper.get(key)}
+        formula = ('network_g:style_grid', 'train:style_opt') if '_D_' in path.name else ()
+        assert all(key.startswith((*allowed, *formula)) for key in differing), (path.name, differing)
+
+
+def flat(options, before=''):
+    """Values by their path of keys."""
+    values = {}
+    for key, value in options.items():
+        values |= flat(value, f'{before}{key}:') if isinstance(value, dict) else {f'{before}{key}': value}
+    return values
 
 
 def test_base_is_laid_under_section_by_section(tmp_path):

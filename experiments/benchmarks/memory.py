@@ -68,7 +68,7 @@ class LiveStorage(TorchDispatchMode):
 def without_values() -> Any:
     """Tensors have no values in here: what a step logs is 1, what it asks is true."""
     with (
-        FakeTensorMode(),
+        FakeTensorMode(allow_non_fake_inputs=True),  # a teacher's frame begins on the meta device
         mock.patch.object(Tensor, 'item', lambda tensor: 1.0),
         mock.patch.object(Tensor, '__bool__', lambda tensor: True),
         mock.patch.object(torch, 'allclose', lambda *tensors, **options: True),
