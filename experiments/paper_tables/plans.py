@@ -64,6 +64,7 @@ class Plan:
     extra: tuple[str, ...] = ()
 
 
+CODEFORMER = {INPUT: Ours(), 'CodeFormer': Ours(OFFICIAL)}
 PLANS = {
     'id_codeformer_1': Plan(
         (CELEBA,),
@@ -109,7 +110,13 @@ PLANS = {
     ),
     'codeformer': Plan(
         (CELEBA, LFW, 'webphoto_test', 'wider_test'),
-        {INPUT: Ours(), 'CodeFormer': Ours(OFFICIAL)},
+        CODEFORMER,
         ('musiq', 'ids_lq'),
     ),
+    'codeformer_lfw': Plan((LFW,), CODEFORMER, ('niqe', 'ids_lq')),
+    'codeformer_wider': Plan(('wider_test',), CODEFORMER, ('niqe', 'ids_lq')),
+    'pmrf': Plan(('celeba_test_mild',), CODEFORMER, ('ids',)),
+    'osdface_wider': Plan(('wider_test',), CODEFORMER, ('ids_lq',)),
+    'osdface_lfw': Plan((LFW,), CODEFORMER, ('ids_lq',)),
+    'osdface_webphoto': Plan(('webphoto_test',), CODEFORMER, ('ids_lq',)),
 }

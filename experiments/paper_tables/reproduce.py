@@ -21,7 +21,7 @@ from basicsr.cli.evaluate import device_of
 from basicsr.data import DataError
 from basicsr.metrics import METRICS
 from basicsr.metrics.builders import WITH_WEIGHTS, Settings
-from basicsr.metrics.published import EMPTY, find_published
+from basicsr.metrics.published import EMPTY, NOT_TRANSCRIBED, find_published
 from basicsr.metrics.table import EvaluationError, check_metrics
 from basicsr.utils.files import write_text
 from experiments.paper_tables.comparison import FORMATS, MEASURED, OTHER, PUBLISHED, Cell, Comparison, Row
@@ -92,7 +92,8 @@ class Reproduction:
     def _published(self, method: str) -> Row:
         source = self.published
         figures = zip(source.columns.values(), source.rows[method], strict=True)
-        cells = {metric: Cell('left empty' if text == EMPTY else text) for metric, text in figures}
+        words = {EMPTY: 'left empty', NOT_TRANSCRIBED: 'not transcribed'}
+        cells = {metric: Cell(words.get(text, text)) for metric, text in figures}
         protocol, count = source.protocol or 'not stated', source.pictures or 'not stated'
         return Row(method, PUBLISHED, protocol, str(count), cells, source.source)
 
