@@ -77,7 +77,7 @@ def row_of(rows: list[dict[str, str]], method: str, figures: str, protocol: str 
 
 
 def test_published_and_measured_stand_side_by_side(root: Path, capsys: pytest.CaptureFixture) -> None:
-    weights = ('--weights', f'CodeFormer (baseline)={root / "a.pth"}', '--metrics', 'ssim,niqe')
+    weights = ('--weights', f'CodeFormer (baseline)={root / "a.pth"}', '--metrics', 'ssim,niqe', '-w', 0.8)
     rows = run(root, 'id_codeformer_1', *weights, '--recogniser', root / 'judge.pth')
     published, ours = (row_of(rows, 'CodeFormer (baseline)', kind) for kind in ('published', 'in-house'))
     assert (published['lpips_vgg'], published['psnr'], published['ids']) == ('0.299', '22.18', '0.60')
@@ -128,7 +128,8 @@ def test_restorations_are_kept_unless_weights_or_inputs_differ(root: Path) -> No
     method = 'CodeFormer (baseline)'
 
     def stamps(file: str) -> dict[Path, int]:
-        run(root, 'id_codeformer_1', '--weights', f'{method}={root / file}', '--metrics', 'psnr')
+        rows = run(root, 'id_codeformer_1', '--weights', f'{method}={root / file}', '--metrics', 'psnr')
+        assert 'w = 0.5' in row_of(rows, method, 'in-house')['about']  # of the protocol
         found = (root / 'out/restored').rglob('*.png')
         return {path: path.stat().st_mtime_ns for path in found}
 
@@ -169,7 +170,7 @@ def test_what_lfw_cannot_tell_is_told_by_a_set_of_its_own(root: Path) -> None:
     real = row_of(rows, 'CodeFormer', 'in-house', 'lfw_test')
     assert real['psnr'] == real['ssim'] == real['lpips_vgg'] == real['ids'] == real['fid'] == ''
     assert 'psnr: never: LFW-Test has no ground truth' in real['not_run'] and real['ids_lq'] != ''
-    assert 'fid: no data: the FID compares with FFHQ' in real['not_run']
+    assert 'fid: no weights: ' in real['not_run'] and 'python scripts/fid_statistics.py' in real['not_run']
     synthetic = row_of(rows, 'CodeFormer', 'in-house', 'lfw_synthetic')
     assert synthetic['figures'] == 'in-house, another experiment' and synthetic['pictures'] == '2 of 1711'
     truths = {path.name: imread(path) for path in (root / 'lfw').iterdir()}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import codecs
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -13,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from basicsr.utils.checkpoint import CheckpointError, read_checkpoint
+from basicsr.utils.checkpoint import CheckpointError, read_table
 from basicsr.utils.image import ImageReadError, decode, scan_images
 
 LOADER_KEYS = frozenset(
@@ -163,12 +162,7 @@ def load_table(path: str | Path) -> dict[str, Any]:
     Raises:
         DataError: no such file, or not such a table.
     """
-    rebuild = np.empty(0).__reduce__()[0]
-    dtypes = [type(np.dtype(kind)) for kind in ('i1', 'i2', 'i4', 'i8', 'u1', 'u2', 'u4', 'u8', 'f4', 'f8')]
-    allowed = [np.ndarray, np.dtype, *dtypes, codecs.encode]
-    allowed += [(rebuild, 'numpy._core.multiarray._reconstruct'), (rebuild, 'numpy.core.multiarray._reconstruct')]
     try:
-        with torch.serialization.safe_globals(allowed):
-            return read_checkpoint(path)
+        return read_table(path)
     except CheckpointError as error:
         raise DataError(str(error)) from error

@@ -41,10 +41,13 @@ FEATURES = ('relu1_2', 'relu2_2', 'relu3_3', 'relu4_3', 'relu5_3')
 PLACES = {
     'feature': 'vgg/vgg16-397923af.pth',
     'fid': 'metrics/pt_inception-2015-12-05-6726825d.pth',
+    'fid_gt': 'metrics/pt_inception-2015-12-05-6726825d.pth',
     'niqe': 'metrics/niqe_pris_params.npz',
     'niqe_192': 'metrics/niqe_pris_params.npz',
     'lmd': 'facelib/alignment_WFLW_4HG.pth',
 }
+FFHQ_STATISTICS = 'metrics/fid_ffhq_512.npz'
+"""Of the reference set that papers of this field take, made by scripts/fid_statistics.py."""
 TORCHVISION = {'lpips_alex', 'lpips_vgg'}  # torchvision knows the place of these weights
 WITH_WEIGHTS = frozenset({*PLACES, *TORCHVISION, 'deg'})
 PYIQA = ('musiq', 'maniqa', 'clipiqa', 'hyperiqa', 'pi', 'dists')
@@ -58,7 +61,7 @@ class Settings:
         device: of the networks.
         recogniser: weights of the face recogniser of `ids`, `ids_lq`, `ids_ref` and `identity_variance`.
         weights: files by metric, see `PLACES`.
-        fid_statistics: .npz with the statistics of the reference set; made from the ground truth where it is not there.
+        fid_statistics: file with the statistics of the reference set of `fid`; by default `FFHQ_STATISTICS`.
         fid_network: in place of the Inception network.
     """
 
@@ -78,6 +81,21 @@ class Settings:
         if not path.is_file():
             raise NotRunError(
                 f'{path} is not there; give --weights {metric}=FILE (weights/README.md says where it comes from)'
+            )
+        return path
+
+    def statistics(self) -> Path:
+        """The file with the statistics of the reference set of `fid`.
+
+        Raises:
+            NotRunError: it is not there.
+        """
+        path = self.fid_statistics or weights_folder() / FFHQ_STATISTICS
+        if not path.is_file():
+            raise NotRunError(
+                f'{path} is not there: statistics of the reference set, FFHQ by default. Make them (python '
+                'scripts/fid_statistics.py -i datasets/ffhq/ffhq_512), or give --fid-statistics FILE; the metric '
+                'fid_gt compares with the ground truth'
             )
         return path
 
@@ -107,7 +125,7 @@ def build_scorers(metrics: list[str], settings: Settings, given: set[str]) -> tu
     builder = _Builder(settings)
     for metric in metrics:
         side = METRICS[metric].against
-        if side and side not in given and not (metric == 'fid' and _is_file(settings.fid_statistics)):
+        if side and side not in given:
             not_run[metric] = f'needs --{side}'
             continue
         try:
@@ -115,10 +133,6 @@ def build_scorers(metrics: list[str], settings: Settings, given: set[str]) -> tu
         except (NotRunError, CheckpointError, ModuleNotFoundError, ValueError) as error:
             not_run[metric] = str(error)
     return scorers, not_run
-
-
-def _is_file(path: Path | None) -> bool:
-    return path is not None and path.is_file()
 
 
 class _Builder:
@@ -140,7 +154,7 @@ class _Builder:
             **dict.fromkeys(('ids', 'ids_lq', 'ids_ref', 'identity_variance'), self._identity),
             **dict.fromkeys(PYIQA, self._pyiqa),
             'feature': self._feature,
-            'fid': self._fid,
+            **dict.fromkeys(('fid', 'fid_gt'), self._fid),
             **dict.fromkeys(('niqe', 'niqe_192'), self._niqe),
             'deg': self._deg,
             'lmd': self._lmd,
@@ -176,10 +190,11 @@ class _Builder:
 
     def _fid(self, metric: str) -> Scorer:
         settings = self.settings
+        statistics = settings.statistics() if metric == 'fid' else None
         if settings.fid_network is not None:
-            return FID(settings.fid_network, settings.device, (), settings.fid_statistics)
+            return FID(metric, settings.fid_network, settings.device, (), statistics)
         path = settings.place(metric)
-        return FID(FIDInception(path).to(settings.device), settings.device, (path,), settings.fid_statistics)
+        return FID(metric, FIDInception(path).to(settings.device), settings.device, (path,), statistics)
 
     def _identity(self, metric: str) -> Scorer:
         if self.embeddings is None:
