@@ -53,6 +53,7 @@ def test_in_stage_2_its_gradient_reaches_all_that_is_trained_and_nothing_else(tm
 
 def test_when_it_is_due_and_how_many_faces_it_sees(tmp_path):
     opt = stage_options(2, tmp_path, losses=[{**LISTED, 'every': 2, 'start_iter': 3, 'sub_batch': 1, 'name': 'l_mine'}])
+    opt['train']['losses'].append({'type': 'L1Loss', 'every': None, 'loss_weight': None})
     check_options(opt)
     model, batch = build_model(opt), batch_of(opt)
     assert ['l_mine' in terms_of(model, batch, iteration) for iteration in range(1, 8)] == [
@@ -139,6 +140,7 @@ def test_wrong_entries_are_named(entry, words, tmp_path):
         ([{'sub_batch': 0}], 'l_charbonnier: every and sub_batch must be 1 or more'),
         ([{}, {}], "two losses are called 'l_charbonnier'"),
         ([{'name': 'l_g_pix'}], "two losses are called 'l_g_pix'"),
+        ([{'name': 'l_ids'}], "two losses are called 'l_ids'"),
     ],
 )
 def test_entries_that_cannot_be_are_named(changes, words, tmp_path):

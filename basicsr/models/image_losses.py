@@ -12,11 +12,17 @@ from torch import Tensor, nn
 
 from basicsr.losses import build_loss
 from basicsr.models.base_model import BaseModel, Terms
-from basicsr.utils.options import OptionError
+from basicsr.utils.options import OptionError, drop_nulls
 from basicsr.utils.registry import LOSS_REGISTRY
 
 ENTRY_OPTIONS: Mapping[str, Any] = {'name': str, 'every': int, 'start_iter': int, 'sub_batch': int}
 """Keys of an entry of `train:losses` beside `type` and the arguments of the loss."""
+
+TERMS = frozenset({
+    'l_g_gan', 'l_d_real', 'l_d_fake', 'l_codebook', 'l_feat_encoder', 'cross_entropy_loss',
+    'l_ids', 'l_align', 'l_style',
+})  # fmt: skip
+"""Names of the terms that stages have besides."""
 
 
 @dataclass(frozen=True)
@@ -73,10 +79,11 @@ class ImageLosses:
         sections = {'l_g_pix': 'pixel_opt', 'l_g_percep': 'perceptual_opt'}
         read = {name: train.get(key) for name, key in sections.items() if key in model.LOSS_SECTIONS}
         self.losses = [self._build(opt, name) for name, opt in read.items() if opt]
-        self.losses += [self._build(opt, name_of(opt)) for opt in train.get('losses') or ()]
+        listed = [drop_nulls(opt) for opt in train.get('losses') or ()]
+        self.losses += [self._build(opt, name_of(opt)) for opt in listed]
         names = [entry.name for entry in self.losses]
         for name in names:
-            if names.count(name) > 1:
+            if names.count(name) > 1 or name in TERMS:
                 raise OptionError(f"train:losses: two losses are called '{name}'; give one of them another name")
 
     def _build(self, section: Mapping[str, Any], name: str) -> ListedLoss:
