@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import logging
 import pickle
 import subprocess
@@ -14,11 +15,14 @@ import pytest
 import skimage.data
 import torch
 import yaml
+from small import save_vqgan
+from small_recogniser import save_tiny
 
 from basicsr.data import DataError, FFHQBlindDataset, build_dataloader, build_dataset
 from basicsr.data.components import flip_boxes
 from basicsr.utils.image import imread, imwrite, to_tensor
 
+COMMANDS = ['basicsr.cli.data_latents', 'experiments.ablation.reconstruct', 'basicsr.cli.data_embed']
 ROOT = Path(__file__).resolve().parents[1]
 PUBLISHED_STAGE2 = """
 name: FFHQ
@@ -260,7 +264,13 @@ def spoil(folder: Path) -> dict[str, str]:
     (folder / 'b1.jpg').write_bytes(b'not a picture' + whole[:50])
     (folder / 'b2.png').touch()
     imwrite(folder / 'b3.png', picture(0, 15))
-    return {'b1.jpg': 'not a readable picture', 'b2.png': 'empty', 'b3.png': '15x15'}
+    imwrite(folder / 'b4.png', picture(0, 96)[:64])
+    return {
+        'b1.jpg': 'not a readable picture',
+        'b2.png': 'empty',
+        'b3.png': '15x15',
+        'b4.png': '96x64 pixels, and an aligned face is square',
+    }
 
 
 def test_a_bad_picture_names_itself(faces: Path) -> None:
@@ -283,10 +293,10 @@ def test_skip_lists_bad_pictures_and_goes_on(faces: Path, caplog: pytest.LogCapt
     assert {Path(path).name: reason for path, reason in data.skipped}.keys() == reasons.keys()
     for path, reason in data.skipped:
         assert reasons[Path(path).name] in reason
-    assert len(caplog.records) == 3
+    assert len(caplog.records) == len(reasons)
     assert not {Path(item['gt_path']).name for item in items} & reasons.keys()
     first = data.paths.index(faces / 'b1.jpg')
-    assert items[first]['gt_path'] == str(data.paths[first + 3])
+    assert items[first]['gt_path'] == str(data.paths[first + 4])
     fresh = build_dataset(options(faces, on_error='skip'))
     assert all(same(fresh[v], items[v]) for v in reversed(range(len(items))))
 
@@ -297,6 +307,40 @@ def test_skips_of_workers_are_seen_by_the_main_process(faces: Path) -> None:
     batches = iter(build_dataloader(data, {'num_worker_per_gpu': 2, 'batch_size_per_gpu': 8}))
     next(batches)
     assert {Path(path).name for path, _ in data.skipped} == reasons.keys()
+
+
+def test_a_pixel_of_rounding_is_no_other_shape(tmp_path: Path) -> None:
+    imwrite(tmp_path / 'x.png', picture(0, 65)[:64])
+    assert build_dataset(options(tmp_path))[0]['gt'].shape == (3, 64, 64)
+
+
+@pytest.mark.parametrize('script', COMMANDS)
+def test_no_script_squashes_a_picture(script: str, tmp_path: Path, capfd: pytest.CaptureFixture) -> None:
+    """Made for aligned faces, all of them say which picture is none."""
+    faces, weights = tmp_path / 'faces', save_vqgan(tmp_path / 'vqgan.pth')
+    imwrite(faces / 'wide.png', picture(0, 96)[:64])
+    flag, output, file = {
+        'data_latents': ('--vqgan', 'table.pth', weights),
+        'reconstruct': ('--weights', 'folder', weights),
+        'data_embed': ('--weights', 'x.safetensors', save_tiny(tmp_path / 'recogniser.pth')),
+    }[script.rsplit('.', 1)[-1]]
+    main = importlib.import_module(script).main
+    assert main(['-i', str(faces), '-o', str(tmp_path / output), flag, str(file)]) == 1
+    assert 'wide.png: 96x64 pixels, and an aligned face is square' in capfd.readouterr().err
+
+
+def test_linked_folders_are_read_once(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """Disks of data are linked into a folder; rings and second links do not repeat or hide a picture."""
+    disk, faces = tmp_path / 'disk', tmp_path / 'faces'
+    imwrite(disk / 'one' / 'a.png', picture(0))
+    imwrite(faces / 'real' / 'b.png', picture(1))
+    (faces / 'linked').symlink_to(disk, target_is_directory=True)
+    (faces / 'a_second_link').symlink_to(disk / 'one', target_is_directory=True)
+    (disk / 'ring').symlink_to(faces, target_is_directory=True)
+    (faces / '.hidden').symlink_to(disk, target_is_directory=True)
+    data = build_dataset(options(faces))
+    assert [path.relative_to(faces).as_posix() for path in data.paths] == ['a_second_link/a.png', 'real/b.png']
+    assert [record.args[0] for record in caplog.records] == [str(faces / 'linked' / name) for name in ('one', 'ring')]
 
 
 def test_skip_without_one_good_picture_is_an_error(tmp_path: Path) -> None:

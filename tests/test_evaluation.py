@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import base64
 import csv
+import dataclasses
 import json
 import math
 import re
-import shutil
 import sys
 from html.parser import HTMLParser
 from pathlib import Path
@@ -25,6 +25,7 @@ from torch import nn
 from basicsr.archs.inception_arch import _A, FIDInception, _Last
 from basicsr.cli import data_pairs as make_val_pairs
 from basicsr.cli import evaluate as script
+from basicsr.cli.fid_statistics import statistics_of_folder
 from basicsr.data.degradation import LARGE, DegradationRanges
 from basicsr.metrics import METRICS, calculate_psnr
 from basicsr.metrics.builders import Settings, build_scorers
@@ -538,24 +539,49 @@ def test_every_metric_is_built_or_says_what_it_lacks(tmp_path: Path, monkeypatch
 
 
 def test_fid_of_folders(folders: Path) -> None:
-    settings = Settings(fid_network=Tiny(), fid_statistics=folders / 'reference.npz')
-    found = evaluate([folders / 'bad'], {'gt': folders / 'gt'}, ['fid'], settings).runs[0].sets['fid']
+    """Against given statistics, whatever ground truth there is, and against that by another name."""
 
     def vectors(folder: str) -> np.ndarray:
         images = [to_tensor(imread(folders / folder / f'{name}.png')) for name in NAMES]
         return Tiny()(torch.stack(images)).double().numpy()
 
-    expected = frechet_distance(statistics_of(vectors('bad')), statistics_of(vectors('gt')))
-    assert found['mean'] == pytest.approx(expected, rel=1e-4) and found['count'] == 4
-    kept = (folders / 'reference.npz').read_bytes()
-    (folders / 'reference.npz').unlink()
-    few = shutil.copytree(folders / 'bad', folders / 'few')
-    next(few.rglob('*.png')).unlink()
-    evaluate([few], {'gt': folders / 'gt'}, ['fid'], settings)
-    assert not (folders / 'reference.npz').exists(), 'statistics of a part of the ground truth are not those of it'
-    (folders / 'reference.npz').write_bytes(kept)
-    again = evaluate([folders / 'bad'], {}, ['fid'], settings).runs[0].sets['fid']  # without the ground truth
-    assert again['mean'] == pytest.approx(found['mean'], abs=1e-12)
+    reference = statistics_of(np.random.default_rng(1).normal(size=(20, Tiny().dim)))
+    reference.save(folders / 'ffhq.npz', Tiny().name)
+    settings = Settings(fid_network=Tiny(), fid_statistics=folders / 'ffhq.npz')
+    run = evaluate([folders / 'bad'], {'gt': folders / 'gt'}, ['fid', 'fid_gt'], settings).runs[0]
+    for metric, other in (('fid', reference), ('fid_gt', statistics_of(vectors('gt')))):
+        expected = frechet_distance(statistics_of(vectors('bad')), other)
+        assert run.sets[metric]['mean'] == pytest.approx(expected, rel=1e-4) and run.sets[metric]['count'] == 4
+    assert run.sets['fid']['mean'] != pytest.approx(run.sets['fid_gt']['mean'], rel=0.1)
+    alone = evaluate([folders / 'bad'], {}, ['fid'], settings).runs[0].sets['fid']  # without the ground truth
+    assert alone['mean'] == pytest.approx(run.sets['fid']['mean'], abs=1e-12)
+    (_, reasons) = build_scorers(['fid'], dataclasses.replace(settings, fid_statistics=folders / 'none.npz'), {'gt'})
+    assert 'none.npz is not there' in reasons['fid'] and 'scripts/fid_statistics.py' in reasons['fid']
+    assert 'fid_gt compares with the ground truth' in reasons['fid']
+
+
+def test_statistics_of_a_folder_are_those_of_its_pictures(folders: Path) -> None:
+    found = statistics_of_folder(folders / 'gt', Tiny(), torch.device('cpu'))
+    images = [to_tensor(imread(path))[None] for path in sorted((folders / 'gt').rglob('*.png'))]
+    vectors = np.concatenate([Tiny()(image).double().numpy() for image in images])
+    assert found.count == len(vectors)
+    np.testing.assert_allclose(found.mean, vectors.mean(0), rtol=1e-6)
+    np.testing.assert_allclose(found.covariance, np.cov(vectors, rowvar=False), rtol=1e-5)
+    (folders / 'one').mkdir()
+    (folders / 'one/a.png').write_bytes(next((folders / 'gt').rglob('*.png')).read_bytes())
+    with pytest.raises(ValueError, match='two pictures at least, not 1'):
+        statistics_of_folder(folders / 'one', Tiny(), torch.device('cpu'))
+
+
+def test_statistics_in_the_published_format(tmp_path: Path) -> None:
+    """As BasicSR's scripts write those of FFHQ: a dict of arrays, by torch.save."""
+    own = statistics_of(np.random.default_rng(5).normal(size=(9, 4)))
+    torch.save({'name': 'FFHQ', 'size': 512, 'mean': own.mean, 'cov': own.covariance}, tmp_path / 'ffhq.pth')
+    loaded = FeatureStatistics.load(tmp_path / 'ffhq.pth', 4, 'any')
+    assert frechet_distance(loaded, own) == pytest.approx(0, abs=1e-12) and loaded.count is None
+    torch.save({'mean': own.mean}, tmp_path / 'half.pth')
+    with pytest.raises(ValueError, match=r"half\.pth: not the statistics .*'cov'"):
+        FeatureStatistics.load(tmp_path / 'half.pth', 4, 'any')
 
 
 def test_identity_variance_of_a_folder(folders: Path) -> None:

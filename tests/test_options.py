@@ -9,6 +9,7 @@ from small import stage_options
 
 from basicsr.models.schema import check_options
 from basicsr.utils.options import OptionError, drop_nulls, dump_options, load_options, merge, parse_value
+from basicsr.utils.weights import read_manifest
 
 ROOT = Path(__file__).parents[1]
 FILES = sorted(
@@ -22,6 +23,68 @@ FILES = sorted(
 @pytest.mark.parametrize('path', FILES, ids=lambda path: path.name)
 def test_every_option_file_is_valid(path):
     check_options(load_options(path))
+
+
+NAMES = {load_options(path)['name'] for path in FILES}
+
+
+def paths_of(options):
+    """All texts below a section that name a place, with the keys that lead there."""
+    for key, value in options.items():
+        if isinstance(value, dict):
+            yield from ((f'{key}:{inner}', path) for inner, path in paths_of(value))
+        elif isinstance(value, str) and value.startswith(('datasets/', 'weights/', 'experiments/')):
+            yield key, value
+
+
+@pytest.mark.parametrize(
+    'path', (path for path in FILES if ROOT / 'options' in path.parents), ids=lambda path: path.name
+)
+def test_what_an_option_file_reads_is_made_or_fetched_as_documented(path):
+    """Weights are in the manifest, earlier stages are other option files, data are in the documents."""
+    pages = [ROOT / 'docs/TRAINING.md', ROOT / 'docs/IDENTITY.md', ROOT / 'weights/small/README.md']
+    documented = ''.join(page.read_text(encoding='utf-8') for page in pages)
+    fetched = [entry.file for entries in read_manifest(ROOT / 'weights/manifest.yml').values() for entry in entries]
+    for key, place in paths_of(load_options(path)):
+        kind, _, rest = place.partition('/')
+        if kind == 'experiments':
+            run, *folder = rest.split('/')
+            assert run in NAMES and folder == ['models', 'net_g_latest.pth'], f'{key}: {place}'
+        elif kind == 'weights':
+            assert rest in fetched or (ROOT / place).is_file(), f'{key}: {place}'
+        else:
+            assert place in documented, f'{key}: {place}'
+
+
+@pytest.mark.parametrize('row', ['CodeFormer', 'ID_CodeFormer_C'])
+@pytest.mark.parametrize('folder', ['', 'baseline/', 'paper/'])
+def test_stage_3_goes_on_from_its_own_stage_2(folder, row):
+    """The official stage II never saw the identity loss, so that row B would lose what it learnt."""
+    files = [ROOT / f'options/{folder}{row}_stage{number}.yml' for number in (2, 3)]
+    if folder == 'baseline/' and row != 'CodeFormer':
+        pytest.skip('there is no such row')
+    first, second = map(load_options, files)
+    assert second['path']['pretrain_network_g'] == f'experiments/{first["name"]}/models/net_g_latest.pth'
+    assert second['path']['param_key_g'] == 'params_ema'
+
+
+def test_the_paper_variants_differ_in_what_the_page_says():
+    """The weight and reach of the identity loss, and the formula of IA-CFT; nothing else."""
+    allowed = ('name', 'path:pretrain_network_g', 'train:identity_opt', 'train:id_lr_scale')
+    for path in (ROOT / 'options/paper').glob('*.yml'):
+        ours, paper = (flat(load_options(file)) for file in (ROOT / 'options' / path.name, path))
+        assert paper['train:identity_opt:loss_weight'] == 0.1
+        differing = {key for key in ours.keys() | paper.keys() if ours.get(key) != paper.get(key)}
+        formula = ('network_g:style_grid', 'train:style_opt') if '_D_' in path.name else ()
+        assert all(key.startswith((*allowed, *formula)) for key in differing), (path.name, differing)
+
+
+def flat(options, before=''):
+    """Values by their path of keys."""
+    values = {}
+    for key, value in options.items():
+        values |= flat(value, f'{before}{key}:') if isinstance(value, dict) else {f'{before}{key}': value}
+    return values
 
 
 def test_base_is_laid_under_section_by_section(tmp_path):
@@ -112,7 +175,7 @@ def test_whole_numbers_with_exponents_can_be_counted_with(text, kind):
     ],
 )
 def test_mistakes_name_the_nearest_key(section, key, value, words, tmp_path):
-    opt = {**stage_options(2, tmp_path), 'path': {}}
+    opt = {**stage_options(3 if key in ('pixel_opt', 'gan_opt') else 2, tmp_path), 'path': {}}
     check_options(opt)
     target = opt
     for name in section:

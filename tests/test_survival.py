@@ -10,11 +10,13 @@ import os
 import random
 import re
 import resource
+import select
 import shutil
 import signal
 import socket
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -23,13 +25,15 @@ from typing import cast
 import pytest
 import torch
 from killing import Moments, at_iteration, die, run, start, tiny_options, write_options
+from small import make_faces
+from tensorboard.summary.writer.record_writer import RecordWriter
 
 from basicsr.cli import train
 from basicsr.models import BaseModel, NonFiniteLossError, build_model, collapse
 from basicsr.models.checkpoints import Best, newest_readable, rotate
 from basicsr.models.loop import Run, data_problem
 from basicsr.models.schema import check_options
-from basicsr.utils import slurm
+from basicsr.utils import slurm, workers
 from basicsr.utils.checkpoint import CheckpointError, read_checkpoint, save_atomic
 from basicsr.utils.files import InUseError, lock
 from basicsr.utils.logger import get_root_logger
@@ -306,6 +310,36 @@ def test_a_full_disk_is_named_as_such(tmp_path, monkeypatch, capfd):
     assert newest_readable(folder, ['net_g', 'net_d'])[0] == Path(folder / 'training_states/2.state')
 
 
+@pytest.mark.parametrize('written', [0, 1, 3, 9])
+def test_a_full_disk_under_tensorboard_does_not_end_the_training(written, straight, tmp_path, monkeypatch, capfd):
+    """Whatever was written before it filled up."""
+    monkeypatch.chdir(tmp_path)
+    options = write_options(tmp_path, tiny_options(tmp_path, logger={'use_tb_logger': True}))
+    records = []
+    write = RecordWriter.write
+
+    def full(self, data: bytes) -> None:
+        records.append(data)
+        if len(records) > written:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        write(self, data)
+
+    monkeypatch.setattr(RecordWriter, 'write', full)
+    assert train.main(['-opt', options]) == 0
+    said = capfd.readouterr().err
+    assert said.count('tb_logger/tiny: no more is written for TensorBoard ([Errno 28] No space left on device)') == 1
+    assert 'Traceback' not in said and len(records) > written
+    assert_same(tmp_path / 'experiments/tiny', straight)
+
+
+def test_a_tensorboard_folder_that_cannot_be_made_does_not_end_the_training(tmp_path, monkeypatch, capfd):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / 'tb_logger').write_text('')
+    opt = tiny_options(tmp_path, logger={'use_tb_logger': True}, train={'total_iter': 1, 'codebook_warmup': None})
+    assert train.main(['-opt', write_options(tmp_path, opt)]) == 0
+    assert capfd.readouterr().err.count('tb_logger/tiny: no more is written for TensorBoard') == 1
+
+
 @pytest.mark.parametrize('kind', ['file', 'elsewhere'])
 def test_a_folder_that_cannot_be_written_to_is_said_before_training(kind, tmp_path, monkeypatch, capfd):
     monkeypatch.chdir(tmp_path)
@@ -367,6 +401,53 @@ def test_a_data_worker_killed_by_the_system(straight, tmp_path, monkeypatch, cap
     assert 'is saved, --auto_resume goes on from it' in said
     assert train.main(['-opt', options, '--auto_resume']) == 0
     assert_same(tmp_path / 'experiments/tiny', straight)
+
+
+TRAINER_WITH_WORKERS = """
+import multiprocessing, sys
+from basicsr.data import build_dataloader, build_dataset
+multiprocessing.set_start_method(sys.argv[1])
+section = {
+    'type': 'FFHQBlindDataset', 'dataroot_gt': sys.argv[2], 'gt_size': 32,
+    'num_worker_per_gpu': 2, 'batch_size_per_gpu': 2,
+}
+batches = iter(build_dataloader(build_dataset(section), section))
+next(batches)
+print(*(worker.pid for worker in batches._workers), flush=True)
+input()
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, 'pidfd_open'), reason="needs pidfd_open, of Linux, to wait for others' children")
+@pytest.mark.parametrize('method', ['fork', 'forkserver'])
+def test_data_workers_end_with_a_killed_trainer(method, tmp_path):
+    """Python 3.14 starts them by forkserver, where their parent, the server, lives as long as they do."""
+    faces = str(make_faces(tmp_path / 'faces', 2, 32))
+    command = [sys.executable, '-c', TRAINER_WITH_WORKERS, method, faces]
+    pipes = {'stdin': subprocess.PIPE, 'stdout': subprocess.PIPE}
+    with subprocess.Popen(command, cwd=ROOT, text=True, **pipes) as trainer:
+        alive = {os.pidfd_open(int(pid)): int(pid) for pid in trainer.stdout.readline().split()}
+        assert len(alive) == 2
+        trainer.kill()
+    while alive and (ended := select.select(list(alive), [], [], 30)[0]):
+        for descriptor in ended:
+            os.close(descriptor)
+            del alive[descriptor]
+    for descriptor, pid in alive.items():
+        os.kill(pid, signal.SIGKILL)
+        os.close(descriptor)
+    assert not alive, 'data workers outlive the trainer by 30 s'
+
+
+def test_the_end_of_a_process_is_seen_where_the_system_does_not_report_it(monkeypatch):
+    monkeypatch.delattr(os, 'pidfd_open', raising=False)
+    monkeypatch.setattr(workers, 'POLL_S', 0.01)
+    with subprocess.Popen([sys.executable, '-c', 'input()'], stdin=subprocess.PIPE) as other:
+        waiting = threading.Thread(target=workers._wait_for, args=(other.pid,), daemon=True)
+        waiting.start()
+        assert waiting.is_alive()
+    waiting.join(30)
+    assert not waiting.is_alive()
 
 
 def test_what_workers_say_is_cut_down_to_its_reason():

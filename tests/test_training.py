@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -12,13 +13,14 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
-from small import stage_options
+from small import make_faces, stage_options
 
 from basicsr.cli import train
 from basicsr.cli import validate as test_command
-from basicsr.models import build_model
+from basicsr.models import BaseModel, build_model
 from basicsr.utils import dist
 from basicsr.utils.checkpoint import CheckpointError, load_state_dict_file
+from basicsr.utils.image import imread, imwrite
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -171,6 +173,52 @@ def test_mistakes_end_in_one_line_and_exit_code_1(change, words, workplace, capf
     said = capfd.readouterr().err
     assert words in said
     assert 'Traceback' not in said
+
+
+@pytest.mark.parametrize(('kind', 'words'), [
+    ('small', r"val: .*003\.png is 32x32 pixels, and network_g restores 64x64; .*make_val_pairs\.py --size 64"),
+    ('damaged', r'003\.png: not a readable picture'), ('gone', 'dataroot_lq: .*val/lq: no such folder'),
+    ('alone', r'1 files have no partner .*003\.png'),
+])  # fmt: skip
+def test_validation_sets_are_checked_before_the_first_iteration(kind, words, workplace, monkeypatch, capfd):
+    opt = stage_options(2, workplace)
+    pairs = {key: make_faces(workplace / 'val' / key, 4) for key in ('lq', 'gt')}
+    opt['datasets']['val'] |= {f'dataroot_{key}': str(folder) for key, folder in pairs.items()}
+    if kind == 'small':
+        for folder in pairs.values():
+            imwrite(folder / '003.png', imread(folder / '003.png')[::2, ::2])
+    elif kind == 'damaged':
+        (pairs['gt'] / '003.png').write_bytes((pairs['gt'] / '003.png').read_bytes()[:60])
+    elif kind == 'gone':
+        shutil.rmtree(pairs['lq'])
+    else:
+        (pairs['lq'] / '003.png').unlink()
+    monkeypatch.setattr(BaseModel, 'optimize_parameters', None)
+    assert train.main(['-opt', write(opt, workplace / 'opt.yml')]) == 1
+    said = capfd.readouterr().err
+    assert re.search(words, said) and 'Traceback' not in said
+    assert not (workplace / 'experiments' / 'stage2').exists()
+
+
+@pytest.mark.parametrize(
+    ('path', 'words'),
+    [
+        (
+            'weights/CodeFormer/vqgan_code1024.pth',
+            "no such file; 'python scripts/download_pretrained_models.py training'",
+        ),
+        (
+            'weights/CodeFormer/codeformer.pth',
+            "no such file; 'python scripts/download_pretrained_models.py CodeFormer'",
+        ),
+        ('experiments/stage2/models/net_g_latest.pth', "no such file; the training called 'stage2' makes it"),
+        ('mine.pth', 'mine.pth: no such file\n'),
+    ],
+)
+def test_missing_weights_name_the_command_that_brings_them(path, words, workplace, capfd):
+    opt = write(stage_options(3, workplace), workplace / 'opt.yml')
+    assert train.main(['-opt', opt, '--force_yml', f'path:pretrain_network_g={path}']) == 1
+    assert f'{path}: ' in (said := capfd.readouterr().err) and words in said
 
 
 def test_debug_saves_often_under_another_name(workplace):

@@ -56,10 +56,10 @@ def embed(embedder: FaceEmbedder, raw: bytes | memoryview, path: Path, variants:
     """Unit vectors (2,K,D) of a photograph, on the CPU.
 
     Raises:
-        DataError: it is damaged or too small.
+        DataError: it is damaged, too small or not square.
     """
     image = decode_picture(raw, path, SMALLEST)
-    image = resize_square(image, min(max(image.shape[:2]), LARGEST))
+    image = resize_square(image, min(max(image.shape[:2]), LARGEST), path)
     rng = np.random.default_rng([seed, *hashlib.sha256(raw).digest()])
     faces = torch.stack([to_tensor(variant) for variant in reference_variants(image, variants, rng)])
     faces = faces.to(next(embedder.network.parameters()).device)

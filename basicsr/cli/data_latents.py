@@ -18,7 +18,7 @@ from tqdm import tqdm
 
 from basicsr.archs import CodeFormer, VQAutoEncoder
 from basicsr.archs.factory import load_network
-from basicsr.data.common import resize_square
+from basicsr.data.common import DataError, resize_square
 from basicsr.utils.checkpoint import CheckpointError, save_atomic
 from basicsr.utils.image import ImageReadError, imread, scan_images, to_tensor
 
@@ -62,8 +62,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         names, faces = [], []
         for path in paths[start : start + args.batch_size]:
             try:
-                face = resize_square(imread(path), size)
-            except ImageReadError as error:
+                face = resize_square(imread(path), size, path)
+            except (DataError, ImageReadError) as error:
                 failed.append(str(error))
                 continue
             # Published files use the stem; where that is not unique, the path below the folder without its suffix.

@@ -33,9 +33,9 @@ def make_pair(path: Path, name: str, ranges: DegradationRanges, size: int, seed:
     """`lq`, `bicubic` and `gt` of one file, RGB uint8 (size,size,3); `name` and `seed` fix the draws.
 
     Raises:
-        DataError: the file cannot be read.
+        DataError: the file cannot be read, or is not square.
     """
-    clean = resize_square(read_picture(path, size / 4), size)
+    clean = resize_square(read_picture(path, size / 4), size, path)
     pictures = {'gt': clean}
     for kind, interpolation in (('lq', cv2.INTER_LINEAR), ('bicubic', cv2.INTER_CUBIC)):
         rng = np.random.default_rng([seed, zlib.crc32(name.encode())])

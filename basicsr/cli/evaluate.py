@@ -50,7 +50,7 @@ def parser() -> argparse.ArgumentParser:
     result.add_argument(
         '--weights', type=weights_of, action='append', default=[], help='METRIC=FILE, for metrics with weights'
     )
-    result.add_argument('--fid-statistics', type=Path, help='.npz of the reference set; made from --gt where missing')
+    result.add_argument('--fid-statistics', type=Path, help='of the reference set of fid: .npz or .pth (default: FFHQ)')
     result.add_argument('--device', help='cpu, cuda or cuda:1; by default a GPU where there is one')
     result.add_argument('--workers', type=int, default=0, help='processes that read pictures')
     result.add_argument('--out', type=Path, default=Path('results/evaluation'))

@@ -92,7 +92,7 @@ def collect(embedder: FaceEmbedder, paths: Sequence[Path], size: int, limit: int
     measured: list[np.ndarray] = []
     cosines: list[np.ndarray] = []
     for number, path in enumerate(tqdm(at_even_steps(paths, limit), unit='face')):
-        clean = resize_square(read_picture(path, size / 4), size)
+        clean = resize_square(read_picture(path, size / 4), size, path)
         rng = np.random.default_rng([seed, number])
         faces = torch.stack([to_tensor(face) for face in [clean, *(damaged(clean, rng) for _ in range(draws))]])
         faces = faces.to(next(embedder.network.parameters()).device)

@@ -10,13 +10,14 @@ import time
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch.utils.data import DataLoader
 
 import basicsr
-from basicsr.data import DataError, build_dataloader, build_dataset
+from basicsr.archs import VQAutoEncoder
+from basicsr.data import DataError, PairedImageDataset, build_dataloader, build_dataset, check_pairs
 from basicsr.models import BaseModel, NonFiniteLossError, build_model
 from basicsr.models.checkpoints import newest_readable, set_aside_later
 from basicsr.models.loop import Run, SaveError, saving
@@ -199,6 +200,9 @@ def _train(opt: Mapping[str, Any], folder: Path, auto_resume: bool) -> BaseModel
         state = dist.from_rank_0(state)
         start = model.resume_training(state) if state else 0
         loaders = make_loaders(opt, start * per_iteration)
+        side = cast(VQAutoEncoder, model.networks['net_g']).img_size
+        for name, loader in loaders[1].items():
+            check_pairs(name, cast(PairedImageDataset, loader.dataset), side)
     except (ValueError, KeyError) as error:  # what constructors say of their arguments
         raise OptionError(error.args[0] if isinstance(error, KeyError) else str(error)) from error
     if dist.get_rank() == 0:

@@ -11,7 +11,7 @@ from basicsr.data.common import LOADER_KEYS, DataError
 from basicsr.data.ffhq_blind_dataset import FFHQBlindDataset
 from basicsr.data.ffhq_blind_joint_dataset import FFHQBlindJointDataset
 from basicsr.data.invented_people_dataset import InventedPeopleDataset, InventedPeopleJointDataset
-from basicsr.data.paired_image_dataset import PairedImageDataset
+from basicsr.data.paired_image_dataset import PairedImageDataset, check_pairs
 from basicsr.data.paired_reference_dataset import PairedReferenceDataset
 from basicsr.data.reference_blind_dataset import ReferenceBlindDataset, ReferenceBlindJointDataset
 from basicsr.data.sampler import ResumableSampler, build_dataloader
@@ -31,6 +31,7 @@ __all__ = [
     'ResumableSampler',
     'build_dataloader',
     'build_dataset',
+    'check_pairs',
 ]
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import codecs
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -13,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from basicsr.utils.checkpoint import CheckpointError, read_checkpoint
+from basicsr.utils.checkpoint import CheckpointError, read_table
 from basicsr.utils.errors import IDCodeFormerError
 from basicsr.utils.image import ImageReadError, decode, scan_images
 
@@ -92,11 +91,29 @@ def decode_picture(raw: bytes | memoryview, path: Path, smallest: float = 1) -> 
     return image
 
 
-def resize_square(image: np.ndarray, size: int) -> np.ndarray:
-    """(H,W,3) to (size,size,3): by area when shrinking, bilinear when growing."""
+def resize_square(image: np.ndarray, size: int, source: str | Path = 'the picture') -> np.ndarray:
+    """Resize a square picture: by area when shrinking, bilinear when growing.
+
+    Args:
+        image: (H,W,3); the sides may differ by one pixel, as rounding leaves them.
+        size: side of the result, pixels.
+        source: the file, for the message.
+
+    Returns:
+        (size,size,3), of the same type.
+
+    Raises:
+        DataError: the picture is not square, so that it would be squashed.
+    """
+    height, width = image.shape[:2]
+    if abs(height - width) > 1:
+        raise DataError(
+            f'{source}: {width}x{height} pixels, and an aligned face is square. Align photographs first (python '
+            'scripts/crop_align_face.py), or leave the file out'
+        )
     if image.shape[:2] == (size, size):
         return image
-    shrinks = min(image.shape[:2]) >= size
+    shrinks = min(height, width) >= size
     return cv2.resize(image, (size, size), interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR)
 
 
@@ -146,12 +163,7 @@ def load_table(path: str | Path) -> dict[str, Any]:
     Raises:
         DataError: no such file, or not such a table.
     """
-    rebuild = np.empty(0).__reduce__()[0]
-    dtypes = [type(np.dtype(kind)) for kind in ('i1', 'i2', 'i4', 'i8', 'u1', 'u2', 'u4', 'u8', 'f4', 'f8')]
-    allowed = [np.ndarray, np.dtype, *dtypes, codecs.encode]
-    allowed += [(rebuild, 'numpy._core.multiarray._reconstruct'), (rebuild, 'numpy.core.multiarray._reconstruct')]
     try:
-        with torch.serialization.safe_globals(allowed):
-            return read_checkpoint(path)
+        return read_table(path)
     except CheckpointError as error:
         raise DataError(str(error)) from error

@@ -109,7 +109,7 @@ class FFHQBlindDataset(Dataset):
 
     def _load(self, index: int, flip: bool) -> tuple[np.ndarray, Item]:
         """Picture `index` as RGB uint8 (gt_size,gt_size,3), and the items that need no chance."""
-        image = resize_square(read_file(self.files, index, self.gt_size / 4), self.gt_size)
+        image = resize_square(read_file(self.files, index, self.gt_size / 4), self.gt_size, self.paths[index])
         if flip:
             image = cv2.flip(image, 1)
         extra: Item = {'gt_path': str(self.paths[index])}
@@ -134,7 +134,7 @@ class FFHQBlindDataset(Dataset):
                 logger.warning('passed over: %s', error)
         raise DataError(f'{self.root}: not one of its {len(self)} pictures can be used; see the warnings')
 
-    def _damage(self, image: np.ndarray, ranges: DegradationRanges, rng: np.random.Generator) -> Tensor:
+    def damage(self, image: np.ndarray, ranges: DegradationRanges, rng: np.random.Generator) -> Tensor:
         """The low-quality side of `image`, float32 (gt_size,gt_size,3) in [0, 1]: (3,in_size,in_size)."""
         if not self.use_corrupt:
             return self.normalise(to_bytes(resize_square(image, self.in_size)))
@@ -143,7 +143,7 @@ class FFHQBlindDataset(Dataset):
 
     def _inputs(self, image: np.ndarray, rng: np.random.Generator) -> dict[str, Tensor]:
         """The low-quality items of one clean picture, float32 (gt_size,gt_size,3) in [0, 1]."""
-        return {'in': self._damage(image, self.ranges, rng)}
+        return {'in': self.damage(image, self.ranges, rng)}
 
     def _faces(self, image: np.ndarray, rng: np.random.Generator, v: int) -> dict[str, Tensor]:
         """The items of item `v` that show a face, of its picture, RGB uint8 (gt_size,gt_size,3)."""

@@ -32,4 +32,4 @@ class FFHQBlindJointDataset(FFHQBlindDataset):
         self.large_ranges = DegradationRanges.from_options(opt, LARGE.scaled(self.gt_size), suffix='_large')
 
     def _inputs(self, image: np.ndarray, rng: np.random.Generator) -> dict[str, Tensor]:
-        return {**super()._inputs(image, rng), 'in_large_de': self._damage(image, self.large_ranges, rng)}
+        return {**super()._inputs(image, rng), 'in_large_de': self.damage(image, self.large_ranges, rng)}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,8 @@ from basicsr.data.common import (
 )
 from basicsr.data.storage import Files, open_files, read_file
 from basicsr.utils.registry import DATASET_REGISTRY
+
+logger = logging.getLogger('basicsr')
 
 
 @DATASET_REGISTRY.register()
@@ -80,6 +83,29 @@ class PairedImageDataset(Dataset):
             'lq_path': str(lq_path),
             'gt_path': str(gt_path),
         }
+
+
+def check_pairs(name: str, dataset: PairedImageDataset, side: int) -> None:
+    """Read a validation set once, before a training relies on it.
+
+    Args:
+        name: of the set, a section of the options' `datasets`.
+        dataset: its pairs.
+        side: of the network's pictures, pixels.
+
+    Raises:
+        DataError: a picture that cannot be read, or is of another size than the network's.
+    """
+    for v in range(len(dataset)):
+        pair = dataset[v]
+        for key in ('lq', 'gt'):
+            height, width = pair[key].shape[-2:]
+            if (height, width) != (side, side):
+                raise DataError(
+                    f'datasets:{name}: {pair[f"{key}_path"]} is {width}x{height} pixels, and network_g restores '
+                    f'{side}x{side}; make pairs of that size (python scripts/make_val_pairs.py --size {side})'
+                )
+    logger.info('validation %s: all of its %d pairs can be read', name, len(dataset))
 
 
 def _by_name(files: Files, root: Path) -> dict[str, int]:

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-import signal
+import os
 from collections.abc import Iterator, Mapping, Sized
+from functools import partial
 from typing import Any, cast
 
-import cv2
 import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from basicsr.data.common import DataError
+from basicsr.utils.workers import start_worker
 
 PREFETCH_MODES = (None, 'cpu', 'cuda')
 
@@ -46,13 +47,6 @@ class ResumableSampler(Sampler[int]):
                 order = np.random.default_rng([self.seed, epoch, self.length]).permutation(self.length)
             yield epoch * self.length + int(order[position % self.length])
             position += self.num_replicas
-
-
-def _single_thread(worker: int) -> None:
-    """One thread a worker: the workers are the parallelism. Ctrl-C is left to the main process, which saves first."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    cv2.setNumThreads(0)
-    torch.set_num_threads(1)
 
 
 def build_dataloader(
@@ -93,7 +87,7 @@ def build_dataloader(
         batch_size=batch,
         sampler=endless if train else range(rank, length, num_replicas),
         num_workers=workers,
-        worker_init_fn=_single_thread,
+        worker_init_fn=partial(start_worker, main=os.getpid()),
         persistent_workers=workers > 0,
         prefetch_factor=(opt.get('num_prefetch_queue') or 2) if workers else None,
         pin_memory=bool(opt.get('pin_memory', True)) and torch.cuda.is_available(),

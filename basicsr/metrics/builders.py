@@ -8,8 +8,8 @@ from functools import partial
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -41,10 +41,13 @@ FEATURES = ('relu1_2', 'relu2_2', 'relu3_3', 'relu4_3', 'relu5_3')
 PLACES = {
     'feature': 'vgg/vgg16-397923af.pth',
     'fid': 'metrics/pt_inception-2015-12-05-6726825d.pth',
+    'fid_gt': 'metrics/pt_inception-2015-12-05-6726825d.pth',
     'niqe': 'metrics/niqe_pris_params.npz',
     'niqe_192': 'metrics/niqe_pris_params.npz',
     'lmd': 'facelib/alignment_WFLW_4HG.pth',
 }
+FFHQ_STATISTICS = 'metrics/fid_ffhq_512.npz'
+"""Of the reference set that papers of this field take, made by scripts/fid_statistics.py."""
 TORCHVISION = {'lpips_alex', 'lpips_vgg'}  # torchvision knows the place of these weights
 WITH_WEIGHTS = frozenset({*PLACES, *TORCHVISION, 'deg'})
 PYIQA = ('musiq', 'maniqa', 'clipiqa', 'hyperiqa', 'pi', 'dists')
@@ -58,7 +61,7 @@ class Settings:
         device: of the networks.
         recogniser: weights of the face recogniser of `ids`, `ids_lq`, `ids_ref` and `identity_variance`.
         weights: files by metric, see `PLACES`.
-        fid_statistics: .npz with the statistics of the reference set; made from the ground truth where it is not there.
+        fid_statistics: file with the statistics of the reference set of `fid`; by default `FFHQ_STATISTICS`.
         fid_network: in place of the Inception network.
     """
 
@@ -81,26 +84,33 @@ class Settings:
             )
         return path
 
+    def statistics(self) -> Path:
+        """The file with the statistics of the reference set of `fid`.
+
+        Raises:
+            NotRunError: it is not there.
+        """
+        path = self.fid_statistics or weights_folder() / FFHQ_STATISTICS
+        if not path.is_file():
+            raise NotRunError(
+                f'{path} is not there: statistics of the reference set, FFHQ by default. Make them (python '
+                'scripts/fid_statistics.py -i datasets/ffhq/ffhq_512), or give --fid-statistics FILE; the metric '
+                'fid_gt compares with the ground truth'
+            )
+        return path
+
 
 @dataclass
-class _OfPair:
-    """PSNR or SSIM of a case; it can be sent to a worker process."""
+class _OfImages:
+    """A function of the restored picture, and of its other side if it has one; it can be sent to a worker process."""
 
     function: Callable[..., float]
-    luma: bool
+    against: str
+    arguments: Mapping[str, Any] = field(default_factory=dict)
 
     def __call__(self, case: Case) -> float:
-        return self.function(case.images['restored'], case.images['gt'], test_y_channel=self.luma)
-
-
-@dataclass
-class _Restored:
-    """A function of the restored picture alone, as one of a case; it can be sent to a worker process."""
-
-    function: Callable[[np.ndarray], float]
-
-    def __call__(self, case: Case) -> float:
-        return self.function(case.images['restored'])
+        roles = ('restored', self.against) if self.against else ('restored',)
+        return self.function(*(case.images[role] for role in roles), **self.arguments)
 
 
 def build_scorers(metrics: list[str], settings: Settings, given: set[str]) -> tuple[list[Scorer], dict[str, str]]:
@@ -115,7 +125,7 @@ def build_scorers(metrics: list[str], settings: Settings, given: set[str]) -> tu
     builder = _Builder(settings)
     for metric in metrics:
         side = METRICS[metric].against
-        if side and side not in given and not (metric == 'fid' and _is_file(settings.fid_statistics)):
+        if side and side not in given:
             not_run[metric] = f'needs --{side}'
             continue
         try:
@@ -123,10 +133,6 @@ def build_scorers(metrics: list[str], settings: Settings, given: set[str]) -> tu
         except (NotRunError, CheckpointError, ModuleNotFoundError, ValueError) as error:
             not_run[metric] = str(error)
     return scorers, not_run
-
-
-def _is_file(path: Path | None) -> bool:
-    return path is not None and path.is_file()
 
 
 class _Builder:
@@ -143,26 +149,32 @@ class _Builder:
             NotRunError, CheckpointError, ModuleNotFoundError, ValueError: weights or a package are missing.
         """
         makers: dict[str, Callable[[str], Scorer]] = {
-            **dict.fromkeys(('psnr', 'psnr_y', 'ssim', 'ssim_y'), self._pixels),
+            **dict.fromkeys(('psnr_y', 'ssim_y'), self._luma),
             **dict.fromkeys(('lpips_alex', 'lpips_vgg'), self._lpips),
             **dict.fromkeys(('ids', 'ids_lq', 'ids_ref', 'identity_variance'), self._identity),
             **dict.fromkeys(PYIQA, self._pyiqa),
             'feature': self._feature,
-            'fid': self._fid,
+            **dict.fromkeys(('fid', 'fid_gt'), self._fid),
             **dict.fromkeys(('niqe', 'niqe_192'), self._niqe),
             'deg': self._deg,
             'lmd': self._lmd,
         }
-        return makers[metric](metric)
+        return makers.get(metric, self._function)(metric)
 
-    def _pixels(self, metric: str) -> Scorer:
-        function = calculate_psnr if metric.startswith('psnr') else calculate_ssim
-        return Plain(metric, _OfPair(function, luma=metric.endswith('_y')))
+    def _function(self, metric: str) -> Scorer:
+        row = METRICS[metric]
+        if row.function is None:
+            raise NotRunError('nothing computes it: its row of the table has no function, and it no method here')
+        return Plain(metric, _OfImages(row.function, row.against))
+
+    def _luma(self, metric: str) -> Scorer:
+        function = calculate_psnr if metric == 'psnr_y' else calculate_ssim
+        return Plain(metric, _OfImages(function, 'gt', {'test_y_channel': True}))
 
     def _niqe(self, metric: str) -> Scorer:
         path = self.settings.place(metric)
         side = None if metric == 'niqe' else 192
-        return Plain(metric, _Restored(NIQE(path, side)), files=(path,))
+        return Plain(metric, _OfImages(NIQE(path, side), ''), files=(path,))
 
     def _lpips(self, metric: str) -> Scorer:
         given = self.settings.weights.get(metric)
@@ -178,10 +190,11 @@ class _Builder:
 
     def _fid(self, metric: str) -> Scorer:
         settings = self.settings
+        statistics = settings.statistics() if metric == 'fid' else None
         if settings.fid_network is not None:
-            return FID(settings.fid_network, settings.device, (), settings.fid_statistics)
+            return FID(metric, settings.fid_network, settings.device, (), statistics)
         path = settings.place(metric)
-        return FID(FIDInception(path).to(settings.device), settings.device, (path,), settings.fid_statistics)
+        return FID(metric, FIDInception(path).to(settings.device), settings.device, (path,), statistics)
 
     def _identity(self, metric: str) -> Scorer:
         if self.embeddings is None:

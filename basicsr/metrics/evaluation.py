@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import importlib.metadata
 import math
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +24,7 @@ from basicsr.metrics.statistics import LOST, PERCENTILES, paired_bootstrap
 from basicsr.metrics.table import EvaluationError, check_metrics
 from basicsr.utils.download import sha256_of
 from basicsr.utils.logger import environment
+from basicsr.utils.workers import start_worker
 
 PACKAGES = ('scikit-image', 'scipy', 'opencv-python', 'lpips', 'facexlib', 'pyiqa')
 IDENTITY = ('ids', 'ids_ref', 'ids_lq')
@@ -137,7 +140,10 @@ def _judge(run: Run, cases: list[Case], scorers: Sequence[Scorer], workers: int,
         scorer.start(truths)
     reading = {scorer.metric: scorer.compute for scorer in scorers if scorer.by_reading}
     seeing = {scorer.metric: scorer.compute for scorer in scorers if not scorer.by_reading}
-    loader = DataLoader(Cases(cases, reading), batch_size=None, num_workers=workers, collate_fn=_alone)
+    start = partial(start_worker, main=os.getpid())
+    loader = DataLoader(
+        Cases(cases, reading), batch_size=None, num_workers=workers, collate_fn=_alone, worker_init_fn=start
+    )
     for case in tqdm(loader, desc=run.label, unit='picture', disable=None):
         if case.images:
             score(case, seeing)

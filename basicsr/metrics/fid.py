@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import os
 import zipfile
+from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 
+from basicsr.utils.checkpoint import read_table
 from basicsr.utils.files import replacing
 
 
@@ -62,10 +66,10 @@ class FeatureStatistics:
 
     @classmethod
     def load(cls, path: str | os.PathLike, dim: int, network: str) -> FeatureStatistics:
-        """Statistics of a file of `save` or of pytorch-fid (`mu`, `sigma`).
+        """Statistics of a file of `save`, of pytorch-fid (`mu`, `sigma`) or of BasicSR (.pth with `mean`, `cov`).
 
         Args:
-            path: .npz.
+            path: .npz or .pth.
             dim: numbers that the network gives.
             network: its name; a file that states another one is refused.
 
@@ -73,12 +77,12 @@ class FeatureStatistics:
             ValueError: not such a file, or of another network; the message names the file.
         """
         try:
-            with np.load(path, allow_pickle=False) as file:
-                content = {key: file[key] for key in file.files}
-            mean, covariance = (np.asarray(content[key], np.float64) for key in ('mu', 'sigma'))
+            content, names = _read(Path(path))
+            mean, covariance = (np.asarray(content[key], np.float64) for key in names)
         except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
             raise ValueError(
-                f"{path}: not the statistics of features, an .npz with 'mu' and 'sigma' ({error})"
+                f"{path}: not the statistics of features, an .npz with 'mu' and 'sigma' or a .pth with 'mean' and "
+                f"'cov' ({error})"
             ) from error
         if mean.shape != (dim,) or covariance.shape != (dim, dim):
             raise ValueError(f'{path}: mu {mean.shape} and sigma {covariance.shape} are not those of {dim} features')
@@ -88,6 +92,14 @@ class FeatureStatistics:
         statistics = cls(dim, None)
         statistics._mean, statistics._scatter = mean, covariance
         return statistics
+
+
+def _read(path: Path) -> tuple[Mapping[str, Any], tuple[str, str]]:
+    """The content of a file of statistics, and what it calls mean and covariance."""
+    if path.suffix == '.pth':
+        return read_table(path), ('mean', 'cov')
+    with np.load(path, allow_pickle=False) as file:
+        return {key: file[key] for key in file.files}, ('mu', 'sigma')
 
 
 def _root(matrix: np.ndarray) -> np.ndarray:

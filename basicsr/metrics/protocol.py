@@ -29,6 +29,7 @@ class Protocol:
         naming: how files are named.
         inputs: how low-quality inputs come about: `given` with the set, or `synthetic` with a seed and ranges.
         metrics: that the set is judged by.
+        w: fidelity weight of the rows that are restored here, one for all of them.
         fid_reference: what the FID compares with.
         note: what must be known about the published figures.
         published: rows of `method`, `source` and `values` by column; figures of others, which stand in published.yaml
@@ -42,6 +43,7 @@ class Protocol:
     naming: str
     inputs: Mapping[str, Any]
     metrics: tuple[str, ...]
+    w: float
     fid_reference: str
     note: str = ''
     published: tuple[Mapping[str, Any], ...] = field(default=())
@@ -77,4 +79,6 @@ def load_protocol(name: str) -> Protocol:
         raise EvaluationError(f'{path}: {", ".join(missing)} missing')
     content |= {key: tuple(content.get(key) or ()) for key in ('download', 'metrics')}
     check_metrics(content['metrics'])
+    if isinstance(content['w'], bool) or not isinstance(content['w'], (int, float)) or not 0 <= content['w'] <= 1:
+        raise EvaluationError(f'{path}: w is a number from 0 to 1, not {content["w"]!r}')
     return Protocol(path.stem, **content, published=published_rows(path.stem))

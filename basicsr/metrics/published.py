@@ -15,7 +15,7 @@ from basicsr.utils.folders import packaged
 from basicsr.utils.registry import nearest
 
 FILE = packaged('options') / 'eval' / 'published.yaml'
-EMPTY = '-'
+EMPTY, NOT_TRANSCRIBED = '-', '?'
 
 
 @dataclass(frozen=True)
@@ -28,7 +28,8 @@ class PublishedTable:
         protocol: of options/eval that comes nearest to what the source describes; None where it names no set.
         pictures: number that the source states.
         columns: as printed, each with the metric of ours that comes nearest.
-        rows: method to figures as printed, digits included, in the order of the columns; `EMPTY` for an empty cell.
+        rows: method to figures as printed, digits included, in the order of the columns; `EMPTY` for an empty cell,
+            `NOT_TRANSCRIBED` for a figure that was not at hand.
         remarks: what must be known, above all where the source contradicts itself.
     """
 
@@ -41,9 +42,9 @@ class PublishedTable:
     remarks: tuple[str, ...]
 
     def values(self, method: str) -> dict[str, float]:
-        """Column to figure of a method, without the cells that the source leaves empty."""
+        """Column to figure of a method, without cells that have none."""
         pairs = zip(self.columns, self.rows[method], strict=True)
-        return {column: float(text) for column, text in pairs if text != EMPTY}
+        return {column: float(text) for column, text in pairs if _is_figure(text)}
 
 
 def load_published(path: Path = FILE) -> dict[str, PublishedTable]:
@@ -71,7 +72,9 @@ def _table(entry: Any, place: str) -> PublishedTable:
         raise EvaluationError(f'{place}: columns: {error}') from error
     rows = {method: tuple(str(figures).split()) for method, figures in entry['rows'].items()}
     for method, figures in rows.items():
-        if len(figures) != len(entry['columns']) or not all(text == EMPTY or _is_figure(text) for text in figures):
+        if len(figures) != len(entry['columns']) or not all(
+            text in (EMPTY, NOT_TRANSCRIBED) or _is_figure(text) for text in figures
+        ):
             raise EvaluationError(
                 f'{place}: {method}: {len(entry["columns"])} figures, or {EMPTY}, are expected: {" ".join(figures)}'
             )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable
 from pathlib import Path
 from typing import Protocol
@@ -17,8 +16,6 @@ from basicsr.metrics.identity import cosine, degrees, group_by_input, identity_v
 from basicsr.metrics.pictures import Case
 from basicsr.utils.errors import IDCodeFormerError
 from basicsr.utils.image import to_tensor
-
-logger = logging.getLogger('basicsr')
 
 
 class NotRunError(IDCodeFormerError):
@@ -143,44 +140,43 @@ class IdentityVariance(Scorer):
 
 
 class FID(Scorer):
-    """The Fréchet distance of the restored pictures to the ground truth, or to given statistics.
+    """The Fréchet distance of the restored pictures to given statistics, or to the ground truth.
 
     Args:
+        metric: `fid` or `fid_gt`.
         network: of the features.
         device: it is on.
         files: its weights.
-        statistics: .npz of the reference set; where it is not there, that of the ground truth is written to it, if
-            every picture of that has a restored one.
+        statistics: of the reference set, a file of `FeatureStatistics.load`; None for the ground truth.
     """
 
     def __init__(
-        self, network: Features, device: torch.device, files: tuple[Path, ...], statistics: Path | None = None
+        self,
+        metric: str,
+        network: Features,
+        device: torch.device,
+        files: tuple[Path, ...],
+        statistics: Path | None = None,
     ) -> None:
-        self.network, self.device, self.target, self.given = network, device, None, None
+        self.network, self.device, self.given = network, device, None
         reference = 'the ground truth'
-        if statistics is not None and statistics.is_file():
+        if statistics is not None:
             self.given = FeatureStatistics.load(statistics, network.dim, network.name)
             files, reference = (*files, statistics), statistics.name
-        else:
-            self.target = statistics
-        super().__init__('fid', self._see, f'{network.name}; reference set: {reference}', files)
+        super().__init__(metric, self._see, f'{network.name}; reference set: {reference}', files)
         self.start()
 
     def start(self, truths: int = 0) -> None:
         """Forget the folder before."""
-        self.truths = truths
         self.restored = FeatureStatistics(self.network.dim)
         self.truth = FeatureStatistics(self.network.dim)
         self.seen: set[Path] = set()
 
-    def _features(self, image: np.ndarray) -> np.ndarray:
-        return self.network(on_device(self.device, image))[0].double().cpu().numpy()
-
     def _see(self, case: Case) -> None:
-        self.restored.add(self._features(case.images['restored']))
+        self.restored.add(features_of(self.network, case.images['restored'], self.device))
         if self.given is None and case.paths['gt'] not in self.seen:
             self.seen.add(case.paths['gt'])
-            self.truth.add(self._features(case.images['gt']))
+            self.truth.add(features_of(self.network, case.images['gt'], self.device))
 
     def result(self) -> dict[str, float]:
         """The distance, and the numbers of restored pictures and of features.
@@ -188,18 +184,13 @@ class FID(Scorer):
         Raises:
             NotRunError: of fewer than two pictures.
         """
-        reference = self.given or self.truth
         try:
-            value = frechet_distance(self.restored, reference)
+            value = frechet_distance(self.restored, self.given or self.truth)
         except ValueError as error:
             raise NotRunError(str(error)) from error
-        if self.target is not None and len(self.seen) == self.truths:
-            self.truth.save(self.target, self.network.name)
-        elif self.target is not None:
-            logger.warning(
-                '%s: not written, as only %d of %d ground truths were compared with',
-                self.target,
-                len(self.seen),
-                self.truths,
-            )
         return {'mean': value, 'count': self.restored.count or 0, 'features': self.network.dim}
+
+
+def features_of(network: Features, image: np.ndarray, device: torch.device) -> np.ndarray:
+    """The features (dim,) of a picture, RGB uint8 (H,W,3)."""
+    return network(on_device(device, image))[0].double().cpu().numpy()

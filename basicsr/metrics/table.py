@@ -64,6 +64,7 @@ POSITIVE = (0.0, INFINITY)
 UNIT = (0.0, 1.0)
 RGB = 'RGB of 8 bits, no border cut off'
 LUMA = 'luma of BT.601 (16 to 235, not rounded), no border cut off'
+INCEPTION = 'Gaussians of Inception features (pool3, pictures resized to 299 bilinear, as pytorch-fid does)'
 ALIGNED = "cosine of the recogniser's embeddings; faces on the FFHQ template, warped to the recogniser's own"
 
 METRICS: dict[str, Metric] = {
@@ -100,7 +101,15 @@ METRICS: dict[str, Metric] = {
         'lower',
         POSITIVE,
         'set',
-        'Gaussians of Inception features (pool3, pictures resized to 299 bilinear, as pytorch-fid does)',
+        f'{INCEPTION}; against given statistics, by default those of FFHQ',
+        needs="pytorch-fid's Inception weights, statistics of the reference set",
+    ),
+    'fid_gt': Metric(
+        'FID to the ground truth',
+        'lower',
+        POSITIVE,
+        'set',
+        f'{INCEPTION}; against the ground truth',
         'gt',
         "pytorch-fid's Inception weights",
     ),

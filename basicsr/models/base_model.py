@@ -10,7 +10,7 @@ import logging
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, ClassVar, cast
 
 import numpy as np
 import torch
@@ -76,6 +76,9 @@ class BaseModel(ABC):
         self.optimizers: dict[str, torch.optim.Optimizer] = {}
         self.log: dict[str, float] = {}
 
+    LOSS_SECTIONS: ClassVar[frozenset[str]] = frozenset()
+    """The sections and switches of `train` that ask for a loss and that the stage reads; any other is an error."""
+
     # What a stage defines.
 
     @abstractmethod
@@ -111,6 +114,7 @@ class BaseModel(ABC):
         if pretrained:
             state = load_state_dict_file(pretrained, paths.get(f'param_key_{which}'))
             load_state(network, state, strict=paths.get(f'strict_load_{which}', True), source=pretrained)
+            logger.info('%s: goes on from %s', name, pretrained)
         network = network.to(self.device).train()
         self.networks[name] = network
         if not self.is_train:

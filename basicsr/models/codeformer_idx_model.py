@@ -16,6 +16,7 @@ from basicsr.models.alignment_term import AlignmentTerm
 from basicsr.models.base_model import BaseModel, Batch, Terms
 from basicsr.models.identity_source import IdentitySource
 from basicsr.models.identity_term import IdentityTerm
+from basicsr.models.image_losses import ImageLosses
 from basicsr.models.prediction import Prediction, known
 from basicsr.models.style_lesson import StyleLesson
 from basicsr.models.target_codes import TargetCodes
@@ -27,13 +28,18 @@ from basicsr.utils.registry import MODEL_REGISTRY
 class CodeFormerIdxModel(BaseModel):
     """Loss: feature distance to the target codes + cross entropy of the predicted codes [+ identity] [+ alignment].
 
-    No image is decoded but for the identity term, at w = 0 (ID-CodeFormer, L'_tf = L_tf + lambda_ids L_ids).
+    No image is decoded but for the identity term, at w = 0 (ID-CodeFormer, L'_tf = L_tf + lambda_ids L_ids), and for
+    the losses on pictures that `train:losses` lists: at w = 0 too, through soft codes (`train:ste_temperature`, 1).
 
     Options (`train`): `use_hq_feat_loss`, `feat_loss_weight`, `cross_entropy_loss`, `entropy_loss_weight`,
     `identity_opt` (see `IdentityTerm`), `alignment_opt` (see `AlignmentTerm`), `style_opt` (see `StyleLesson`),
     `identity_input` (see `IdentitySource`), `fidelity_weight` (w of the validation pictures).
     """
 
+    LOSS_SECTIONS = frozenset({
+        'use_hq_feat_loss', 'feat_loss_weight', 'cross_entropy_loss', 'entropy_loss_weight',
+        'identity_opt', 'alignment_opt', 'style_opt', 'losses',
+    })  # fmt: skip
     default_w = 0.0
 
     def __init__(self, opt: Mapping[str, Any], device: torch.device | str = 'cpu', is_train: bool = True) -> None:
@@ -58,6 +64,8 @@ class CodeFormerIdxModel(BaseModel):
         self.identity = IdentityTerm(self, self.net_g) if train.get('identity_opt') else None
         self.alignment = AlignmentTerm(self, self.net_g) if train.get('alignment_opt') else None
         self.lesson = StyleLesson(self, self.net_g) if train.get('style_opt') else None
+        self.image_losses = ImageLosses(self)
+        self.ste_temperature = float(train.get('ste_temperature', 1.0))
 
     def code_losses(self, logits: Tensor, lq_feat: Tensor, codes: Tensor) -> Terms:
         """The code terms, for logits (N,positions,K), features (N,C,s,s) and target codes (N,positions)."""
@@ -98,16 +106,28 @@ class CodeFormerIdxModel(BaseModel):
             terms |= self.lesson(prediction, batch, w, who)
         return terms
 
-    def code_only_losses(self, batch: Batch, source: str, iteration: int) -> Terms:
-        """The loss sum of stage II on the degraded faces `batch[source]`."""
+    def decoded_losses(self, prediction: Prediction, gt: Tensor, iteration: int, who: Identity | None) -> Terms:
+        """The listed losses, of faces decoded at w = 0 so that the gradient reaches encoder and Transformer."""
+        count = self.image_losses.faces(iteration, len(gt))
+        if not count:
+            return {}
+        with self.autocast():
+            codes = self.net_g.look_up_softly(prediction.logits[:count], self.ste_temperature)
+            output = self.net_g.decode(codes, {}, 0, **known(who and who.first(count)))
+        return self.image_losses(output.float(), gt[:count], iteration)
+
+    def code_only_losses(self, batch: Batch, source: str, iteration: int, decodes: bool = False) -> Terms:
+        """The loss sum of stage II on the degraded faces `batch[source]`; the listed losses only if it `decodes`."""
         who = self.who(batch, source)
         prediction = self.predict(batch[source], (), who)
         terms = self.code_losses(prediction.logits, prediction.lq_feat, self.target_codes(batch))
+        if decodes:
+            terms |= self.decoded_losses(prediction, batch['gt'], iteration, who)
         return terms | self.identity_terms(prediction, batch, iteration, 0, who)
 
     def generator_losses(self, batch: Batch, iteration: int) -> Iterator[Terms]:
         """The loss sum of stage II."""
-        yield self.code_only_losses(batch, 'in', iteration)
+        yield self.code_only_losses(batch, 'in', iteration, decodes=True)
 
     @torch.no_grad()
     def infer(self, batch: Batch) -> Tensor:

@@ -12,7 +12,7 @@ from basicsr.archs.codeformer_arch import FuseBlock
 from basicsr.models.base_model import Batch, Terms
 from basicsr.models.codeformer_idx_model import CodeFormerIdxModel
 from basicsr.models.gan import AdversarialLosses
-from basicsr.models.image_losses import ImageLosses, random_window, window_side
+from basicsr.models.image_losses import random_window, window_side
 from basicsr.models.prediction import known
 from basicsr.models.schedule import Curriculum
 from basicsr.utils.options import OptionError
@@ -40,10 +40,13 @@ def every_second(first: Tensor, second: Tensor, iteration: int) -> Tensor:
 class CodeFormerJointModel(CodeFormerIdxModel):
     """Loss: stage II's + pixel + perceptual + adversarial, the last three where the curriculum decodes an image.
 
-    As in the published training these three reach the fusion blocks only; the identity term, on an image decoded
-    through the soft codes at the w of the phase, reaches encoder and Transformer too. With `train:crop` the image
-    losses see a random window of this many pixels.
+    As in the published training these three reach the fusion blocks only; with `train:end_to_end` they reach encoder
+    and Transformer too, through the soft codes (`ste_temperature`) and the features that are fused. The identity term,
+    on an image decoded through the soft codes at the w of the phase, always does. `train:losses` are computed where
+    those three are. With `train:crop` the image losses see a random window of this many pixels.
     """
+
+    LOSS_SECTIONS = CodeFormerIdxModel.LOSS_SECTIONS | {'pixel_opt', 'perceptual_opt', 'gan_opt'}
 
     default_w = 1.0
     default_curriculum: Sequence[Mapping[str, Any]] = PUBLISHED_CURRICULUM
@@ -62,7 +65,9 @@ class CodeFormerJointModel(CodeFormerIdxModel):
                 'none; set datasets:train:batch_size_per_gpu to 2 or more'
             )
         self.crop = window_side(self)
-        self.image_losses = ImageLosses(self)
+        self.end_to_end = bool(train.get('end_to_end'))
+        if not self.image_losses.always_some:
+            raise OptionError('train: give pixel_opt, perceptual_opt, or losses that are due in every iteration')
         self.gan = AdversarialLosses(self, self._last_layer)
         self.output: Tensor | None = None
 
@@ -83,10 +88,13 @@ class CodeFormerJointModel(CodeFormerIdxModel):
         gt, net, who, w = batch['gt'], self.net_g, self.who(batch, 'in'), phase.weight(iteration)
         prediction = self.predict(batch['in'], net.connect_list, who)
         with self.autocast():
-            output = net.decode(net.look_up(prediction.logits).detach(), prediction.fused(), w, **known(who))
+            codes = net.look_up(prediction.logits).detach()
+            if self.end_to_end:  # the same codes, with a gradient
+                codes = net.look_up_softly(prediction.logits, self.ste_temperature)
+            output = net.decode(codes, prediction.fused(detach=not self.end_to_end), w, **known(who))
         output, gt = random_window(self.crop, output.float(), gt)
         self.output, self.target = output, gt
-        terms = self.image_losses(output, gt)
+        terms = self.image_losses(output, gt, iteration)
         terms |= self.gan.generator_terms(output, terms, iteration)
         terms |= self.code_losses(prediction.logits, prediction.lq_feat, self.target_codes(batch))
         yield terms | self.identity_terms(prediction, batch, iteration, w, who)

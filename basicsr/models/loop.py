@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 from torch.utils.data import DataLoader
-from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 
 from basicsr.data import DataError
@@ -20,6 +19,7 @@ from basicsr.models.checkpoints import Best, rotate, state_file
 from basicsr.models.collapse import CollapseWatch
 from basicsr.models.validation import validate
 from basicsr.utils import dist
+from basicsr.utils.board import Board
 from basicsr.utils.errors import IDCodeFormerError
 from basicsr.utils.stopping import StoppedError, StopSignals
 
@@ -44,8 +44,7 @@ class Reporter:
         self.bar = tqdm(total=total, initial=start, unit='it', disable=not self.active, dynamic_ncols=True)
         self.board = None
         if self.active and section.get('use_tb_logger', True):
-            purged = start + 1 if start else None  # steps that come again
-            self.board = SummaryWriter(str(Path('tb_logger') / opt['name']), purge_step=purged)
+            self.board = Board(Path('tb_logger') / opt['name'], start)
 
     def iteration(self, model: BaseModel, iteration: int) -> None:
         """Report one iteration."""
@@ -57,19 +56,16 @@ class Reporter:
         self.bar.set_postfix_str(', '.join(f'{n} {v:.3g}' for n, v in model.log.items())[:80])
         pace = self.bar.format_dict
         logger.info('iteration %d (%.2f it/s): %s', iteration, pace['rate'] or 0, text)
-        self.scalars('train', rates | model.log, iteration)
-
-    def scalars(self, group: str, values: Mapping[str, float], iteration: int) -> None:
-        """Numbers to TensorBoard."""
         if self.board is not None:
-            for name, value in values.items():
-                self.board.add_scalar(f'{group}/{name}', value, iteration)
+            self.board.scalars('train', rates | model.log, iteration)
 
     def validation(self, name: str, means: Mapping[str, float], grid: Any, iteration: int) -> None:
         """A validation's numbers and pictures to TensorBoard."""
-        self.scalars(f'val_{name}', means, iteration)
-        if self.board is not None and grid is not None:
-            self.board.add_image(f'val_{name}', grid, iteration, dataformats='HWC')
+        if self.board is None:
+            return
+        self.board.scalars(f'val_{name}', means, iteration)
+        if grid is not None:
+            self.board.image(f'val_{name}', grid, iteration)
 
     def close(self) -> None:
         """End bar and board."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, cast
 
 import torch
 
@@ -12,6 +12,7 @@ from basicsr import archs, data, losses, metrics, models, recognition
 from basicsr.models.alignment_term import AlignmentTerm
 from basicsr.models.identity_source import IdentitySource
 from basicsr.models.identity_term import IdentityTerm
+from basicsr.models.image_losses import ENTRY_OPTIONS, arguments_of
 from basicsr.models.schedule import SCHEDULERS
 from basicsr.models.style_lesson import StyleLesson
 from basicsr.utils.options import OptionError, check_keys, check_values
@@ -51,7 +52,8 @@ TRAIN = {
     'disc_weight': float, 'fix_generator': bool, 'net_g_start_iter': int, 'net_d_iters': int, 'net_d_start_iter': int,
     'manual_seed': int, 'curriculum': list, 'codebook_warmup': {'iters': int, 'samples': int},
     'codebook_average': {'decay': float, 'restart_under': float}, 'precision': str, 'grad_clip': float,
-    'accumulate': int, 'grad_checkpointing': bool, 'min_perplexity': float, 'crop': int,
+    'losses': list, 'ste_temperature': float, 'end_to_end': bool, 'crop': int,
+    'accumulate': int, 'grad_checkpointing': bool, 'min_perplexity': float,
 }  # fmt: skip
 VAL = {
     'val_freq': int, 'save_img': bool, 'metrics': SECTION, 'grid': int, 'adain': bool,
@@ -113,9 +115,12 @@ def check_options(opt: Mapping[str, Any]) -> None:
     train = opt['train']
     if not train.get('total_iter'):
         raise OptionError("train: 'total_iter' is missing")
+    _check_losses_are_read(train, opt['model_type'])
     for name in ('pixel_opt', 'perceptual_opt', 'gan_opt'):
         if train.get(name):
             _check_entry(f'train:{name}', train[name], LOSS_REGISTRY)
+    for number, entry in enumerate(train.get('losses') or ()):
+        _check_listed_loss(f'train:losses:{number}', entry)
     if train.get('identity_opt'):
         _check_identity(train['identity_opt'], opt['model_type'])
     for name in ('optim_g', 'optim_d'):
@@ -160,6 +165,28 @@ def _check_entry(where: str, section: Mapping[str, Any], registry: Registry, giv
     check_values(where, {name: section[name] for name in kinds}, kinds)
 
 
+def _check_losses_are_read(train: Mapping[str, Any], model_type: str) -> None:
+    """A loss that is asked for is computed by the stage."""
+    read = MODEL_REGISTRY.get(model_type).LOSS_SECTIONS
+    stages = {name: MODEL_REGISTRY.get(name).LOSS_SECTIONS for name in MODEL_REGISTRY.names()}
+    for key in sorted(set().union(*stages.values()) - read):
+        if train.get(key):
+            others = ', '.join(name for name, sections in stages.items() if key in sections)
+            raise OptionError(
+                f'train:{key}: {model_type} does not compute this loss (it is for {others}); remove it. Losses on '
+                'pictures are added to any stage by the list train:losses'
+            )
+
+
+def _check_listed_loss(where: str, entry: Any) -> None:
+    """An entry of `train:losses`: its own keys, and the arguments of the loss."""
+    if isinstance(entry, Mapping) and entry.get('type') == 'GANLoss':
+        raise OptionError(f'{where}: GANLoss judges no pair of pictures; give train:gan_opt and network_d')
+    known = isinstance(entry, Mapping) and entry.get('type') in LOSS_REGISTRY
+    _check_entry(where, arguments_of(entry) if known else entry, LOSS_REGISTRY)
+    check_values(where, {key: entry[key] for key in entry if key in ENTRY_OPTIONS}, ENTRY_OPTIONS)
+
+
 def _check_identity(section: Mapping[str, Any], model_type: str) -> None:
     """The loss's own arguments, and from stage II on those of its way through the codes."""
     ways = {} if model_type == 'VQGANModel' else IdentityTerm.OPTIONS
@@ -175,9 +202,12 @@ def _check_dataset(where: str, name: str, section: Mapping[str, Any]) -> None:
     kind = str(section.get('type'))
     if kind not in DATASET_REGISTRY:
         raise OptionError(f"{where}: unknown type '{kind}'{nearest(kind, DATASET_REGISTRY.names())}")
-    if name.startswith(('val', 'test')) and kind not in PAIRS:
+    dataset = cast(type, DATASET_REGISTRY.get(kind))
+    if name.startswith(('val', 'test')) and not issubclass(dataset, data.PairedImageDataset):
         raise OptionError(f'{where}: validation compares pairs; use {" or ".join(PAIRS)} (id-codeformer data pairs)')
-    check_keys(where, section, vars(DATASET_REGISTRY.get(kind))['OPTION_KEYS'])
+    if not hasattr(dataset, 'OPTION_KEYS'):
+        raise OptionError(f'{where}: {kind} does not say which keys it has; give it OPTION_KEYS (CONTRIBUTING.md)')
+    check_keys(where, section, dataset.OPTION_KEYS)
     check_values(where, {key: value for key, value in section.items() if key in DATASET}, DATASET)
 
 
@@ -202,6 +232,7 @@ def _check_limits(opt: Mapping[str, Any]) -> None:
         ('train', opt['train'], 'total_iter', lambda x: x >= 1, '1 or more'),
         ('train', opt['train'], 'accumulate', lambda x: x >= 1, '1 or more'),
         ('train', opt['train'], 'ema_decay', lambda x: 0 <= x < 1, 'from 0 to below 1'),
+        ('train', opt['train'], 'ste_temperature', lambda x: x > 0, 'above 0'),
         ('train', opt['train'], 'id_lr_scale', lambda x: x > 0, 'above 0'),
         ('train', opt['train'], 'min_perplexity', lambda x: x >= 0, '0 or more'),
         ('train', opt['train'], 'grad_clip', lambda x: x >= 0, '0 (off) or more'),

@@ -22,13 +22,15 @@ from basicsr.utils.registry import MODEL_REGISTRY
 
 @MODEL_REGISTRY.register()
 class VQGANModel(BaseModel):
-    """Loss: pixel + perceptual + codebook + adversarial [+ identity, with `train:identity_opt`].
+    """Loss: pixel + perceptual + codebook + adversarial [+ identity, `train:identity_opt`] [+ `train:losses`].
 
     With `train:codebook_warmup` (`iters`, `samples`) the first iterations train a plain autoencoder; then the codebook
     is set by k-means on `samples` of its features, which spares the time that codes need to come alive. With
     `train:codebook_average` (`decay`, `restart_under`) codes follow the mean of their features instead of a gradient.
     With `train:crop` the image losses see a random window of this many pixels.
     """
+
+    LOSS_SECTIONS = frozenset({'pixel_opt', 'perceptual_opt', 'gan_opt', 'codebook_opt', 'identity_opt', 'losses'})
 
     def __init__(self, opt: Mapping[str, Any], device: torch.device | str = 'cpu', is_train: bool = True) -> None:
         super().__init__(opt, device, is_train)
@@ -48,6 +50,8 @@ class VQGANModel(BaseModel):
             self.net_g.quantize.requires_grad_(False)
         self.add_optimizer('optim_g', self.net_g)
         self.image_losses = ImageLosses(self)
+        if not self.image_losses.always_some:
+            raise OptionError('train: give pixel_opt, perceptual_opt, or losses that are due in every iteration')
         self.codebook_weight = (train.get('codebook_opt') or {}).get('loss_weight', 1.0)
         self.gan = AdversarialLosses(self, lambda: self.net_g.generator.last_layer)
         identity = train.get('identity_opt')
@@ -90,7 +94,7 @@ class VQGANModel(BaseModel):
             quant, l_codebook, stats = (feat, None, {}) if self.warming else net.quantize(feat)
             output = net.generator(quant)
         self.output, self.target = random_window(self.crop, output.float(), gt)
-        terms = self.image_losses(self.output, self.target)
+        terms = self.image_losses(self.output, self.target, iteration)
         terms |= self.gan.generator_terms(self.output, terms, iteration)
         if self.identity and self.identity.is_due(iteration):
             terms['l_ids'] = self.identity(output.float(), gt)

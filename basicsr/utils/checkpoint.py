@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import logging
 import os
 import pickle
@@ -11,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import safetensors
 import safetensors.torch
 import torch
@@ -18,6 +20,7 @@ from torch import Tensor, nn
 
 from basicsr.utils.errors import IDCodeFormerError
 from basicsr.utils.files import replacing
+from basicsr.utils.weights import where_to_get
 
 PARAM_KEYS = ('params_ema', 'params', 'params_d', 'state_dict')
 
@@ -59,7 +62,7 @@ def read_checkpoint(path: str | os.PathLike, map_location: str = 'cpu') -> dict[
     """
     path = Path(path)
     if not path.is_file():
-        raise CheckpointError(f'{path}: no such file')
+        raise CheckpointError(f'{path}: no such file{where_to_get(path)}')
     try:
         if path.suffix == '.safetensors':
             return safetensors.torch.load_file(path, device=map_location)
@@ -74,6 +77,20 @@ def read_checkpoint(path: str | os.PathLike, map_location: str = 'cpu') -> dict[
     if not isinstance(content, dict):
         raise CheckpointError(f'{path}: holds a {type(content).__name__}, not a checkpoint')
     return content
+
+
+def read_table(path: str | os.PathLike) -> dict[str, Any]:
+    """As `read_checkpoint`, of a `.pth` that may hold NumPy arrays too.
+
+    Raises:
+        CheckpointError: no such file, or holding anything but tensors, arrays and plain values.
+    """
+    rebuild = np.empty(0).__reduce__()[0]
+    dtypes = [type(np.dtype(kind)) for kind in ('i1', 'i2', 'i4', 'i8', 'u1', 'u2', 'u4', 'u8', 'f4', 'f8')]
+    allowed = [np.ndarray, np.dtype, *dtypes, codecs.encode]
+    allowed += [(rebuild, 'numpy._core.multiarray._reconstruct'), (rebuild, 'numpy.core.multiarray._reconstruct')]
+    with torch.serialization.safe_globals(allowed):
+        return read_checkpoint(path)
 
 
 def read_metadata(path: str | os.PathLike) -> dict[str, str]:

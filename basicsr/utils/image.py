@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from pathlib import Path
 
@@ -12,6 +13,8 @@ from torch import Tensor
 
 from basicsr.utils.errors import IDCodeFormerError
 from basicsr.utils.files import replacing
+
+logger = logging.getLogger(__name__)
 
 IMAGE_EXTENSIONS = frozenset({'.jpg', '.jpeg', '.png', '.webp', '.bmp', '.tif', '.tiff', '.avif'})
 
@@ -26,7 +29,9 @@ def is_image_file(path: str | os.PathLike) -> bool:
 
 
 def scan_images(folder: str | os.PathLike) -> list[Path]:
-    """Every picture below `folder`, sub-folders included, in sorted order. Hidden files and folders are passed over.
+    """List every picture below `folder`, linked folders included, in sorted order.
+
+    Hidden files and folders are passed over. A folder to which several links lead is read once, which is logged.
 
     Raises:
         FileNotFoundError: `folder` is no folder.
@@ -34,8 +39,21 @@ def scan_images(folder: str | os.PathLike) -> list[Path]:
     root = Path(folder)
     if not root.is_dir():
         raise FileNotFoundError(f'{root}: no such folder')
-    hidden = (path for path in root.rglob('*') if is_image_file(path) and path.is_file())
-    return sorted(path for path in hidden if not any(part.startswith('.') for part in path.relative_to(root).parts))
+    found: list[Path] = []
+    visited: set[str] = set()
+    starts = [str(root)]  # links wait until all real folders have been read
+    for start in starts:
+        for place, folders, files in os.walk(start):
+            target = os.path.realpath(place)
+            if target in visited:
+                logger.warning('%s leads to %s, which is read already; left out', place, target)
+                folders.clear()
+                continue
+            visited.add(target)
+            folders[:] = sorted(name for name in folders if not name.startswith('.'))
+            starts += [path for name in folders if os.path.islink(path := os.path.join(place, name))]  # noqa: PTH114, PTH118
+            found += [Path(place, name) for name in files if not name.startswith('.')]
+    return sorted(path for path in found if is_image_file(path) and path.is_file())
 
 
 def imread(path: str | os.PathLike) -> np.ndarray:

@@ -12,6 +12,7 @@ from urllib.parse import quote
 import yaml
 
 from basicsr.utils.download import defect, download
+from basicsr.utils.folders import REPOSITORY_WEIGHTS
 from basicsr.utils.registry import nearest
 
 
@@ -79,6 +80,22 @@ def read_manifest(path: str | os.PathLike) -> dict[str, list[WeightsFile]]:
     if not isinstance(content, dict) or not all(isinstance(items, list) for items in content.values()):
         raise ValueError(f'{path}: a manifest is a mapping of groups to lists of files')
     return {group: [_entry(item, f'{path}: {group}') for item in items] for group, items in content.items()}
+
+
+def where_to_get(path: str | os.PathLike) -> str:
+    """What makes or fetches a missing weights file, to be added to a message; '' where that is not known."""
+    path = Path(path)
+    if 'experiments' in path.parts[:-2]:
+        run = path.parts[path.parts.index('experiments') + 1]
+        return f"; the training called '{run}' makes it: run that first, or name another file"
+    try:
+        manifest = read_manifest(REPOSITORY_WEIGHTS / 'manifest.yml')
+    except (OSError, ValueError):
+        return ''
+    for group, entries in manifest.items():
+        if any(Path(entry.file).name == path.name for entry in entries):
+            return f"; 'python scripts/download_pretrained_models.py {group}' fetches it"
+    return ''
 
 
 def _entry(item: Any, place: str) -> WeightsFile:

@@ -35,7 +35,7 @@ def reconstruct(network: VQAutoEncoder, faces: Folder, output: Path) -> Tensor:
     """
     counts = torch.zeros(network.codebook_size, dtype=torch.long)
     for name, path in tqdm(faces.files.items(), unit='face'):
-        face = to_tensor(resize_square(imread(path), network.img_size))[None]
+        face = to_tensor(resize_square(imread(path), network.img_size, path))[None]
         restored, _, stats = network(face)
         counts += torch.bincount(stats['min_encoding_indices'].flatten(), minlength=len(counts))
         imwrite(output / f'{name}.png', to_image(restored[0].clamp(-1, 1)))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 
@@ -47,15 +47,13 @@ class Data:
 
     def never(self, metric: str) -> bool:
         """Whether the metric compares with a ground truth, which the set has not."""
-        return METRICS[metric].against == 'gt' and metric != 'fid' and 'gt' not in self.protocol.pictures
+        return METRICS[metric].against == 'gt' and 'gt' not in self.protocol.pictures
 
     def why(self, metric: str, reason: str) -> str:
         """A note why the evaluation could not compute a metric."""
         role = METRICS[metric].against
         if role and reason == f'needs --{role}':
-            if role in self.protocol.pictures or role == 'ref':
-                return self.lacks(role)
-            return f'no data: the FID compares with {self.protocol.fid_reference}; give --fid-statistics FILE.npz'
+            return self.lacks(role)
         if 'package' in reason:
             return f'no package: {reason}'
         hint = f'; give --weights {metric}=FILE' if metric in WITH_WEIGHTS and '--weights' not in reason else ''
@@ -96,17 +94,14 @@ def measure(
         restored: folders by method; none is given twice.
         data: of these.
         metrics: names of the table.
-        settings: its statistics for the FID are those of sets without ground truth.
+        settings: weights, device, and the statistics of the reference set of the FID.
         out: for the three files of `write_report`.
     """
     if not restored:
         return Measured()
     wanted = [metric for metric in metrics if not data.never(metric)]
-    statistics = None if 'gt' in data.protocol.pictures else settings.fid_statistics
     try:
-        evaluation = evaluate(
-            list(restored.values()), data.folders, wanted, replace(settings, fid_statistics=statistics)
-        )
+        evaluation = evaluate(list(restored.values()), data.folders, wanted, settings)
     except EvaluationError as error:
         return Measured({method: without(data, metrics, f'not measured: {error}') for method in restored})
     content = write_report(out, evaluation, data.protocol)

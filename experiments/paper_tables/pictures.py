@@ -85,12 +85,13 @@ class Pictures:
             raise Missing('. '.join(reasons))
         if not (weights or ours.weights):
             return data.folders['lq'], f'the inputs as they are, {data.folders["lq"]}'
-        return self._restore(method, self._recipe(file, ours or Ours()), data)
+        return self._restore(method, self._recipe(file, ours or Ours(), data.protocol.w), data)
 
-    def _recipe(self, weights: Path, ours: Ours) -> Recipe:
+    def _recipe(self, weights: Path, ours: Ours, w: float) -> Recipe:
         args = self.args
+        w = w if args.w is None else args.w
         told = args.reference_recogniser if ours.references else None
-        return Recipe(weights, args.w, args.adain, ours.references, ours.side, told, args.device or 'auto')
+        return Recipe(weights, w, args.adain, ours.references, ours.side, told, args.device or 'auto')
 
     def _restore(self, method: str, recipe: Recipe, data: Data) -> tuple[Path, str]:
         """Restore the inputs of a protocol.

@@ -10,7 +10,8 @@ from basicsr.utils.folders import weights_folder
 INPUT, OFFICIAL = 'Degraded input', 'CodeFormer/codeformer.pth'
 LFW, SYNTHETIC = 'lfw_test', 'lfw_synthetic'
 CELEBA, CELEBREF = 'celeba_test_harsh', 'celebref_hq_test'
-B, C, D, ALIGNED = (
+A, B, C, D, ALIGNED = (
+    'baseline_CodeFormer_stage3',
     'CodeFormer_stage3',
     'ID_CodeFormer_C_stage3',
     'ID_CodeFormer_D_stage3',
@@ -63,10 +64,16 @@ class Plan:
     extra: tuple[str, ...] = ()
 
 
+CODEFORMER = {INPUT: Ours(), 'CodeFormer': Ours(OFFICIAL)}
 PLANS = {
     'id_codeformer_1': Plan(
         (CELEBA,),
-        {INPUT: Ours(), 'CodeFormer (baseline)': Ours(OFFICIAL), 'ID-CodeFormer': Ours(B)},
+        {
+            INPUT: Ours(),
+            'CodeFormer (baseline)': Ours(A),  # trained again, as theirs is said to be
+            'CodeFormer (official weights)': Ours(OFFICIAL),
+            'ID-CodeFormer': Ours(B),
+        },
         ('ssim', 'fid', 'niqe'),
     ),
     'id_codeformer_lfw': Plan(
@@ -75,7 +82,7 @@ PLANS = {
     'ablation': Plan(
         (CELEBREF,),
         {
-            'A (Baseline)': Ours('baseline_CodeFormer_stage3'),
+            'A (Baseline)': Ours(A),
             'B': Ours(B),
             'C': Ours(C, 1),
             'D (Full Model)': Ours(D, 1),
@@ -103,7 +110,13 @@ PLANS = {
     ),
     'codeformer': Plan(
         (CELEBA, LFW, 'webphoto_test', 'wider_test'),
-        {INPUT: Ours(), 'CodeFormer': Ours(OFFICIAL)},
+        CODEFORMER,
         ('musiq', 'ids_lq'),
     ),
+    'codeformer_lfw': Plan((LFW,), CODEFORMER, ('niqe', 'ids_lq')),
+    'codeformer_wider': Plan(('wider_test',), CODEFORMER, ('niqe', 'ids_lq')),
+    'pmrf': Plan(('celeba_test_mild',), CODEFORMER, ('ids',)),
+    'osdface_wider': Plan(('wider_test',), CODEFORMER, ('ids_lq',)),
+    'osdface_lfw': Plan((LFW,), CODEFORMER, ('ids_lq',)),
+    'osdface_webphoto': Plan(('webphoto_test',), CODEFORMER, ('ids_lq',)),
 }

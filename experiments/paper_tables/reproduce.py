@@ -21,7 +21,7 @@ from basicsr.cli.evaluate import device_of
 from basicsr.data import DataError
 from basicsr.metrics import METRICS
 from basicsr.metrics.builders import WITH_WEIGHTS, Settings
-from basicsr.metrics.published import EMPTY, find_published
+from basicsr.metrics.published import EMPTY, NOT_TRANSCRIBED, find_published
 from basicsr.metrics.table import EvaluationError, check_metrics
 from basicsr.utils.files import write_text
 from experiments.paper_tables.comparison import FORMATS, MEASURED, OTHER, PUBLISHED, Cell, Comparison, Row
@@ -92,7 +92,8 @@ class Reproduction:
     def _published(self, method: str) -> Row:
         source = self.published
         figures = zip(source.columns.values(), source.rows[method], strict=True)
-        cells = {metric: Cell('left empty' if text == EMPTY else text) for metric, text in figures}
+        words = {EMPTY: 'left empty', NOT_TRANSCRIBED: 'not transcribed'}
+        cells = {metric: Cell(words.get(text, text)) for metric, text in figures}
         protocol, count = source.protocol or 'not stated', source.pictures or 'not stated'
         return Row(method, PUBLISHED, protocol, str(count), cells, source.source)
 
@@ -115,13 +116,13 @@ def parser() -> argparse.ArgumentParser:
     add('--restored', type=named, action='append', default=[], metavar='METHOD=DIR', help='pictures, or <protocol>/')
     add('--recogniser', help='weights of the face recogniser that judges; another than that of the training loss')
     add('--reference_recogniser', help="the networks' own recogniser, where files do not name it")
-    add('--fid-statistics', type=Path, help='.npz of FFHQ, for sets without ground truth')
+    add('--fid-statistics', type=Path, help='of FFHQ: .npz or .pth (default: in the weights folder)')
     add(
         '--metrics', help="columns beside the published ones; by default the plan's (experiments/paper_tables/plans.py)"
     )
     add('--synthetic_lfw', action='store_true', help='rows of lfw_synthetic too, made where they are not in --data')
     add('--size', type=int, default=512, help='side of the pictures that --synthetic_lfw makes, pixels')
-    add('-w', '--w', type=float, default=0.8, help='fidelity weight of our restorations (default: 0.8)')
+    add('-w', '--w', type=float, help="fidelity weight of our restorations (default: the protocol's, 0.5)")
     add('--adain', action=argparse.BooleanOptionalAction, default=True, help='as inference does')
     add('--format', choices=list(FORMATS), default='markdown', help='what is printed; all are written')
     add('--device', help='cpu, cuda or cuda:1; by default a GPU where there is one')
