@@ -7,6 +7,7 @@ import random
 import zipfile
 from collections import OrderedDict
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -311,10 +312,8 @@ def test_describe_takes_any_shapes() -> None:
     for _ in range(200):
         key = draw.choice(list(state))
         shape = tuple(draw.choice((0, 1, 2, 3, 32)) for _ in range(draw.randrange(4)))
-        try:
+        with suppress(CheckpointError):
             describe({**state, key: torch.zeros(shape)})
-        except CheckpointError:
-            pass
 
 
 def test_the_tiny_model_itself_is_fine(tmp_path: Path) -> None:
