@@ -103,7 +103,10 @@ class BaseModel(ABC):
 
     def add_network(self, name: str, opt: Mapping[str, Any], ema_decay: float = 0) -> nn.Module:
         """Build a trained network, start it from `path:pretrain_network_<g|d>`, and keep an average of it if asked."""
-        network = build_network(opt)
+        try:
+            network = build_network(opt)
+        except (TypeError, ArithmeticError, RuntimeError, MemoryError) as error:
+            raise OptionError(f'network_{name[-1]}: no network can be built ({str(error).splitlines()[0]})') from error
         paths = self.opt.get('path') or {}
         which = name[-1]
         pretrained = paths.get(f'pretrain_network_{which}')
