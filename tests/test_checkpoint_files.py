@@ -122,7 +122,7 @@ def test_shared_parts_are_looked_at_once(tmp_path: Path) -> None:
     ('head', 'words'),
     [
         (b'', 'the file is empty'),
-        (b'<!DOCTYPE html><html><title>Sign in</title>', 'a web page, not a checkpoint'),
+        (b'<!DOCTYPE html><html><title>Sign in</title>', 'a web page, not the file'),
         (b'\xef\xbb\xbf\n  <HTML>', 'a web page'),
         (b'version https://git-lfs.github.com/spec/v1\noid sha256:1009\nsize 376637898\n', 'a Git LFS pointer'),
         (b'{"message": "rate limit exceeded"}', 'a JSON text'),

@@ -13,9 +13,9 @@ from pathlib import Path
 
 import torch
 
+from basicsr.utils.files import text_kind
+
 FIRST_BYTES = 1024
-LFS_POINTER = b'version https://git-lfs'
-WEB_PAGE = (b'<!doctype html', b'<html', b'<head', b'<body', b'<?xml', b'<script', b'<!--')
 LEGACY_PICKLES = 5  # at the beginning of a file that torch wrote before it wrote archives
 INTEGERS = frozenset({'BININT', 'BININT1', 'BININT2', 'INT', 'LONG', 'LONG1', 'LONG4'})
 GLOBAL = re.compile(rb'c([\w.]+)\n([\w.]+)\n')
@@ -35,18 +35,6 @@ ODD = {
 
 class UnusableFileError(ValueError):
     """A file that is no checkpoint, or a damaged one; the message says why, without the file's name."""
-
-
-def text_kind(head: bytes) -> str | None:
-    """Name what a file that begins with `head` is, if a download often leaves that in place of the file wanted."""
-    text = head.removeprefix(b'\xef\xbb\xbf').lstrip().lower()
-    if text.startswith(LFS_POINTER):
-        return 'a Git LFS pointer, not the file itself; fetch that with `git lfs pull` or from its page'
-    if text.startswith(WEB_PAGE):
-        return 'a web page, not a checkpoint: its address, or a login page of the network, answered instead'
-    if text.startswith((b'{', b'[')):
-        return 'a JSON text, not a checkpoint, as servers send with an error'
-    return None
 
 
 def verify(path: Path) -> str:

@@ -13,6 +13,8 @@ from typing import IO
 NO_LOCKS = {errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL}
 VIDEO_EXTENSIONS = frozenset({'.mp4', '.m4v', '.mov', '.avi', '.mkv', '.webm'})
 LONGEST_NAME = 255  # bytes of a file's name, on the usual file systems
+LFS_POINTER = b'version https://git-lfs'
+WEB_PAGE = (b'<!doctype html', b'<html', b'<head', b'<body', b'<?xml', b'<script', b'<!--')
 
 
 class InUseError(RuntimeError):
@@ -31,6 +33,18 @@ def shorten_name(name: str, room: int = LONGEST_NAME) -> str:
         return name
     digits = '~' + hashlib.sha256(raw).hexdigest()[:8]
     return raw[: room - len(digits)].decode('utf-8', 'ignore') + digits
+
+
+def text_kind(head: bytes) -> str | None:
+    """Name what a file that begins with `head` is, if downloads often leave that in place of the file wanted."""
+    text = head.removeprefix(b'\xef\xbb\xbf').lstrip().lower()
+    if text.startswith(LFS_POINTER):
+        return 'a Git LFS pointer, not the file itself; fetch that with `git lfs pull` or from its page'
+    if text.startswith(WEB_PAGE):
+        return 'a web page, not the file: its address, or a login page of the network, answered instead'
+    if text.startswith((b'{', b'[')):
+        return 'a JSON text, not the file, as servers send with an error'
+    return None
 
 
 @contextmanager
