@@ -17,7 +17,7 @@ import torch
 from small_faces import TINY, save_tiny_model
 
 from basicsr.archs import build_network
-from basicsr.archs.loader import describe, load_network
+from basicsr.archs.factory import describe, load_network
 from basicsr.utils.archive import verify
 from basicsr.utils.checkpoint import CheckpointError, DamagedError, load_state, read_checkpoint, save_atomic, unwrap
 

@@ -432,7 +432,7 @@ def test_a_manifest_cannot_write_outside_the_folder(name: str, server: Server, s
     manifest = write_manifest(tmp_path / 'm.yml', g=[{'file': name, 'url': server.url}])
     with pytest.raises(ValueError, match='must be a path below the weights folder'):
         read_manifest(manifest)
-    assert script.main(['--weights-dir', str(tmp_path / 'w'), '--manifest', str(manifest)]) == 2
+    assert script.main(['all', '--weights-dir', str(tmp_path / 'w'), '--manifest', str(manifest)]) == 2
     assert 'm.yml: g: ' in capsys.readouterr().err
     assert server.seen == [] and not (tmp_path / 'w').exists()
 
@@ -459,14 +459,14 @@ def test_what_is_no_manifest_is_named(text: str, message: str, tmp_path: Path) -
 def test_sizes_of_the_manifest_are_checked(server: Server, script, tmp_path: Path, capsys) -> None:
     for size, code in ((5, 1), (len(CONTENT), 0)):
         manifest = write_manifest(tmp_path / 'm.yml', g=[{'file': 'x.pth', 'url': server.url, 'size': size}])
-        assert script.main(['--weights-dir', str(tmp_path / 'w'), '--manifest', str(manifest)]) == code
+        assert script.main(['all', '--weights_dir', str(tmp_path / 'w'), '--manifest', str(manifest)]) == code
     assert f'{len(CONTENT)} bytes instead of 5' in capsys.readouterr().err
 
 
 def test_mirrors_of_the_user_come_first(server: Server, script, tmp_path: Path) -> None:
     manifest = write_manifest(tmp_path / 'm.yml', g=[{'file': 'a b/x.pth', 'url': server.missing, 'sha256': SUM}])
     mirror = server.url.removesuffix('/file.pth') + '/copy/'
-    options = ['--weights-dir', str(tmp_path / 'w'), '--manifest', str(manifest)]
+    options = ['all', '--weights_dir', str(tmp_path / 'w'), '--manifest', str(manifest)]
     assert script.main([*options, '--mirror', mirror]) == 0
     assert server.paths == ['/copy/a%20b/x.pth']
     assert (tmp_path / 'w' / 'a b' / 'x.pth').read_bytes() == CONTENT
@@ -476,7 +476,7 @@ def test_without_a_network_the_script_says_which_file_goes_where(script, tmp_pat
     monkeypatch.setenv('no_proxy', '127.0.0.1')
     url = 'http://127.0.0.1:9/x.pth'
     manifest = write_manifest(tmp_path / 'm.yml', g=[{'file': 'a/x.pth', 'url': url}])
-    assert script.main(['--weights-dir', str(tmp_path / 'w'), '--manifest', str(manifest)]) == 1
+    assert script.main(['all', '--weights_dir', str(tmp_path / 'w'), '--manifest', str(manifest)]) == 1
     message = capsys.readouterr().err
     assert f'fetch the file from {url} by other means and save it as {tmp_path / "w" / "a" / "x.pth"}' in message
 
@@ -484,8 +484,8 @@ def test_without_a_network_the_script_says_which_file_goes_where(script, tmp_pat
 def test_the_environment_names_the_weights_folder(server: Server, script, tmp_path: Path, monkeypatch) -> None:
     manifest = write_manifest(tmp_path / 'm.yml', g=[{'file': 'x.pth', 'url': server.url}])
     monkeypatch.setenv('CODEFORMER_WEIGHTS', str(tmp_path / 'of the environment'))
-    assert script.main(['--manifest', str(manifest)]) == 0
-    assert script.main(['--manifest', str(manifest), '--weights-dir', str(tmp_path / 'of the flag')]) == 0
+    assert script.main(['g', '--manifest', str(manifest)]) == 0
+    assert script.main(['g', '--manifest', str(manifest), '--weights_dir', str(tmp_path / 'of the flag')]) == 0
     assert {path.parent.name for path in tmp_path.rglob('x.pth')} == {'of the environment', 'of the flag'}
 
 
@@ -509,7 +509,7 @@ def test_script_goes_on_after_a_failure(server: Server, script, tmp_path: Path, 
         two=[{'file': 'two.pth', 'url': server.url, 'sha256': SUM}],
     )
     weights = tmp_path / 'weights'
-    options = ['--weights-dir', str(weights), '--manifest', str(manifest)]
+    options = ['--weights_dir', str(weights), '--manifest', str(manifest)]
     assert script.main(['one', *options]) == 1
     assert (weights / 'one' / 'good.pth').read_bytes() == CONTENT
     assert not (weights / 'two.pth').exists()
@@ -528,3 +528,14 @@ def test_script_names_the_nearest_group(script, capsys) -> None:
         script.main(['codeformer'])
     assert stop.value.code == 2
     assert "unknown group 'codeformer' (did you mean 'CodeFormer'?)" in capsys.readouterr().err
+
+
+def test_without_a_group_the_groups_are_listed_and_nothing_is_fetched(
+    server: Server, script, tmp_path: Path, capsys
+) -> None:
+    files = [{'file': 'a/x.pth', 'url': server.url, 'size': len(CONTENT)}, {'file': 'a/y.pth', 'url': server.url}]
+    manifest = write_manifest(tmp_path / 'm.yml', one=files)
+    assert script.main(['--weights_dir', str(tmp_path / 'w'), '--manifest', str(manifest)]) == 0
+    said = capsys.readouterr().out
+    assert 'one\n  a/x.pth (0.1 MB): a test; licence: MIT\n  a/y.pth (size unknown)' in said
+    assert server.seen == [] and not (tmp_path / 'w').exists()

@@ -16,6 +16,7 @@ import torch
 from torch.utils.data import DataLoader
 
 import basicsr
+from basicsr.cli.arguments import ArgumentParser
 from basicsr.data import DataError, build_dataloader, build_dataset
 from basicsr.models import BaseModel, NonFiniteLossError, build_model
 from basicsr.models.checkpoints import newest_usable, set_aside_later
@@ -40,7 +41,7 @@ logger = logging.getLogger('basicsr')
 
 def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
     """The command line."""
-    parser = argparse.ArgumentParser(description='Train a stage of CodeFormer from an option file.', epilog=EXIT_CODES)
+    parser = ArgumentParser(description='Train a stage of CodeFormer from an option file.', epilog=EXIT_CODES)
     parser.add_argument('-opt', required=True, help='option file (YAML)')
     parser.add_argument(
         '--launcher',

@@ -44,9 +44,10 @@ PLACES = {
     'niqe': 'metrics/niqe_pris_params.npz',
     'niqe_192': 'metrics/niqe_pris_params.npz',
     'lmd': 'facelib/alignment_WFLW_4HG.pth',
+    'lpips_alex': 'vgg/alexnet-owt-7be5be79.pth',  # else torchvision's own
+    'lpips_vgg': 'vgg/vgg16-397923af.pth',
 }
-TORCHVISION = {'lpips_alex', 'lpips_vgg'}  # torchvision knows the place of these weights
-WITH_WEIGHTS = frozenset({*PLACES, *TORCHVISION, 'deg'})
+WITH_WEIGHTS = frozenset({*PLACES, 'deg'})
 PYIQA = ('musiq', 'maniqa', 'clipiqa', 'hyperiqa', 'pi', 'dists')
 
 
@@ -165,7 +166,8 @@ class _Builder:
         return Plain(metric, _Restored(NIQE(path, side)), files=(path,))
 
     def _lpips(self, metric: str) -> Scorer:
-        given = self.settings.weights.get(metric)
+        place = weights_folder() / PLACES[metric]
+        given = self.settings.weights.get(metric) or (str(place) if place.is_file() else None)
         network = LPIPS(metric.removeprefix('lpips_'), given or 'torchvision').to(self.settings.device)
         detail, files = (Path(given).name, (Path(given),)) if given else ("torchvision's weights", ())
         return Scorer(metric, lambda case: float(network(*self._pair(case))), detail, files)

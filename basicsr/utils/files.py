@@ -65,9 +65,14 @@ def replacing(path: str | os.PathLike) -> Iterator[Path]:
 
 
 def write_text(path: str | os.PathLike, text: str) -> None:
-    """Write a text file (UTF-8), whole or not at all."""
+    """Write a text file (UTF-8), whole or not at all; bytes of names that are no text are written as `\\udcxx`."""
     with replacing(path) as partial:
-        partial.write_text(text, encoding='utf-8')
+        partial.write_text(text, encoding='utf-8', errors='backslashreplace')
+
+
+def csv_text(text: str) -> str:
+    """A cell for a table that spreadsheets open: an apostrophe before what they would take for a formula."""
+    return f"'{text}" if text.startswith(('=', '+', '-', '@', '\t', '\r')) else text
 
 
 def lock(path: str | os.PathLike, what: str) -> IO[str]:

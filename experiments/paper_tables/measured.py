@@ -55,7 +55,7 @@ class Data:
         if role and reason == f'needs --{role}':
             if role in self.protocol.pictures or role == 'ref':
                 return self.lacks(role)
-            return f'no data: the FID compares with {self.protocol.fid_reference}; give --fid-statistics FILE.npz'
+            return f'no data: the FID compares with {self.protocol.fid_reference}; give --fid_statistics FILE.npz'
         if 'package' in reason:
             return f'no package: {reason}'
         hint = f'; give --weights {metric}=FILE' if metric in WITH_WEIGHTS and '--weights' not in reason else ''
