@@ -100,7 +100,7 @@ def check_options(opt: Mapping[str, Any]) -> None:
         _check_name('datasets', name)
     if opt['model_type'] not in MODEL_REGISTRY:
         raise OptionError(
-            f"model_type: unknown '{opt['model_type']}'{nearest(opt['model_type'], MODEL_REGISTRY.names())}"
+            f'model_type: unknown {shown(opt["model_type"])}{nearest(opt["model_type"], MODEL_REGISTRY.names())}'
         )
     for name, kinds in SECTIONS.items():
         check_values(name, opt.get(name) or {}, kinds)
@@ -128,7 +128,7 @@ def check_options(opt: Mapping[str, Any]) -> None:
     if scheduler:
         kind = str(scheduler.get('type', ''))
         if kind not in SCHEDULERS:
-            raise OptionError(f"train:scheduler: unknown type '{kind}'{nearest(kind, SCHEDULERS)}")
+            raise OptionError(f'train:scheduler: unknown type {shown(kind)}{nearest(kind, SCHEDULERS)}')
         check_values('train:scheduler', scheduler, SCHEDULERS[kind])
         _check_scheduler(scheduler)
     _check_limits(opt)
@@ -158,7 +158,7 @@ def _check_entry(where: str, section: Mapping[str, Any], registry: Registry, giv
         raise OptionError(f'{where}: a section with a type, not {shown(section)}')
     kind = str(section.get('type'))
     if kind not in registry:
-        raise OptionError(f"{where}: unknown type '{kind}'{nearest(kind, registry.names())}")
+        raise OptionError(f'{where}: unknown type {shown(kind)}{nearest(kind, registry.names())}')
     parameters = _parameters(registry.get(kind))
     check_keys(where, section, ['type', *(name for name in parameters if name not in given)])
     for name, parameter in parameters.items():
@@ -194,7 +194,7 @@ def _check_dataset(where: str, name: str, section: Mapping[str, Any]) -> None:
         raise OptionError(f'{where}: a section with a type, not {shown(section)}')
     kind = str(section.get('type'))
     if kind not in DATASET_REGISTRY:
-        raise OptionError(f"{where}: unknown type '{kind}'{nearest(kind, DATASET_REGISTRY.names())}")
+        raise OptionError(f'{where}: unknown type {shown(kind)}{nearest(kind, DATASET_REGISTRY.names())}')
     if name.startswith(('val', 'test')) and kind not in PAIRS:
         raise OptionError(f'{where}: validation compares pairs; use {" or ".join(PAIRS)} (scripts/make_val_pairs.py)')
     check_keys(where, section, vars(DATASET_REGISTRY.get(kind))['OPTION_KEYS'])
@@ -258,7 +258,7 @@ def _check_optimizer(where: str, section: Mapping[str, Any]) -> None:
     kind = str(section.get('type', ''))
     known = [name for name, entry in vars(torch.optim).items() if inspect.isclass(entry)]
     if kind not in known:
-        raise OptionError(f"{where}: unknown type '{kind}'{nearest(kind, known)}")
+        raise OptionError(f'{where}: unknown type {shown(kind)}{nearest(kind, known)}')
     parameters = inspect.signature(getattr(torch.optim, kind)).parameters
     check_keys(where, section, ['type', *(name for name in parameters if name != 'params')])
     lr = section.get('lr')
