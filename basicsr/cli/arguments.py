@@ -27,6 +27,7 @@ class ArgumentParser(argparse.ArgumentParser):
         if not name.startswith('--') or name in self._option_string_actions:
             return argument
         spelt = '--' + name[2:].replace('-', '_')
-        forms = (spelt, *(spelt.replace(old, new) for old, new in SPELLINGS))
+        forms = [spelt, *(spelt.replace(old, new) for old, new in SPELLINGS)]
+        forms += [form.replace('--no_', '--no-', 1) for form in forms]  # as argparse spells it
         known = next((form for form in forms if form in self._option_string_actions), name)
         return known + equals + value
