@@ -18,6 +18,7 @@ from small_faces import TINY, save_tiny_model
 
 from basicsr.archs import build_network
 from basicsr.archs.factory import describe, load_network
+from basicsr.inference.upsampler import Upsampler
 from basicsr.utils.archive import verify
 from basicsr.utils.checkpoint import CheckpointError, DamagedError, load_state, read_checkpoint, save_atomic, unwrap
 
@@ -318,3 +319,20 @@ def test_describe_takes_any_shapes() -> None:
 
 def test_the_tiny_model_itself_is_fine(tmp_path: Path) -> None:
     assert load_network(save_tiny_model(tmp_path / 'x.pth')).training is False
+
+
+@pytest.mark.parametrize('size', [(1, 3, 3, 3), (3000, 3, 3, 3), (64, 3, 3), (0, 3, 3, 3)])
+def test_an_upsampler_of_odd_sizes_is_one_error(size: tuple[int, ...], tmp_path: Path) -> None:
+    """As spandrel builds it: an RRDBNet whose trunk would have 3000 channels."""
+    trunk = {
+        f'body.0.rdb{i}.conv{j}.{part}': torch.zeros(2, 2, 3, 3) if part == 'weight' else torch.zeros(2)
+        for i in (1, 2, 3)
+        for j in (1, 2, 3, 4, 5)
+        for part in ('weight', 'bias')
+    }
+    ends = {f'{name}.weight': torch.zeros(2, 2, 3, 3) for name in ('conv_body', 'conv_up1', 'conv_hr', 'conv_last')}
+    save_atomic({'params': {'conv_first.weight': torch.zeros(size), **trunk, **ends}}, tmp_path / 'x.pth')
+    before = peak()
+    with pytest.raises(CheckpointError, match=r'x\.pth: '):
+        Upsampler(tmp_path / 'x.pth')
+    assert peak() - before < 300e6

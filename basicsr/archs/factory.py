@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from math import isqrt, prod
 from pathlib import Path
 from typing import Any
@@ -71,6 +72,23 @@ class _Building(TorchFunctionMode):
             if self.left < 0:
                 raise CheckpointError('the sizes in it make a network of more values than it has')
         return func(*args, **kwargs)
+
+
+@contextmanager
+def building(state: Mapping[str, Tensor], path: str | os.PathLike) -> Iterator[None]:
+    """Build a network to the sizes of a state dict: without random numbers, and of no more values than that has.
+
+    Raises:
+        CheckpointError: the sizes make no network, or one of more values; the message names the file.
+    """
+    try:
+        with _Building(sum(tensor.numel() for tensor in state.values()) + SPARE):
+            yield
+    except CheckpointError as error:
+        raise CheckpointError(f'{path}: {error}') from error
+    except ODD_SIZES as error:
+        said = next(iter(str(error).splitlines()), '') or type(error).__name__
+        raise CheckpointError(f'{path}: the sizes in it make no network ({said})') from error
 
 
 def _numbered(state: Mapping[str, Tensor], prefix: str) -> list[dict[str, tuple[int, ...]]]:
@@ -196,20 +214,14 @@ def load_network(path: str | os.PathLike, map_location: str = 'cpu', key: str | 
     checkpoint = read_checkpoint(path, map_location)
     state = without_prefix(unwrap(checkpoint, key, str(path)), ANCHORS)
     stated = _stated(checkpoint, path)
-    values = sum(tensor.numel() for tensor in state.values())
-    if values > Path(path).stat().st_size or not all(tensor.numel() for tensor in state.values()):
+    sizes_of = [tensor.numel() for tensor in state.values()]
+    if sum(sizes_of) > Path(path).stat().st_size or 0 in sizes_of:
         raise CheckpointError(f'{path}: its parameters are empty, or share their values')
-    try:
+    with building(state, path):
         sizes = describe(state)
         if 'identity_dim' not in sizes:
             stated.pop('recogniser', None)
-        with _Building(values + SPARE):
-            network = build_network({**sizes, **stated})
-    except CheckpointError as error:
-        raise CheckpointError(f'{path}: {error}') from error
-    except ODD_SIZES as error:
-        said = next(iter(str(error).splitlines()), '') or type(error).__name__
-        raise CheckpointError(f'{path}: the sizes in it make no network ({said})') from error
+        network = build_network({**sizes, **stated})
     load_state(network, state, source=path)
     return network.to(map_location).eval()
 
