@@ -250,9 +250,9 @@ def test_the_script_makes_a_file_that_works_and_shows_its_curve(tmp_path, embedd
 
 
 def test_the_script_says_what_is_wrong(tmp_path, weights, capsys):
-    assert run_script(tmp_path, tmp_path / 'none.pth')[0] == 1
+    assert run_script(tmp_path, tmp_path / 'none.pth')[0] == 2
     assert 'none.pth' in capsys.readouterr().err
-    assert run_script(tmp_path, weights, '--val', str(tmp_path / 'nobody'))[0] == 1
+    assert run_script(tmp_path, weights, '--val', str(tmp_path / 'nobody'))[0] == 2
     assert 'nobody' in capsys.readouterr().err
     with pytest.raises(SystemExit):
         run_script(tmp_path, weights, '--size', '32')

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 import subprocess
 import sys
 import threading
+import urllib.error
+import urllib.request
 from collections.abc import Iterator
 from contextlib import suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -20,7 +23,7 @@ from basicsr.cli import download as download_command
 from basicsr.faces.detection import build_detector
 from basicsr.inference import FaceRestorer
 from basicsr.inference.face_restorer import find_model
-from basicsr.utils.download import DownloadError, download, sha256_of
+from basicsr.utils.download import DownloadError, _Redirects, download, sha256_of
 from basicsr.utils.folders import weights_folder
 from basicsr.utils.weights import read_manifest
 
@@ -39,6 +42,8 @@ class Server:
         paths: the path of every request; the whole address where this server was asked as a proxy.
         stalls: how many of the next answers stop after 1,000 bytes, until the end of the test.
         shifted: bytes by which continued answers begin too early.
+        content: what is served.
+        sized: whether answers state their length.
         held: requests wait for this event before they are answered.
     """
 
@@ -49,6 +54,7 @@ class Server:
         self.paths: list[str] = []
         self.stalls = 0
         self.shifted = 0
+        self.content, self.sized = CONTENT, True
         self.held = threading.Event()
         self.held.set()
         self.asked, self.over = threading.Event(), threading.Event()
@@ -75,16 +81,22 @@ class Server:
             request.send_error(404)
             return
         start = int(asked.removeprefix('bytes=').rstrip('-')) if asked and self.ranges else 0
-        if start >= len(CONTENT):
+        if request.path == '/moved':
+            request.send_response(302)
+            request.send_header('Location', 'ftp://127.0.0.1/file.pth')
+            request.end_headers()
+            return
+        if start >= len(self.content):
             request.send_error(416)
             return
         if asked:
             start -= self.shifted
-        body = CONTENT[start:]
+        body = self.content[start:]
         request.send_response(206 if asked and self.ranges else 200)
-        request.send_header('Content-Length', str(len(body)))
+        if self.sized:
+            request.send_header('Content-Length', str(len(body)))
         if asked and self.ranges:
-            request.send_header('Content-Range', f'bytes {start}-{len(CONTENT) - 1}/{len(CONTENT)}')
+            request.send_header('Content-Range', f'bytes {start}-{len(self.content) - 1}/{len(self.content)}')
         request.end_headers()
         if self.stalls:
             self.stalls -= 1
@@ -233,8 +245,76 @@ def test_an_answer_that_begins_elsewhere_is_not_appended(server: Server, tmp_pat
     (tmp_path / 'file.pth.part').write_bytes(CONTENT[:1000])
     server.shifted = 10
     with pytest.raises(DownloadError, match=r"bytes from 1000 on, the server sent 'bytes 990-"):
-        download(server.url, tmp_path / 'file.pth')
+        download(server.url, tmp_path / 'file.pth', sha256=SUM)
     assert (tmp_path / 'file.pth.part').read_bytes() == CONTENT[:1000]
+
+
+@pytest.mark.parametrize(
+    ('page', 'words'),
+    [
+        (b'<!DOCTYPE html><title>Sign in to this network</title>', 'a web page, not the file'),
+        (b'\n <html>', 'a web page'),
+        (b'{"error": "quota"}', 'a JSON text'),
+        (b'version https://git-lfs.github.com/spec/v1\nsize 5\n', 'a Git LFS pointer'),
+    ],
+)
+def test_a_page_in_place_of_the_file_is_named_and_costs_nothing(
+    page: bytes, words: str, server: Server, tmp_path: Path
+) -> None:
+    server.content = page
+    with pytest.raises(DownloadError, match=words):
+        download(server.url, tmp_path / 'file.pth')
+    assert list(tmp_path.iterdir()) == []
+    assert len(server.seen) == 1
+
+
+def test_the_announced_size_is_compared_before_anything_is_fetched(server: Server, tmp_path: Path) -> None:
+    server.content = CONTENT + b'more'
+    with pytest.raises(DownloadError, match=f'{len(CONTENT) + 4} bytes instead of {len(CONTENT)}'):
+        download(server.url, tmp_path / 'file.pth', SUM, len(CONTENT))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_body_without_an_end_is_given_up(server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    server.content, server.sized = CONTENT * 40, False
+    with pytest.raises(DownloadError, match=f'more than {len(CONTENT)} bytes'):
+        download(server.url, tmp_path / 'file.pth', size=len(CONTENT))
+    monkeypatch.setattr('basicsr.utils.download.LARGEST', 1000)
+    with pytest.raises(DownloadError, match='more than 1000 bytes'):
+        download(server.url, tmp_path / 'file.pth')
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_body_that_comes_too_slowly_is_given_up(
+    server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr('basicsr.utils.download.PATIENCE', 0)
+    monkeypatch.setattr('basicsr.utils.download.SLOWEST', 1e15)
+    with pytest.raises(DownloadError, match='too slow'):
+        download(server.url, tmp_path / 'file.pth', SUM)
+    monkeypatch.undo()
+    monkeypatch.setenv('no_proxy', '127.0.0.1')
+    assert download(server.url, tmp_path / 'file.pth', SUM).read_bytes() == CONTENT
+
+
+def test_the_web_may_not_lead_elsewhere(server: Server, tmp_path: Path) -> None:
+    with pytest.raises(DownloadError, match='redirected to ftp:'):
+        download(server.url.replace('file.pth', 'moved'), tmp_path / 'file.pth')
+
+
+def test_https_is_not_left_for_http() -> None:
+    request = urllib.request.Request('https://host/file')
+    follow = _Redirects().redirect_request
+    assert follow(request, None, 302, '', {}, 'https://other/file').full_url == 'https://other/file'
+    with pytest.raises(urllib.error.URLError, match='no https address'):
+        follow(request, None, 302, '', {}, 'http://other/file')
+
+
+def test_a_part_is_gone_on_with_only_where_a_sum_shows_what_it_is_of(server: Server, tmp_path: Path) -> None:
+    (tmp_path / 'file.pth.part').write_bytes(b'poison' * 100)
+    download(server.url, tmp_path / 'file.pth')
+    assert server.seen == [None]
+    assert (tmp_path / 'file.pth').read_bytes() == CONTENT
 
 
 def test_a_mirror_continues_a_file_only_where_its_sum_is_known(server: Server, tmp_path: Path) -> None:
@@ -242,7 +322,7 @@ def test_a_mirror_continues_a_file_only_where_its_sum_is_known(server: Server, t
         (tmp_path / 'other.pth.part').write_bytes(CONTENT[:1000])
         server.seen.clear()
         download(server.missing, tmp_path / 'other.pth', sha256=sha256, mirrors=[server.url])
-        assert server.seen == ['bytes=1000-', wanted]
+        assert server.seen == [wanted, wanted]
         (tmp_path / 'other.pth').unlink()
 
 
@@ -314,6 +394,10 @@ def test_manifest_is_complete() -> None:
     assert {'CodeFormer', 'facelib', 'realesrgan', 'vgg', 'yunet', 'arcface'} <= set(manifest)
     entries = [entry for group in manifest.values() for entry in group]
     assert len({entry.file for entry in entries}) == len(entries)
+    assert sum(entry.sha256 is not None for entry in entries) >= 13
+    for entry in entries:  # a digit of the name that torchvision and pytorch-fid give to files
+        named = re.search(r'-([0-9a-f]{8})\.pth$', entry.file)
+        assert not named or entry.sha256.startswith(named[1])
     readme = (ROOT / 'weights' / 'README.md').read_text(encoding='utf-8')
     for entry in entries:
         assert all(url.startswith('https://') for url in (entry.url, *entry.mirrors))
@@ -348,7 +432,7 @@ def test_a_manifest_cannot_write_outside_the_folder(name: str, server: Server, s
     manifest = write_manifest(tmp_path / 'm.yml', g=[{'file': name, 'url': server.url}])
     with pytest.raises(ValueError, match='must be a path below the weights folder'):
         read_manifest(manifest)
-    assert script.main(['--weights-dir', str(tmp_path / 'w'), '--manifest', str(manifest)]) == 2
+    assert script.main(['all', '--weights-dir', str(tmp_path / 'w'), '--manifest', str(manifest)]) == 2
     assert 'm.yml: g: ' in capsys.readouterr().err
     assert server.seen == [] and not (tmp_path / 'w').exists()
 
@@ -375,14 +459,14 @@ def test_what_is_no_manifest_is_named(text: str, message: str, tmp_path: Path) -
 def test_sizes_of_the_manifest_are_checked(server: Server, script, tmp_path: Path, capsys) -> None:
     for size, code in ((5, 1), (len(CONTENT), 0)):
         manifest = write_manifest(tmp_path / 'm.yml', g=[{'file': 'x.pth', 'url': server.url, 'size': size}])
-        assert script.main(['--weights-dir', str(tmp_path / 'w'), '--manifest', str(manifest)]) == code
+        assert script.main(['all', '--weights_dir', str(tmp_path / 'w'), '--manifest', str(manifest)]) == code
     assert f'{len(CONTENT)} bytes instead of 5' in capsys.readouterr().err
 
 
 def test_mirrors_of_the_user_come_first(server: Server, script, tmp_path: Path) -> None:
     manifest = write_manifest(tmp_path / 'm.yml', g=[{'file': 'a b/x.pth', 'url': server.missing, 'sha256': SUM}])
     mirror = server.url.removesuffix('/file.pth') + '/copy/'
-    options = ['--weights-dir', str(tmp_path / 'w'), '--manifest', str(manifest)]
+    options = ['all', '--weights_dir', str(tmp_path / 'w'), '--manifest', str(manifest)]
     assert script.main([*options, '--mirror', mirror]) == 0
     assert server.paths == ['/copy/a%20b/x.pth']
     assert (tmp_path / 'w' / 'a b' / 'x.pth').read_bytes() == CONTENT
@@ -392,7 +476,7 @@ def test_without_a_network_the_script_says_which_file_goes_where(script, tmp_pat
     monkeypatch.setenv('no_proxy', '127.0.0.1')
     url = 'http://127.0.0.1:9/x.pth'
     manifest = write_manifest(tmp_path / 'm.yml', g=[{'file': 'a/x.pth', 'url': url}])
-    assert script.main(['--weights-dir', str(tmp_path / 'w'), '--manifest', str(manifest)]) == 1
+    assert script.main(['all', '--weights_dir', str(tmp_path / 'w'), '--manifest', str(manifest)]) == 1
     message = capsys.readouterr().err
     assert f'fetch the file from {url} by other means and save it as {tmp_path / "w" / "a" / "x.pth"}' in message
 
@@ -400,8 +484,8 @@ def test_without_a_network_the_script_says_which_file_goes_where(script, tmp_pat
 def test_the_environment_names_the_weights_folder(server: Server, script, tmp_path: Path, monkeypatch) -> None:
     manifest = write_manifest(tmp_path / 'm.yml', g=[{'file': 'x.pth', 'url': server.url}])
     monkeypatch.setenv('CODEFORMER_WEIGHTS', str(tmp_path / 'of the environment'))
-    assert script.main(['--manifest', str(manifest)]) == 0
-    assert script.main(['--manifest', str(manifest), '--weights-dir', str(tmp_path / 'of the flag')]) == 0
+    assert script.main(['g', '--manifest', str(manifest)]) == 0
+    assert script.main(['g', '--manifest', str(manifest), '--weights_dir', str(tmp_path / 'of the flag')]) == 0
     assert {path.parent.name for path in tmp_path.rglob('x.pth')} == {'of the environment', 'of the flag'}
 
 
@@ -425,7 +509,7 @@ def test_script_goes_on_after_a_failure(server: Server, script, tmp_path: Path, 
         two=[{'file': 'two.pth', 'url': server.url, 'sha256': SUM}],
     )
     weights = tmp_path / 'weights'
-    options = ['--weights-dir', str(weights), '--manifest', str(manifest)]
+    options = ['--weights_dir', str(weights), '--manifest', str(manifest)]
     assert script.main(['one', *options]) == 1
     assert (weights / 'one' / 'good.pth').read_bytes() == CONTENT
     assert not (weights / 'two.pth').exists()
@@ -444,3 +528,14 @@ def test_script_names_the_nearest_group(script, capsys) -> None:
         script.main(['codeformer'])
     assert stop.value.code == 2
     assert "unknown group 'codeformer' (did you mean 'CodeFormer'?)" in capsys.readouterr().err
+
+
+def test_without_a_group_the_groups_are_listed_and_nothing_is_fetched(
+    server: Server, script, tmp_path: Path, capsys
+) -> None:
+    files = [{'file': 'a/x.pth', 'url': server.url, 'size': len(CONTENT)}, {'file': 'a/y.pth', 'url': server.url}]
+    manifest = write_manifest(tmp_path / 'm.yml', one=files)
+    assert script.main(['--weights_dir', str(tmp_path / 'w'), '--manifest', str(manifest)]) == 0
+    said = capsys.readouterr().out
+    assert 'one\n  a/x.pth (0.1 MB): a test; licence: MIT\n  a/y.pth (size unknown)' in said
+    assert server.seen == [] and not (tmp_path / 'w').exists()

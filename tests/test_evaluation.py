@@ -7,7 +7,9 @@ import csv
 import dataclasses
 import json
 import math
+import os
 import re
+import shutil
 import sys
 from html.parser import HTMLParser
 from pathlib import Path
@@ -34,7 +36,7 @@ from basicsr.metrics.fid import FeatureStatistics, frechet_distance
 from basicsr.metrics.identity import cosine, degrees, group_by_input, identity_variance, landmark_distance
 from basicsr.metrics.landmarks import peaks
 from basicsr.metrics.niqe import NIQE, fit_asymmetric, halve, normalised
-from basicsr.metrics.pictures import Folder
+from basicsr.metrics.pictures import Case, Folder
 from basicsr.metrics.protocol import FOLDER, load_protocol
 from basicsr.metrics.scorers import Scorer
 from basicsr.metrics.statistics import paired_bootstrap
@@ -452,7 +454,6 @@ def spoil(folders: Path, how: str) -> None:
         ('size', r'good/p/two.png: sizes differ \(restored 112x100, gt 112x112\)'),
         ('missing', r'good/p/two.png: no picture of that name in .*gt \(--gt\)'),
         ('not restored', r'gt/p/two.png: not restored in .*good'),
-        ('grey', 'good/p/two.png: one channel'),
         ('16 bits', 'good/p/two.png: 16 bits'),
         ('transparent', 'good/p/two.png: transparency'),
         ('corrupt', r'good/p/two.png: .*damaged'),
@@ -500,7 +501,7 @@ def test_a_picture_that_a_metric_refuses_keeps_its_other_scores(folders: Path, c
 )
 def test_bad_arguments(arguments: tuple, message: str, folders: Path, capsys: pytest.CaptureFixture) -> None:
     (folders / 'void').mkdir()
-    assert run(folders, *(argument.format(folders) for argument in arguments)) == 1
+    assert run(folders, *(argument.format(folders) for argument in arguments)) == 2
     error = capsys.readouterr().err
     assert message.format(folders) in error and error.count('\n') == 1
 
@@ -778,3 +779,83 @@ def test_the_page_of_metrics_lists_all() -> None:
     for name, metric in METRICS.items():
         assert f'| `{name}` | {metric.name} | {metric.better} | {metric.inputs} |' in text
     assert all(f'`{name}`' in text for name in PROTOCOLS)
+
+
+def test_what_inference_writes_is_taken(folders: Path) -> None:
+    """Faces are called `<name>_00`, and grey pictures stay grey."""
+    plain = {row['picture']: row['psnr'] for row in rows_after(folders)}
+    for name in NAMES:
+        path = folders / 'good' / f'{name}.png'
+        path.rename(path.with_name(f'{path.stem}_00.png'))
+    assert {row['picture']: row['psnr'] for row in rows_after(folders)} == {f'{k}_00': v for k, v in plain.items()}
+    grey = next((folders / 'good').rglob('*.png'))
+    cv2.imwrite(str(grey), cv2.imread(str(grey), cv2.IMREAD_GRAYSCALE))
+    assert len(rows_after(folders)) == len(NAMES)
+
+
+def rows_after(folders: Path) -> list[dict[str, str]]:
+    assert run(folders) == 0
+    return rows_of(folders)
+
+
+def test_two_faces_of_one_picture_are_not_guessed_between(folders: Path, capsys: pytest.CaptureFixture) -> None:
+    path = folders / 'good' / 'p' / 'two.png'
+    shutil.copy(path, path.with_name('two_00.png'))
+    path.rename(path.with_name('two_01.png'))
+    assert run(folders) == 1
+    said = capsys.readouterr().err
+    assert re.search('two_00.png: one of 2 faces of p/two; keep the one', said)
+    assert [row['picture'] for row in rows_of(folders)] == [name for name in NAMES if name != 'p/two']
+
+
+@pytest.mark.parametrize('kind', ['a file', 'read only'])
+def test_an_output_folder_that_is_none_is_said_before_the_work(
+    kind: str, folders: Path, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (folders / 'file').touch()
+    monkeypatch.setattr('basicsr.cli.evaluate.evaluate', None)
+    assert run(folders, '--out', '/proc/self' if kind == 'read only' else str(folders / 'file' / 'out')) == 2
+    assert re.search('error: -o .*: cannot be written to .*choose another folder', capsys.readouterr().err)
+
+
+def test_figures_are_shown_though_the_report_cannot_be_written(
+    folders: Path, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object) -> None:
+        raise OSError(28, 'No space left on device')
+
+    monkeypatch.setattr('basicsr.metrics.report.write_csv', full)
+    assert run(folders) == 1
+    said = capsys.readouterr()
+    assert 'PSNR' in said.out and 'the report cannot be written' in said.err
+
+
+def test_names_that_are_no_text_or_formulas_spoil_nothing(folders: Path) -> None:
+    odd = [b'a\xff.png', b'=1+1.png', b'@x.png', b'<b>.png', b'a\nb.png']
+    for folder in ('good', 'gt'):
+        source = folders / folder / 'p' / 'two.png'
+        for name in odd:
+            shutil.copy(source, os.fsencode(folders / folder) + b'/' + name)
+    assert run(folders) == 0
+    rows = rows_of(folders)
+    assert len(rows) == len(NAMES) + len(odd)
+    assert not any(row['picture'].startswith(('=', '@')) for row in rows)
+    assert all(row['psnr'] for row in rows)
+    assert len(summary_of(folders)['runs']['good']['problems']) == 0
+    assert '&lt;b&gt;' in (folders / 'out' / 'report.html').read_text(encoding='utf-8')
+
+
+def test_a_metric_that_breaks_on_one_picture_keeps_the_others(
+    folders: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    for error in (TypeError('odd'), IndexError('odd'), ZeroDivisionError('odd'), cv2.error('odd'), MemoryError('odd')):
+
+        def compute(case: Case, error: Exception = error) -> float:
+            if case.name == 'p/two':
+                raise error
+            return 1.0
+
+        monkeypatch.setattr('basicsr.metrics.builders._Builder._feature', lambda self, metric: Scorer(metric, compute))
+        assert run(folders, metrics='psnr,feature') == 1
+        assert 'two.png: feature: ' in capsys.readouterr().err
+        assert [bool(row['feature']) for row in rows_of(folders)] == [name != 'p/two' for name in NAMES]

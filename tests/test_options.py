@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
 from small import stage_options
 
+from basicsr.models import build_model
 from basicsr.models.schema import check_options
 from basicsr.utils.options import OptionError, drop_nulls, dump_options, load_options, merge, parse_value
 from basicsr.utils.weights import read_manifest
@@ -252,3 +254,113 @@ def test_a_published_option_file_is_accepted(tmp_path):
     check_options(opt)
     assert opt['val']['val_freq'] == 5e10
     assert opt['train']['optim_g']['lr'] == 5e-5
+
+
+@pytest.mark.parametrize(
+    ('text', 'words'),
+    [
+        (b'name: "a\\0b"', 'NUL in'),
+        (b'name: a\x00b', 'not valid YAML'),
+        (b'name: \xff\xfe', 'not a text in UTF-8'),
+        (b'a: ' + b'[' * 50_000, 'not valid YAML'),
+        (b'a: ' + b'[' * 60 + b']' * 60, 'nested more than 32 deep'),
+        (b'a: ' + b'9' * 5000, 'not valid YAML'),
+        (b'a: ' + b'9' * 25, 'more than 64 bits'),
+        (b'a: 0x' + b'f' * 5000, 'more than 64 bits'),
+        (b'a: .nan', 'no number to compute with'),
+        (b'a: 1e999', 'no number to compute with'),
+        (b'1: a', 'keys are texts, not 1'),
+        (b'null: a', 'keys are texts, not None'),
+        (b'a: {[1]: 2}', 'not valid YAML'),
+        (b'a: !!int x', 'not valid YAML'),
+        (b'a: !!float ""', 'not valid YAML'),
+        (b'a: !!timestamp x', 'not valid YAML'),
+        (b'a: !!python/object/apply:os.getcwd []', 'not valid YAML'),
+        (b'a: 2001-99-99', 'not valid YAML'),
+        (b'a: &a [*a]', 'nested more than 32 deep'),
+        (b'\n'.join(b'a%d: &a%d [%s]' % (i, i, b', '.join([b'*a%d' % (i - 1)] * 9) if i else b'x') for i in range(9)),
+         'more than 100000 entries'),
+        (b'- a', 'a mapping of keys'),
+        (b'x' * (1 << 21), 'above 1 MiB'),
+        (b'_base_: 3', '_base_ is the name of a file'),
+        (b'_base_: {a: b}', '_base_ is the name of a file'),
+        (b'_base_: [3]', '_base_ is the name of a file'),
+        (b'_base_: "a\\0b"', 'NUL in'),
+        (b'_base_: nowhere.yml', 'no such file'),
+        (b'_base_: .', 'no such file'),
+        (b'_base_: loop.yml', 'no such file'),
+        (b'_base_: fork.yml', 'more than 64 files'),
+    ],
+    ids=lambda value: value if isinstance(value, str) else '',
+)  # fmt: skip
+def test_what_is_no_option_file_is_one_line(text, words, tmp_path):
+    (tmp_path / 'a.yml').write_bytes(text)
+    (tmp_path / 'loop.yml').symlink_to('loop.yml')
+    (tmp_path / 'fork.yml').write_text('_base_: [b0.yml, b0.yml]')
+    for i in range(20):
+        (tmp_path / f'b{i}.yml').write_text(f'_base_: [b{i + 1}.yml, b{i + 1}.yml]')
+    (tmp_path / 'b20.yml').write_text('{}')
+    with pytest.raises(OptionError, match=words) as error:
+        load_options(tmp_path / 'a.yml')
+    assert '\n' not in str(error.value)
+    assert len(str(error.value)) < 700
+
+
+@pytest.mark.parametrize('change', ['a=' + '[' * 50_000, 'a=' + '9' * 30, ':'.join('a' * 5000) + '=1', 'a=!!int x'])
+def test_a_change_may_be_nonsense(change, tmp_path):
+    (tmp_path / 'a.yml').write_text('a: 1\n')
+    with pytest.raises(OptionError) as error:
+        load_options(tmp_path / 'a.yml', [change])
+    assert len(str(error.value)) < 700
+
+
+def test_a_pipe_is_no_option_file(tmp_path):
+    os.mkfifo(tmp_path / 'a.yml')
+    with pytest.raises(OptionError, match='no such file'):
+        load_options(tmp_path / 'a.yml')
+
+
+@pytest.mark.parametrize('name', ['..', '.', '/tmp/x', '../x', 'a/../../x', 'a/b', 'a\\b', 'a\nb', 'x' * 300])
+def test_a_name_cannot_lead_out_of_experiments(name, tmp_path):
+    opt = stage_options(1, tmp_path)
+    with pytest.raises(OptionError, match=r'name: .* use a plain name'):
+        check_options({**opt, 'name': name})
+    with pytest.raises(OptionError, match=r'datasets: .* use a plain name'):
+        check_options({**opt, 'datasets': {**opt['datasets'], f'val_{name}/': {}}})
+
+
+@pytest.mark.parametrize(
+    ('key', 'value'),
+    [
+        ('optim_g:betas', 3), ('optim_g:betas', ['a', 'b']), ('optim_g:betas', [0.9]), ('optim_g:betas', [2, 2]),
+        ('optim_g:weight_decay', 'x'), ('optim_g:eps', [1]), ('optim_g:type', 'LBFGS'), ('optim_g:type', 'Optimizer'),
+        ('optim_g:type', ['Adam']), ('optim_g:type', 7), ('optim_g:lr', 'x'), ('optim_g:lr', [1]), ('optim_g:lr', 1e9),
+        ('scheduler:type', ['x']), ('scheduler:milestones', ['a']), ('scheduler:milestones', 3),
+        ('scheduler:gamma', 'x'), ('scheduler', 3), ('optim_g', 'Adam'),
+    ],
+)  # fmt: skip
+def test_arguments_of_optimizers_and_schedulers_are_tried_before_the_run(key, value, tmp_path):
+    opt = stage_options(1, tmp_path)
+    train: dict = {'scheduler': {'type': 'MultiStepLR', 'milestones': [3]}, 'optim_g': {'type': 'Adam', 'lr': 1e-3}}
+    section, _, last = key.partition(':')
+    train[section] = {**train[section], last: value} if last else value
+    with pytest.raises(OptionError, match=f'train:{section}') as error:
+        check_options({**opt, 'train': {**opt['train'], **train}})
+    assert '\n' not in str(error.value)
+
+
+@pytest.mark.parametrize('change', [{'ch_mult': 3}, {'ch_mult': ['a']}, {'attn_resolutions': 'x'}, {'nf': 1 << 40}])
+def test_sizes_of_networks_are_checked(change, tmp_path):
+    opt = stage_options(1, tmp_path)
+    with pytest.raises(OptionError, match='network_g'):
+        opt = {**opt, 'network_g': {**opt['network_g'], **change}}
+        check_options(opt)
+        build_model(opt)
+
+
+@pytest.mark.parametrize(('key', 'value'), [('blur_sigma', ['a', 2]), ('kernel_list', [3]), ('mean', [None, 1, 2])])
+def test_lists_of_datasets_hold_what_they_should(key, value, tmp_path):
+    opt = stage_options(2, tmp_path)
+    section = {'type': 'FFHQBlindDataset', 'dataroot_gt': 'x', key: value}
+    with pytest.raises(OptionError, match=f'datasets:train:{key}: .* is no'):
+        check_options({**opt, 'datasets': {'train': section}})

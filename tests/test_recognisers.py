@@ -498,7 +498,7 @@ def test_people_who_cannot_be_compared_are_an_error(
     (tmp_path / 'people').mkdir()
     for name in names:
         imwrite(tmp_path / 'people' / name, to_image(smooth_faces(1)[0]))
-    assert check_recogniser.main([str(save_tiny(tmp_path / 'tiny.pth')), '-i', str(tmp_path / 'people')]) == 1
+    assert check_recogniser.main([str(save_tiny(tmp_path / 'tiny.pth')), '-i', str(tmp_path / 'people')]) == 2
     assert 'people: needs two folders of pictures or more' in capsys.readouterr().err
 
 

@@ -386,3 +386,15 @@ def test_colour_fix_takes_the_low_frequencies_and_leaves_the_high_ones() -> None
     difference = (fixed.astype(float) - fixed.mean((0, 1))) - (restored.astype(float) - restored.mean((0, 1)))
     assert difference.std() < 2
     assert np.abs(fix_colour(original, original).astype(int) - original).max() == 0
+
+
+@pytest.mark.parametrize('content', [b'<!DOCTYPE html>', b'', bytes(1000)])
+def test_damaged_official_weights_are_named_and_the_embedded_model_is_used(content, tmp_path, caplog):
+    official = tmp_path / 'CodeFormer' / 'codeformer.pth'
+    official.parent.mkdir()
+    official.write_bytes(content)
+    restorer = FaceRestorer('auto', device='cpu', weights_dir=tmp_path)
+    assert restorer.description.startswith('embedded small model') and restorer.color_fix
+    assert 'codeformer.pth: ' in caplog.text and 'The embedded small model is used instead' in caplog.text
+    with pytest.raises(CheckpointError, match=r'codeformer\.pth'):
+        FaceRestorer('official', device='cpu', weights_dir=tmp_path)

@@ -254,7 +254,7 @@ def test_latent_script_takes_no_network_of_a_later_stage(tmp_path, capsys):
     build_model(opt).save(1, tmp_path)
     faces, weights = opt['datasets']['train']['dataroot_gt'], str(tmp_path / 'models' / 'net_g_1.pth')
     arguments = ['-i', faces, '-o', str(tmp_path / 'codes.pth'), '--vqgan', weights]
-    assert generate_latent_gt.main(arguments) == 1
+    assert generate_latent_gt.main(arguments) == 2
     assert 'stage I' in capsys.readouterr().err
 
 

@@ -30,7 +30,7 @@ from tensorboard.summary.writer.record_writer import RecordWriter
 
 from basicsr.cli import train
 from basicsr.models import BaseModel, NonFiniteLossError, build_model, collapse
-from basicsr.models.checkpoints import Best, newest_readable, rotate
+from basicsr.models.checkpoints import Best, newest_readable, newest_usable, rotate
 from basicsr.models.loop import Run, data_problem
 from basicsr.models.schema import check_options
 from basicsr.utils import slurm, workers
@@ -252,6 +252,108 @@ def test_a_truncated_checkpoint_is_passed_over_and_named(file, left, root, strai
     assert 'training_states/4.state' in warning
     assert warning.partition('WARNING')[2] in (place / 'train_tiny.log').read_text()
     assert_same(place, straight)
+
+
+def flip(path: Path, share: float) -> None:
+    content = bytearray(path.read_bytes())
+    content[int(len(content) * share)] ^= 0x10
+    path.write_bytes(content)
+
+
+def zero(path: Path, share: float) -> None:
+    content = bytearray(path.read_bytes())
+    start = int(len(content) * share)
+    content[start : start + 4096] = bytes(len(content[start : start + 4096]))
+    path.write_bytes(content)
+
+
+@pytest.mark.parametrize('damage', [flip, zero])
+@pytest.mark.parametrize(
+    ('file', 'share'), [('models/net_g_5.pth', 0.5), ('models/net_d_5.pth', 0.3), ('training_states/5.state', 0.4)]
+)
+def test_a_checkpoint_with_flipped_or_zeroed_bytes_is_passed_over_and_named(
+    damage, file, share, straight, place, capfd, monkeypatch
+):
+    damage(place / file, share)
+    path, problems = newest_readable(place, ['net_g', 'net_d'])
+    assert path == place / 'training_states/4.state'
+    assert len(problems) == 1
+    assert f'{file}: damaged: its record' in problems[0]
+
+
+def junk(*keys, value):
+    """A change of a training state: another value at a path of keys."""
+
+    def change(state: dict) -> None:
+        for key in keys[:-1]:
+            state = state[key]
+        state[keys[-1]] = value
+
+    return change
+
+
+JUNK = {
+    'optimizers a text': junk('optimizers', value='junk'),
+    'optimizer a number': junk('optimizers', 'optim_g', value=3),
+    'no groups': junk('optimizers', 'optim_g', 'param_groups', value=[{}]),
+    'parameters a number': junk('optimizers', 'optim_g', 'param_groups', 0, 'params', value=3),
+    'moment a text': junk('optimizers', 'optim_g', 'state', 0, 'exp_avg', value='junk'),
+    'moment of another shape': junk('optimizers', 'optim_g', 'state', 0, 'exp_avg', value=torch.zeros(7, 7)),
+    'moment not finite': junk('optimizers', 'optim_g', 'state', 0, 'exp_avg', value=torch.tensor(float('nan'))),
+    'a parameter a list': junk('optimizers', 'optim_d', 'state', 0, value=[1]),
+    'scaler a text': junk('scaler', value='x'),
+    'extra nothing': junk('extra', value=None),
+    'extra empty': junk('extra', value={}),
+    'features a text': junk('extra', 'features', value='x'),
+    'features flat': junk('extra', 'features', value=torch.zeros(3)),
+    'warming a text': junk('extra', 'warming', value='yes'),
+    'iteration a text': junk('iter', value='5'),
+    'iteration of another file': junk('iter', value=4),
+}
+
+
+@pytest.mark.parametrize('kind', JUNK)
+def test_junk_in_a_training_state_is_passed_over_and_named(kind, root, place):
+    path = place / 'training_states' / '5.state'
+    state = read_checkpoint(path)
+    JUNK[kind](state)
+    save_atomic(state, path)
+    model = build_model(tiny_options(root))
+    found, problems = newest_usable(place, model.resume_training)
+    assert found == place / 'training_states' / '4.state'
+    assert len(problems) == 1 and '5.state: ' in problems[0]
+    assert model.resume_training(found) == 4
+
+
+def test_a_run_whose_records_are_all_damaged_goes_on(root, straight, place, capfd):
+    """State, best record and CSV at once: one warning each, no traceback, and the same end."""
+    state = read_checkpoint(place / 'training_states/5.state')
+    JUNK['moment a text'](state)
+    save_atomic(state, place / 'training_states/5.state')
+    (place / 'models/net_g_best.json').write_text('{"judged": "x", "value": []}')
+    (place / 'validation_val.csv').write_bytes(b'iter,psnr\r\n3,\xff\xfe')
+    assert resume(root) == 0
+    said = capfd.readouterr().err
+    assert 'Traceback' not in said
+    assert '5.state: it holds something else than a run saves' in said and 'training_states/4.state' in said
+    assert 'net_g_best.json: cannot be read' in said
+    assert 'validation_val.csv: damaged' in said
+    assert_same(place, straight)
+    assert (place / 'validation_val_before_6.csv').read_bytes().endswith(b'\xff\xfe')
+    assert [iteration for iteration, _ in judged(place)] == ['6', '7']
+
+
+@pytest.mark.parametrize(
+    'text',
+    ['', '[]', '3', '{"judged": "x"}', '[' * 100_000, '{"metric": "psnr", "dataset": "val", "value": "x"}', '\0'],
+)
+def test_a_damaged_record_of_the_best_is_looked_for_anew(text, tmp_path, caplog):
+    (tmp_path / 'models').mkdir()
+    (tmp_path / 'models/net_g_best.json').write_text(text)
+    opt = {'val': {'metrics': {'psnr': {'type': 'calculate_psnr'}}}, 'datasets': {'val': {}}}
+    best = Best(opt, tmp_path)
+    assert best.judged == 0 and best.record == {}
+    assert 'net_g_best.json: cannot be read' in caplog.text
 
 
 def test_no_whole_checkpoint_is_an_error_and_touches_nothing(root, place, capfd):

@@ -4,34 +4,91 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Mapping, Sequence
-from math import isqrt
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from math import isqrt, prod
+from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from basicsr.archs import CodeFormer, build_network
-from basicsr.utils.checkpoint import CheckpointError, load_state, read_checkpoint, read_metadata, unwrap
+from basicsr.utils.checkpoint import (
+    CheckpointError,
+    load_state,
+    read_checkpoint,
+    read_metadata,
+    unwrap,
+    without_prefix,
+)
 
 STATED = ('n_head', 'img_size', 'attn_resolutions', 'recogniser')  # what shapes do not tell
+ANCHORS = ('encoder.blocks.0.weight', 'main.0.weight')  # of every network of this project, one or the other
+FOREIGN = {
+    'GFPGAN': 'stylegan_decoder.',
+    'RestoreFormer, or another VQGAN of taming-transformers': 'encoder.conv_in.',
+    'GPEN': 'ecd0.',
+    'Real-ESRGAN': 'body.0.rdb1.',
+    'ESRGAN': 'RRDB_trunk.',
+    'RetinaFace': 'ClassHead.0.',
+    'VGG': 'features.0.',
+}
+"""Networks whose files are taken for one of this project's, and how some of their keys begin."""
 DRAWING = (Tensor.uniform_, Tensor.normal_, nn.init.uniform_, nn.init.normal_, nn.init.kaiming_uniform_)
+ALLOCATING = (torch.empty, torch.zeros, torch.ones, torch.rand, torch.randn)
+SPARE = 1 << 20  # values that a network holds beside its state dict
+ODD_SIZES = (
+    ValueError, LookupError, TypeError, AttributeError, ArithmeticError, RuntimeError, AssertionError, MemoryError,
+)  # fmt: skip
+"""What networks and torch raise when sizes make no sense (RecursionError is a RuntimeError)."""
 
 
-class _WithoutDraws(TorchFunctionMode):
-    """Networks are built without the random numbers that a checkpoint replaces: a second for the published one.
+class _Building(TorchFunctionMode):
+    """Build a network without random numbers and within a number of values.
 
-    The device `meta` would spare them too, but it imports sympy, which takes longer.
+    The checkpoint replaces the random numbers, which take a second for the published network. The device `meta` would
+    spare them too, but it imports sympy, which takes longer.
+
+    Args:
+        values: most values that parameters and buffers may have together.
     """
+
+    def __init__(self, values: int) -> None:
+        super().__init__()
+        self.left = values
 
     def __torch_function__(
         self, func: Callable, types: Sequence[type], args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None
     ) -> Any:
-        """Everything as it is, but for what draws."""
+        """Everything as it is, but for what draws, and for what would be larger than the checkpoint."""
         kwargs = kwargs or {}
         if func in DRAWING:
             return args[0] if args else kwargs['tensor']
+        if func in ALLOCATING:
+            size = kwargs.get('size', args[0] if args and not isinstance(args[0], int) else args)
+            self.left -= prod(int(side) for side in size)
+            if self.left < 0:
+                raise CheckpointError('the sizes in it make a network of more values than it has')
         return func(*args, **kwargs)
+
+
+@contextmanager
+def building(state: Mapping[str, Tensor], path: str | os.PathLike) -> Iterator[None]:
+    """Build a network to the sizes of a state dict: without random numbers, and of no more values than that has.
+
+    Raises:
+        CheckpointError: the sizes make no network, or one of more values; the message names the file.
+    """
+    try:
+        with _Building(sum(tensor.numel() for tensor in state.values()) + SPARE):
+            yield
+    except CheckpointError as error:
+        raise CheckpointError(f'{path}: {error}') from error
+    except ODD_SIZES as error:
+        said = next(iter(str(error).splitlines()), '') or type(error).__name__
+        raise CheckpointError(f'{path}: the sizes in it make no network ({said})') from error
 
 
 def _numbered(state: Mapping[str, Tensor], prefix: str) -> list[dict[str, tuple[int, ...]]]:
@@ -114,39 +171,58 @@ def describe(state: Mapping[str, Tensor]) -> dict[str, Any]:
             ndf, nc = state['main.0.weight'].shape[:2]
             convolutions = [block for block in _numbered(state, 'main') if len(block['weight']) == 4]
             return {'type': 'VQGANDiscriminator', 'nc': nc, 'ndf': ndf, 'n_layers': len(convolutions) - 2}
-    except (KeyError, IndexError, ValueError) as error:
+    except (LookupError, ValueError, ArithmeticError) as error:
         raise CheckpointError(f'the keys are those of no known network: {error!r} is missing or odd') from error
+    for name, beginning in FOREIGN.items():
+        if any(key.startswith(beginning) for key in state):
+            raise CheckpointError(
+                f'the keys are those of {name}, which this project does not run; give weights of CodeFormer'
+            )
     raise CheckpointError(
         f'the keys are those of no known network (CodeFormer, VQAutoEncoder, VQGANDiscriminator); first: '
         f'{", ".join(list(state)[:3])}'
     )
 
 
+def _stated(checkpoint: Mapping[str, Any], path: str | os.PathLike) -> dict[str, Any]:
+    """Return the network options that a file states beside its weights, of `STATED`.
+
+    Raises:
+        CheckpointError: they are no mapping.
+    """
+    try:
+        stated = checkpoint['network'] if 'network' in checkpoint else read_metadata(path).get('network', '{}')
+        stated = json.loads(stated) if isinstance(stated, str) else stated
+    except (ValueError, RecursionError) as error:
+        raise CheckpointError(f'{path}: its `network` is no JSON') from error
+    stated = {} if stated is None else stated
+    if not isinstance(stated, Mapping):
+        raise CheckpointError(f'{path}: its `network` is a {type(stated).__name__}, not a mapping of options')
+    return {name: stated[name] for name in STATED if name in stated}
+
+
 def load_network(path: str | os.PathLike, map_location: str = 'cpu', key: str | None = None) -> nn.Module:
-    """The network in a `.pth` or `.safetensors` file, with its weights, in eval mode.
+    """Load the network in a `.pth` or `.safetensors` file with its weights, in eval mode.
 
     Args:
-        path: the file; `params_ema`, `params`, … and `module.` are unwrapped.
+        path: the file; what trainers and wrappers put around the weights is taken away (`unwrap`, `without_prefix`).
         map_location: where to put it.
         key: the entry to take instead of the first usual one.
 
     Raises:
-        CheckpointError: a wrong, truncated or foreign file; one message that says which.
+        CheckpointError: a wrong, damaged or foreign file; one message that says which.
     """
     checkpoint = read_checkpoint(path, map_location)
-    state = unwrap(checkpoint, key, str(path))
-    stated = checkpoint.get('network') or json.loads(read_metadata(path).get('network', '{}'))
-    try:
+    state = without_prefix(unwrap(checkpoint, key, str(path)), ANCHORS)
+    stated = _stated(checkpoint, path)
+    sizes_of = [tensor.numel() for tensor in state.values()]
+    if sum(sizes_of) > Path(path).stat().st_size or 0 in sizes_of:
+        raise CheckpointError(f'{path}: its parameters are empty, or share their values')
+    with building(state, path):
         sizes = describe(state)
-        told = {
-            name: stated[name]
-            for name in STATED
-            if name in stated and (name != 'recogniser' or 'identity_dim' in sizes)
-        }
-        with _WithoutDraws():
-            network = build_network({**sizes, **told})
-    except (CheckpointError, ValueError) as error:
-        raise CheckpointError(f'{path}: {error}') from error
+        if 'identity_dim' not in sizes:
+            stated.pop('recogniser', None)
+        network = build_network({**sizes, **stated})
     load_state(network, state, source=path)
     return network.to(map_location).eval()
 

@@ -5,13 +5,13 @@ id-codeformer data align -i photos -o datasets/faces --size 512
 
 from __future__ import annotations
 
-import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 from tqdm import tqdm
 
+from basicsr.cli.arguments import ArgumentParser
 from basicsr.faces.detection import DEFAULT_DETECTOR, DETECTORS, FaceDetector, build_detector
 from basicsr.faces.geometry import align_face, crop_side
 from basicsr.inference.runner import FILE_ERRORS, Job, plan_jobs
@@ -36,7 +36,7 @@ def crop_faces(job: Job, detector: FaceDetector, output: Path, size: int, least:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """0 when every file gave a face, 1 when one did not, 2 when nothing could be started."""
-    parser = argparse.ArgumentParser(description='Cut the faces out of photographs at their FFHQ places.')
+    parser = ArgumentParser(description='Cut the faces out of photographs at their FFHQ places.')
     parser.add_argument('-i', '--input', type=Path, required=True, help='folder of photographs, sub-folders included')
     parser.add_argument('-o', '--output', type=Path, required=True, help='folder for the crops')
     parser.add_argument('--size', type=int, default=512, help='side of the crops (default: 512)')

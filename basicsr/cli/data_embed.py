@@ -8,7 +8,6 @@ degraded, and all of them mirrored too. They are found by content: run again, th
 
 from __future__ import annotations
 
-import argparse
 import hashlib
 import sys
 from collections.abc import Sequence
@@ -19,6 +18,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from basicsr.cli.arguments import ArgumentParser
 from basicsr.data.common import DataError, decode_picture, resize_square
 from basicsr.data.embeddings import SMALLEST, SUM, Embeddings, reference_variants, stamp_of
 from basicsr.data.storage import Files, open_files
@@ -97,7 +97,7 @@ def update(table: Embeddings, files: Files, root: Path, embedder: FaceEmbedder, 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """The command line; returns the exit code."""
-    parser = argparse.ArgumentParser(description='Embed photographs once, for training with references.')
+    parser = ArgumentParser(description='Embed photographs once, for training with references.')
     parser.add_argument('-i', '--input', type=Path, required=True, help='folder of aligned faces, or an lmdb of them')
     parser.add_argument('-o', '--output', type=Path, required=True, help='file to write or to add to (.safetensors)')
     parser.add_argument('--weights', required=True, help='the recogniser: its file, pack or name')
@@ -116,8 +116,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         before = len(table.digests)
         table = update(table, files, args.input, embedder, failed)
     except (CheckpointError, DataError, OSError) as error:
-        print(error, file=sys.stderr)
-        return 1
+        print(f'error: {error}', file=sys.stderr)
+        return 2
     added = len(table.digests) - before
     print(f'{added} photographs embedded by {table.recogniser}, {before} were there: {args.output}')
     for message in failed:

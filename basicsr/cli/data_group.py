@@ -12,7 +12,6 @@ that were kept apart and should show two. Wrong pairs on the left ask for a high
 
 from __future__ import annotations
 
-import argparse
 import csv
 import json
 import sys
@@ -27,6 +26,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from basicsr.cli.arguments import ArgumentParser
 from basicsr.data.common import DataError
 from basicsr.data.embeddings import Embeddings
 from basicsr.data.storage import FolderFiles
@@ -142,7 +142,7 @@ def write_list(path: Path, root: Path, pictures: Sequence[Path], people: np.ndar
 
 def main(argv: Sequence[str] | None = None) -> int:
     """The command line; returns the exit code."""
-    parser = argparse.ArgumentParser(description='Group aligned faces by person.')
+    parser = ArgumentParser(description='Group aligned faces by person.')
     parser.add_argument('-i', '--input', type=Path, required=True, help='folder of aligned faces, sub-folders included')
     parser.add_argument('--embeddings', type=Path, required=True, help='of them, made with id-codeformer data embed')
     parser.add_argument('-o', '--output', type=Path, required=True, help='list to write (.csv)')
@@ -153,8 +153,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         paths, vectors, recogniser = embedded(args.input, args.embeddings)
     except DataError as error:
-        print(error, file=sys.stderr)
-        return 1
+        print(f'error: {error}', file=sys.stderr)
+        return 2
     above = find_pairs(vectors, lambda cosine, part: cosine >= args.threshold)
     people = group(len(paths), above)
     numbers = torch.from_numpy(people)

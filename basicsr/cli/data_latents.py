@@ -6,7 +6,6 @@
 
 from __future__ import annotations
 
-import argparse
 import sys
 from collections import Counter
 from collections.abc import Sequence
@@ -18,6 +17,7 @@ from tqdm import tqdm
 
 from basicsr.archs import CodeFormer, VQAutoEncoder
 from basicsr.archs.factory import load_network
+from basicsr.cli.arguments import ArgumentParser
 from basicsr.data.common import DataError, resize_square
 from basicsr.utils.checkpoint import CheckpointError, save_atomic
 from basicsr.utils.image import ImageReadError, imread, scan_images, to_tensor
@@ -33,7 +33,7 @@ def encode(network: VQAutoEncoder, faces: Tensor) -> Tensor:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """The command line; returns the exit code."""
-    parser = argparse.ArgumentParser(description='Write the target codes of a folder of good faces.')
+    parser = ArgumentParser(description='Write the target codes of a folder of good faces.')
     parser.add_argument('-i', '--input', type=Path, required=True, help='folder of aligned faces, sub-folders included')
     parser.add_argument('-o', '--output', type=Path, required=True, help='file to write (.pth)')
     parser.add_argument('--vqgan', type=Path, required=True, help='stage I checkpoint')
@@ -52,8 +52,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             raise IsADirectoryError(f'{args.output}: a folder; name a file to write (.pth)')
         args.output.parent.mkdir(parents=True, exist_ok=True)
     except (CheckpointError, OSError) as error:
-        print(error, file=sys.stderr)
-        return 1
+        print(f'error: {error}', file=sys.stderr)
+        return 2
     size = args.size or network.img_size
     stems = Counter(path.stem for path in paths)
     codes: dict[str, dict[str, Tensor]] = {'orig': {}, 'hflip': {}}

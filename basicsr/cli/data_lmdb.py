@@ -8,7 +8,6 @@ BasicSR's layout, `name.png (height,width,channels) level`, with level 0 (nothin
 
 from __future__ import annotations
 
-import argparse
 import os
 import shutil
 import sys
@@ -18,6 +17,7 @@ from typing import Any
 
 from tqdm import tqdm
 
+from basicsr.cli.arguments import ArgumentParser
 from basicsr.data.common import DataError, decode_picture, list_pictures, relative_key
 from basicsr.data.storage import META
 from basicsr.utils.files import write_text
@@ -101,7 +101,7 @@ def write(environment: Any, batch: dict[bytes, bytes]) -> None:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """The command line; 0 when every picture was packed, 1 when one could not be read, 2 when there is no lmdb."""
-    parser = argparse.ArgumentParser(description='Pack a folder of pictures into an lmdb.')
+    parser = ArgumentParser(description='Pack a folder of pictures into an lmdb.')
     parser.add_argument('-i', '--input', type=Path, required=True, help='folder of pictures, sub-folders included')
     parser.add_argument('-o', '--output', type=Path, required=True, help='folder to make; its name ends in .lmdb')
     args = parser.parse_args(argv)

@@ -11,7 +11,6 @@ With --protocol the ranges and the seed are those of a file of options/eval.
 
 from __future__ import annotations
 
-import argparse
 import sys
 import zlib
 from collections.abc import Sequence
@@ -20,6 +19,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 
+from basicsr.cli.arguments import ArgumentParser
 from basicsr.data.common import DataError, list_pictures, read_picture, relative_key, resize_square
 from basicsr.data.degradation import LARGE, SMALL, DegradationRanges, degrade
 from basicsr.metrics.protocol import load_protocol
@@ -81,7 +81,7 @@ def make_pairs(source: Path, target: Path, ranges: DegradationRanges, size: int,
 
 def main(argv: Sequence[str] | None = None) -> int:
     """The command line; 0 when every pair was written."""
-    parser = argparse.ArgumentParser(description='Make validation pairs from clean faces.')
+    parser = ArgumentParser(description='Make validation pairs from clean faces.')
     parser.add_argument('--input', type=Path, required=True, help='folder of clean faces, sub-folders included')
     parser.add_argument('--output', type=Path, required=True, help='folder for lq/, bicubic/ and gt/')
     kind = parser.add_mutually_exclusive_group(required=True)
@@ -99,6 +99,6 @@ def main(argv: Sequence[str] | None = None) -> int:
         count = make_pairs(args.input, args.output, ranges, args.size, seed, args.limit)
     except ValueError as error:
         print(f'error: {error}', file=sys.stderr)
-        return 1
+        return 2
     print(f'{count} pairs in {args.output}')
     return 0

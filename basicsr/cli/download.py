@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import argparse
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from basicsr.cli.arguments import ArgumentParser
 from basicsr.utils.download import DownloadError, sha256_of
 from basicsr.utils.folders import WEIGHTS_VARIABLE, packaged, weights_folder
 from basicsr.utils.registry import nearest
@@ -27,12 +27,25 @@ def fetch(entry: WeightsFile, folder: Path, mirrors: Sequence[str]) -> bool:
     return True
 
 
+def list_groups(manifest: Mapping[str, Sequence[WeightsFile]], folder: Path) -> None:
+    """Print what could be fetched: groups, their files with sizes, licences, and whether they are there."""
+    print('Nothing is fetched without a group (or several, or all). The groups:')
+    for group, entries in manifest.items():
+        print(f'\n{group}')
+        for entry in entries:
+            size = f'{entry.size / 1e6:.1f} MB' if entry.size else 'size unknown'
+            state = ', already there' if (folder / entry.file).is_file() else ''
+            print(f'  {entry.file} ({size}{state}): {entry.used_by}; licence: {entry.licence}')
+
+
 def main(argv: list[str] | None = None) -> int:
-    """The command line; 0 if every file is there at the end, 1 if one is not, 2 if nothing could be started."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument('groups', nargs='*', default=['all'], metavar='GROUP', help='groups of the manifest, or all')
+    """The command line; 0 if every file is there at the end, 1 if one is not, 2 if nothing could be started.
+
+    Without a group nothing is fetched, and the groups are listed.
+    """
+    parser = ArgumentParser(description=__doc__)
+    parser.add_argument('groups', nargs='*', metavar='GROUP', help='groups of the manifest, or all; none lists them')
     parser.add_argument(
-        '--weights-dir',
         '--weights_dir',
         type=Path,
         default=weights_folder(),
@@ -53,6 +66,9 @@ def main(argv: list[str] | None = None) -> int:
     except (OSError, ValueError) as error:
         print(f'error: {error}', file=sys.stderr)
         return 2
+    if not args.groups:
+        list_groups(manifest, args.weights_dir)
+        return 0
     for group in args.groups:
         if group != 'all' and group not in manifest:
             parser.error(f"unknown group '{group}'{nearest(group, [*manifest, 'all'])}")

@@ -3,26 +3,31 @@
     id-codeformer evaluate --restored results/a results/b --gt datasets/val/gt --lq datasets/val/lq \
         --metrics psnr,ssim,niqe,ids --recogniser weights/arcface/….pth --out results/evaluation
 
-Pictures belong together by their path below the folder, without the extension. Several restored folders are compared
+Pictures belong together by their path below the folder, without the extension; `<name>_00`, as inference writes the
+faces of `<name>`, belongs to `<name>`. Several restored folders are compared
 picture by picture, the first being the baseline. Written are OUT/per_image.csv, OUT/summary.json and OUT/report.html.
-The exit code is 1 where a file could not be judged or has no partner; every such file is named.
+The exit code is 1 where a file could not be judged or has no partner; every such file is named. It is 2 where nothing
+could be judged.
 """
 
 from __future__ import annotations
 
 import argparse
+import io
 import sys
+import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from basicsr.cli.arguments import ArgumentParser
 from basicsr.metrics import METRICS
 from basicsr.metrics.builders import WITH_WEIGHTS, Settings
 from basicsr.metrics.evaluation import evaluate
 from basicsr.metrics.protocol import load_protocol
-from basicsr.metrics.report import write_report
+from basicsr.metrics.report import report_on, write_report
 from basicsr.metrics.table import EvaluationError
 from basicsr.utils.registry import nearest
 
@@ -39,7 +44,7 @@ def weights_of(text: str) -> tuple[str, str]:
 
 def parser() -> argparse.ArgumentParser:
     """Of the command line."""
-    result = argparse.ArgumentParser(description='Judge folders of restored faces.')
+    result = ArgumentParser(description='Judge folders of restored faces.')
     result.add_argument('--restored', type=Path, nargs='+', required=True, help='folders; the first is the baseline')
     result.add_argument('--gt', type=Path, help='ground truth')
     result.add_argument('--lq', type=Path, help='low-quality inputs, for ids_lq and the report')
@@ -50,10 +55,10 @@ def parser() -> argparse.ArgumentParser:
     result.add_argument(
         '--weights', type=weights_of, action='append', default=[], help='METRIC=FILE, for metrics with weights'
     )
-    result.add_argument('--fid-statistics', type=Path, help='of the reference set of fid: .npz or .pth (default: FFHQ)')
+    result.add_argument('--fid_statistics', type=Path, help='of the reference set of fid: .npz or .pth (default: FFHQ)')
     result.add_argument('--device', help='cpu, cuda or cuda:1; by default a GPU where there is one')
     result.add_argument('--workers', type=int, default=0, help='processes that read pictures')
-    result.add_argument('--out', type=Path, default=Path('results/evaluation'))
+    result.add_argument('-o', '--output', '--out', dest='out', type=Path, default=Path('results/evaluation'))
     return result
 
 
@@ -89,18 +94,41 @@ def show(content: Mapping[str, Any]) -> None:
 def main(argv: Sequence[str] | None = None) -> int:
     """The command line; returns the exit code."""
     args = parser().parse_args(argv)
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors='backslashreplace')  # names of files may have letters that the screen has not
     torch.backends.cudnn.allow_tf32 = False  # the same figures on every device
     try:
         protocol = load_protocol(args.protocol) if args.protocol else None
         asked = args.metrics.split(',') if args.metrics else list(protocol.metrics if protocol else ())
         others = {role: getattr(args, role) for role in ('gt', 'lq', 'ref') if getattr(args, role)}
         settings = Settings(device_of(args.device), args.recogniser, dict(args.weights), args.fid_statistics)
+        make_output(args.out)
         evaluation = evaluate(args.restored, others, [name.strip() for name in asked], settings, max(0, args.workers))
-    except EvaluationError as error:
+    except (EvaluationError, OSError) as error:
         print(f'error: {error}', file=sys.stderr)
-        return 1
-    show(write_report(args.out, evaluation, protocol))
-    for problem in evaluation.problems:
+        return 2
+    content = report_on(evaluation, protocol)
+    show(content)
+    problems = evaluation.problems
+    try:
+        write_report(args.out, evaluation, protocol, content)
+        print(f'report: {args.out / "report.html"}')
+    except OSError as error:  # the figures are on the screen
+        problems = [*problems, f'{args.out}: the report cannot be written ({error})']
+    for problem in problems:
         print(f'error: {problem}', file=sys.stderr)
-    print(f'report: {args.out / "report.html"}')
-    return 1 if evaluation.problems else 0
+    return 1 if problems else 0
+
+
+def make_output(folder: Path) -> None:
+    """Make the output folder before the work begins.
+
+    Raises:
+        EvaluationError: it cannot be made or written to.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise EvaluationError(f'-o {folder}: cannot be written to ({error.strerror}); choose another folder') from error

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from basicsr.archs import CodeFormer
 from basicsr.archs.factory import load_codeformer
+from basicsr.cli.arguments import ArgumentParser
 from basicsr.inference.face_restorer import SMALL
 from basicsr.utils.checkpoint import CheckpointError
 from basicsr.utils.errors import extra
@@ -107,7 +108,7 @@ def compare(module: Restoration, path: Path) -> float:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """The command line; 0 if the file agrees with the original, 1 if not, 2 if there is nothing to export."""
-    parser = argparse.ArgumentParser(description='Export a CodeFormer to ONNX, with w as an input.')
+    parser = ArgumentParser(description='Export a CodeFormer to ONNX, with w as an input.')
     parser.add_argument('--model', type=Path, default=packaged('weights') / SMALL)
     parser.add_argument('--output', type=Path, default=Path('codeformer.onnx'))
     parser.add_argument('--adain', action=argparse.BooleanOptionalAction, default=True, help='as inference does')

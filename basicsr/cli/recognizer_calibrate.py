@@ -11,7 +11,6 @@ and CURVE_features.csv (how well every choice of measurements predicts).
 
 from __future__ import annotations
 
-import argparse
 import csv
 import io
 import sys
@@ -25,6 +24,7 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
+from basicsr.cli.arguments import ArgumentParser
 from basicsr.data.common import DataError, list_pictures, read_picture, resize_square
 from basicsr.data.degradation import DegradationRanges, degrade, to_bytes, to_unit
 from basicsr.recognition.confidence import FEATURES, Calibration, measure
@@ -191,7 +191,7 @@ def report(stem: Path, fitted: Sample, held_out: Sample, calibration: Calibratio
 
 def main(argv: Sequence[str] | None = None) -> int:
     """The command line; returns the exit code."""
-    parser = argparse.ArgumentParser(description='Calibrate the confidence of an identity taken from the input.')
+    parser = ArgumentParser(description='Calibrate the confidence of an identity taken from the input.')
     parser.add_argument('-i', '--input', type=Path, required=True, help='folder of clean aligned faces to fit on')
     parser.add_argument('-o', '--output', type=Path, required=True, help='file to write (.json)')
     parser.add_argument('--weights', required=True, help='the recogniser: its file, pack or name')
@@ -222,6 +222,6 @@ def main(argv: Sequence[str] | None = None) -> int:
             held_out = collect(embedder, others, args.size, args.limit, 1, args.seed + 1)
             print(f'{args.val}: {report(args.curve or args.output.with_suffix(""), fitted, held_out, calibration)}')
     except (CheckpointError, DataError, OSError) as error:
-        print(error, file=sys.stderr)
-        return 1
+        print(f'error: {error}', file=sys.stderr)
+        return 2
     return 0

@@ -6,7 +6,6 @@ of one person near each other and those of two people at right angles; a shifted
 
 from __future__ import annotations
 
-import argparse
 import sys
 from dataclasses import asdict
 from pathlib import Path
@@ -14,6 +13,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from basicsr.cli.arguments import ArgumentParser
 from basicsr.recognition.embedder import FaceEmbedder
 from basicsr.recognition.registry import RECOGNISERS
 from basicsr.utils.image import ImageReadError, imread, scan_images, to_tensor
@@ -48,7 +48,7 @@ def cosines(embeddings: Tensor, people: Tensor) -> tuple[Tensor, Tensor]:
 
 def main(argv: list[str] | None = None) -> int:
     """The command line; 0 when the means are `SAME` or more and `DIFFERENT` or less."""
-    parser = argparse.ArgumentParser(description='Check a face recogniser on aligned faces of known people.')
+    parser = ArgumentParser(description='Check a face recogniser on aligned faces of known people.')
     parser.add_argument('weights', help=f'a file, an InsightFace pack, or one of {", ".join(RECOGNISERS)}')
     parser.add_argument('-i', '--input', type=Path, required=True, help='a folder of aligned faces for each person')
     parser.add_argument('--flip', action='store_true', help='embed the mirrored faces as well')
@@ -58,7 +58,7 @@ def main(argv: list[str] | None = None) -> int:
         embeddings, people = embed_people(embedder, args.input)
     except (ValueError, FileNotFoundError, ImageReadError) as error:
         print(f'error: {error}', file=sys.stderr)
-        return 1
+        return 2
     for key, value in asdict(embedder.recogniser).items():
         print(f'{key:13} {value}')
     same, different = cosines(embeddings, people)

@@ -13,6 +13,7 @@ from typing import Any
 
 from tqdm import tqdm
 
+from basicsr.cli.arguments import ArgumentParser
 from basicsr.faces.detection import DEFAULT_DETECTOR, DETECTORS, build_detector
 from basicsr.faces.paste import PARSING_FILE, ParsingMask
 from basicsr.inference.build_guide import Wishes, build_guide
@@ -81,7 +82,7 @@ def frame_rate(text: str) -> Fraction:
 
 def build_parser() -> argparse.ArgumentParser:
     """All flags; the published ones keep their meaning."""
-    parser = argparse.ArgumentParser(description='Restore faces in pictures and clips.')
+    parser = ArgumentParser(description='Restore faces in pictures and clips.')
     add = parser.add_argument
     add('-i', '--input_path', required=True, help='a picture, a clip, or a folder of them (sub-folders included)')
     add('-o', '--output_path', default='results', help='folder for the results (default: results)')

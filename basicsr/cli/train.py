@@ -7,7 +7,7 @@ import logging
 import sys
 import tempfile
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any, cast
@@ -17,9 +17,10 @@ from torch.utils.data import DataLoader
 
 import basicsr
 from basicsr.archs import VQAutoEncoder
+from basicsr.cli.arguments import ArgumentParser
 from basicsr.data import DataError, PairedImageDataset, build_dataloader, build_dataset, check_pairs
 from basicsr.models import BaseModel, NonFiniteLossError, build_model
-from basicsr.models.checkpoints import newest_readable, set_aside_later
+from basicsr.models.checkpoints import newest_usable, set_aside_later
 from basicsr.models.loop import Run, SaveError, saving
 from basicsr.models.schema import check_options
 from basicsr.utils import dist, slurm
@@ -42,7 +43,7 @@ logger = logging.getLogger('basicsr')
 
 def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
     """The command line."""
-    parser = argparse.ArgumentParser(description='Train a stage of CodeFormer from an option file.', epilog=EXIT_CODES)
+    parser = ArgumentParser(description='Train a stage of CodeFormer from an option file.', epilog=EXIT_CODES)
     parser.add_argument('-opt', required=True, help='option file (YAML)')
     parser.add_argument(
         '--launcher',
@@ -92,17 +93,18 @@ def uses_cuda(opt: Mapping[str, Any]) -> bool:
 
 
 def find_resume_state(
-    opt: Mapping[str, Any], folder: Path, auto: bool, networks: Sequence[str]
+    opt: Mapping[str, Any], folder: Path, auto: bool, resume: Callable[[Path], int]
 ) -> tuple[Path | None, list[str]]:
     """The state to go on from, and what is wrong with newer ones.
 
-    With `auto` it is the run's last one that is whole; where there is none, and without `auto`, `path:resume_state`.
+    With `auto` it is the run's last one that `resume` can take up. Where there is none, and without `auto`, it is
+    `path:resume_state`.
 
     Raises:
         CheckpointError: the run has states, but none is whole.
     """
     if auto:
-        path, problems = newest_readable(folder, networks)
+        path, problems = newest_usable(folder, resume)
         if path:
             return path, problems
     stated = (opt.get('path') or {}).get('resume_state')
@@ -194,7 +196,7 @@ def _train(opt: Mapping[str, Any], folder: Path, auto_resume: bool) -> BaseModel
     try:
         model = build_model(opt, 'cuda' if uses_cuda(opt) else 'cpu')
         if dist.get_rank() == 0:
-            state, problems = find_resume_state(opt, folder, auto_resume, list(model.networks))
+            state, problems = find_resume_state(opt, folder, auto_resume, model.resume_training)
         else:
             state = None
         state = dist.from_rank_0(state)

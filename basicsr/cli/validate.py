@@ -5,10 +5,10 @@ The weights are `path:pretrain_network_g` (with `param_key_g`), or `--weights`.
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
+from basicsr.cli.arguments import ArgumentParser
 from basicsr.cli.train import run_options, uses_cuda
 from basicsr.data import DataError, build_dataloader, build_dataset
 from basicsr.models import build_model
@@ -20,7 +20,7 @@ from basicsr.utils.options import OptionError, merge
 
 def main(argv: Sequence[str] | None = None) -> int:
     """The command line; returns the exit code. Results go to `results/<name>/`."""
-    parser = argparse.ArgumentParser(description='Judge trained weights on the validation sets of an option file.')
+    parser = ArgumentParser(description='Judge trained weights on the validation sets of an option file.')
     parser.add_argument('-opt', required=True, help='option file (YAML)')
     parser.add_argument('--weights', help='network weights, instead of path:pretrain_network_g')
     parser.add_argument('--force_yml', nargs='+', default=[], metavar='KEY=VALUE', help='changes to the option file')

@@ -13,10 +13,12 @@ import numpy as np
 import torch
 from torch import nn
 
+from basicsr.archs.codeformer_arch import CodeFormer
 from basicsr.archs.factory import load_codeformer
 from basicsr.archs.idcodeformer_arch import IDCodeFormer
 from basicsr.archs.vqgan_arch import Upsample
 from basicsr.inference.code_search import CodeSearch
+from basicsr.utils.checkpoint import CheckpointError
 from basicsr.utils.folders import packaged, weights_folder
 from basicsr.utils.image import resized, to_image, to_tensor
 from basicsr.utils.memory import give_back_freed_memory
@@ -76,6 +78,29 @@ def find_model(model: str | os.PathLike, weights_dir: str | os.PathLike) -> tupl
     if not path.is_file():
         raise FileNotFoundError(f'{path}: no such model file; --model takes auto, official, small or a file')
     return path, str(path)
+
+
+def load_model(model: str | os.PathLike, weights_dir: str | os.PathLike, device: str) -> tuple[Path, str, CodeFormer]:
+    """Load the network that `find_model` finds, frozen.
+
+    Where `auto` finds official weights that cannot be used, a damaged file for example, it takes the embedded model,
+    with a warning.
+
+    Returns:
+        the file, a line that says which it is, and the network.
+
+    Raises:
+        FileNotFoundError: as `find_model`.
+        CheckpointError: the file that was asked for cannot be used.
+    """
+    path, name = find_model(model, weights_dir)
+    try:
+        return path, name, load_codeformer(path, map_location=device).requires_grad_(False)
+    except CheckpointError as error:
+        if model != 'auto' or path.name == SMALL.name:
+            raise
+        logger.warning('%s. The embedded small model is used instead; fetch the official weights again', error)
+        return load_model('small', weights_dir, device)
 
 
 def fix_colour(restored: np.ndarray, original: np.ndarray) -> np.ndarray:
@@ -147,8 +172,7 @@ class FaceRestorer:
             raise ValueError('precision fp16 needs a CUDA device; use bf16 or fp32 on the CPU')
         if precision == 'bf16' and not computes_bf16(self.device):
             logger.warning('this processor has no bf16 and imitates it slowly; fp32 is much faster')
-        path, name = find_model(model, weights_folder() if weights_dir is None else weights_dir)
-        network = load_codeformer(path, map_location=self.device).requires_grad_(False)
+        path, name, network = load_model(model, weights_folder() if weights_dir is None else weights_dir, self.device)
         self.network = network.to(PRECISIONS[precision]).to(memory_format=torch.channels_last)
         if self.device == 'cpu':
             bound_kept_memory(network)

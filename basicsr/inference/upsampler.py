@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from basicsr.archs.factory import building
 from basicsr.utils.checkpoint import CheckpointError, load_state_dict_file
 from basicsr.utils.errors import extra
 from basicsr.utils.image import resized
@@ -54,10 +55,11 @@ class Upsampler:
         if tile < 0:
             raise ValueError(f'tile {tile}: must be 0 (no tiles) or more')
         state = canonicalize_state_dict(load_state_dict_file(path))
-        try:
-            model = ModelLoader(device=device).load_from_state_dict(state)
-        except UnsupportedModelError as error:
-            raise CheckpointError(f'{path}: the keys are those of no network that spandrel knows') from error
+        with building(state, path):
+            try:
+                model = ModelLoader(device=device).load_from_state_dict(state)
+            except UnsupportedModelError as error:
+                raise CheckpointError('the keys are those of no network that spandrel knows') from error
         if not isinstance(model, ImageModelDescriptor) or (model.input_channels, model.output_channels) != (3, 3):
             raise CheckpointError(f'{path}: a {model.architecture.name} that does not map RGB pictures to RGB pictures')
         half = device.startswith('cuda') and model.supports_half

@@ -45,11 +45,12 @@ PLACES = {
     'niqe': 'metrics/niqe_pris_params.npz',
     'niqe_192': 'metrics/niqe_pris_params.npz',
     'lmd': 'facelib/alignment_WFLW_4HG.pth',
+    'lpips_alex': 'vgg/alexnet-owt-7be5be79.pth',  # else torchvision's own
+    'lpips_vgg': 'vgg/vgg16-397923af.pth',
 }
 FFHQ_STATISTICS = 'metrics/fid_ffhq_512.npz'
 """Of the reference set that papers of this field take, made by scripts/fid_statistics.py."""
-TORCHVISION = {'lpips_alex', 'lpips_vgg'}  # torchvision knows the place of these weights
-WITH_WEIGHTS = frozenset({*PLACES, *TORCHVISION, 'deg'})
+WITH_WEIGHTS = frozenset({*PLACES, 'deg'})
 PYIQA = ('musiq', 'maniqa', 'clipiqa', 'hyperiqa', 'pi', 'dists')
 
 
@@ -94,7 +95,7 @@ class Settings:
         if not path.is_file():
             raise NotRunError(
                 f'{path} is not there: statistics of the reference set, FFHQ by default. Make them (python '
-                'scripts/fid_statistics.py -i datasets/ffhq/ffhq_512), or give --fid-statistics FILE; the metric '
+                'scripts/fid_statistics.py -i datasets/ffhq/ffhq_512), or give --fid_statistics FILE; the metric '
                 'fid_gt compares with the ground truth'
             )
         return path
@@ -177,7 +178,8 @@ class _Builder:
         return Plain(metric, _OfImages(NIQE(path, side), ''), files=(path,))
 
     def _lpips(self, metric: str) -> Scorer:
-        given = self.settings.weights.get(metric)
+        place = weights_folder() / PLACES[metric]
+        given = self.settings.weights.get(metric) or (str(place) if place.is_file() else None)
         network = LPIPS(metric.removeprefix('lpips_'), given or 'torchvision').to(self.settings.device)
         detail, files = (Path(given).name, (Path(given),)) if given else ("torchvision's weights", ())
         return Scorer(metric, lambda case: float(network(*self._pair(case))), detail, files)

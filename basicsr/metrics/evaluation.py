@@ -18,7 +18,7 @@ from tqdm import tqdm
 
 from basicsr.metrics import METRICS
 from basicsr.metrics.builders import Settings, build_scorers
-from basicsr.metrics.pictures import Case, Cases, Folder, match, score
+from basicsr.metrics.pictures import REFUSED, Case, Cases, Folder, match, score
 from basicsr.metrics.scorers import NotRunError, Scorer
 from basicsr.metrics.statistics import LOST, PERCENTILES, paired_bootstrap
 from basicsr.metrics.table import EvaluationError, check_metrics
@@ -153,9 +153,12 @@ def _judge(run: Run, cases: list[Case], scorers: Sequence[Scorer], workers: int,
         run.problems += case.problems
     for scorer in scorers:
         try:
-            if result := scorer.result():
+            result = scorer.result()
+            if result and not all(map(math.isfinite, result.values())):
+                raise NotRunError('its value is not finite')
+            if result:
                 run.sets[scorer.metric] = result
-        except NotRunError as error:
+        except (NotRunError, *REFUSED) as error:
             run.not_run[scorer.metric] = str(error)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -56,6 +57,12 @@ def input_of(name: str) -> str | None:
     if mark and stem:
         return f'{folder}/{stem}' if folder else stem
     return folder or None
+
+
+def face_of(name: str) -> str | None:
+    """The picture of which `name` is a restored face, as inference calls it: `<picture>_00`; None if it is not."""
+    picture = re.fullmatch(r'(.+)_\d{2,}', name)
+    return picture[1] if picture else None
 
 
 def landmark_distance(first: np.ndarray, second: np.ndarray) -> float:

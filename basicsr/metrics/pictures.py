@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import cv2
 import numpy as np
 from torch.utils.data import Dataset
 
-from basicsr.metrics.identity import input_of
+from basicsr.metrics.identity import face_of, input_of
 from basicsr.metrics.table import EvaluationError
 from basicsr.utils.image import ImageReadError, imread, scan_images
 from basicsr.utils.picture import read_picture
@@ -61,7 +63,8 @@ class Folder:
 
     def find(self, name: str) -> Path | None:
         """The picture of a restored one: of the same name, or of the input that the name states."""
-        return self.files.get(name) or self.files.get(input_of(name) or '')
+        names = (name, input_of(name), face_of(name))
+        return next((self.files[key] for key in names if key in self.files), None)
 
     def references(self, name: str) -> list[Path]:
         """The references of a restored picture.
@@ -69,10 +72,11 @@ class Folder:
         Those of a folder of its name; else, for `<person>/<photo>`, the other photos of the person, because a reference
         is never the photo itself; else the picture of its name, or of the input that the name states.
         """
-        own = [path for key, path in self.files.items() if key.startswith(f'{name}/')]
+        folders = tuple(f'{key}/' for key in (name, face_of(name)) if key)
+        own = [path for key, path in self.files.items() if key.startswith(folders)]
         person = name.rpartition('/')[0]
         siblings = {key: path for key, path in self.files.items() if person and key.rpartition('/')[0] == person}
-        others = [path for key, path in siblings.items() if key not in (name, input_of(name))]
+        others = [path for key, path in siblings.items() if key not in (name, input_of(name), face_of(name))]
         same = self.find(name)
         return own or others or ([same] if same and not siblings else [])
 
@@ -97,15 +101,14 @@ class Case:
 
 
 def read_colour(path: Path) -> np.ndarray:
-    """A picture that metrics can be computed on, RGB uint8 (H,W,3).
+    """A picture that metrics can be computed on, RGB uint8 (H,W,3); a grey one has three equal channels.
 
     Raises:
-        ImageReadError: damaged; or of one channel, 16 bits or with transparency, which would have to be converted: the
-            result would depend on how.
+        ImageReadError: damaged; or of 16 bits or with transparency, which would have to be converted: the result would
+            depend on how.
     """
     picture = read_picture(path)
     wrong = (
-        (picture.grey, 'one channel; metrics compare RGB: save it with three equal ones if that is meant'),
         (picture.image.dtype != np.uint8, '16 bits a channel; metrics compare 8: convert it in a way that you choose'),
         (picture.alpha is not None, 'transparency; put it on a background first'),
     )
@@ -135,7 +138,7 @@ class Cases(Dataset):
         try:
             for role, path in case.paths.items():
                 case.images[role] = read_colour(path) if role in ('restored', 'gt') else imread(path)
-        except (ImageReadError, OSError) as error:
+        except (ImageReadError, OSError, MemoryError) as error:
             return Case(case.name, case.paths, problems=[str(error)])
         sizes = {role: case.images[role].shape[1::-1] for role in ('restored', 'gt') if role in case.images}
         if len(set(sizes.values())) > 1:
@@ -145,12 +148,16 @@ class Cases(Dataset):
         return case
 
 
+REFUSED = (ValueError, RuntimeError, TypeError, LookupError, ArithmeticError, MemoryError, cv2.error)
+"""What metrics raise on a picture that they cannot take."""
+
+
 def score(case: Case, scorers: Mapping[str, Callable[[Case], float | None]]) -> None:
     """Put the scores of a case into it; a metric that refuses the picture leaves a problem instead."""
     for metric, compute in scorers.items():
         try:
             case.scores[metric] = compute(case)
-        except (ValueError, RuntimeError) as error:  # a network for which it is too small, among others
+        except REFUSED as error:  # a network for which it is too small, among others
             case.problems.append(f'{case.paths["restored"]}: {metric}: {error}')
 
 
@@ -164,9 +171,15 @@ def match(restored: Folder, others: Mapping[str, Folder], needed: set[str]) -> t
             restored.
     """
     cases, problems = [], list(restored.problems)
+    faces = Counter(face_of(name) for name in restored.files)
     for name, path in restored.files.items():
         paths = {'restored': path}
         missing = []
+        picture = face_of(name)
+        files = [others[role].files for role in needed if role != 'ref']
+        if faces[picture] > 1 and any(picture in known and name not in known for known in files):
+            problems.append(f'{path}: one of {faces[picture]} faces of {picture}; keep the one that the picture shows')
+            continue
         for role, folder in others.items():
             found = folder.references(name) if role == 'ref' else [folder.find(name)]
             partners = [partner for partner in found if partner is not None]

@@ -18,7 +18,7 @@ from basicsr.metrics import METRICS
 from basicsr.metrics.charts import colour, histogram, scatter
 from basicsr.metrics.evaluation import IDENTITY, Evaluation, Run, summary
 from basicsr.metrics.protocol import Protocol
-from basicsr.utils.files import replacing, write_text
+from basicsr.utils.files import csv_text, replacing, write_text
 from basicsr.utils.image import imread
 
 WORST = 12
@@ -39,27 +39,40 @@ td.text{text-align:left;max-width:520px;overflow-wrap:anywhere}
 def write_csv(path: Path, evaluation: Evaluation) -> None:
     """One row for each restored picture; an empty cell where a metric has no value."""
     metrics = [metric for metric in evaluation.metrics() if METRICS[metric].inputs != 'set']
-    with replacing(path) as partial, partial.open('w', newline='', encoding='utf-8') as file:
+    with (
+        replacing(path) as partial,
+        partial.open('w', newline='', encoding='utf-8', errors='backslashreplace') as file,
+    ):
         writer = csv.writer(file)
         writer.writerow(['restored', 'picture', *metrics])
         for run in evaluation.runs:
             for name, scores in run.scores.items():
                 cells = [scores[metric] for metric in metrics]
-                writer.writerow([run.label, name, *('' if cell is None else f'{cell:.6g}' for cell in cells)])
+                figures = ('' if cell is None else f'{cell:.6g}' for cell in cells)
+                writer.writerow([csv_text(run.label), csv_text(name), *figures])
 
 
-def write_report(out: Path, evaluation: Evaluation, protocol: Protocol | None = None) -> dict[str, Any]:
+def report_on(evaluation: Evaluation, protocol: Protocol | None = None) -> dict[str, Any]:
+    """The content of summary.json."""
+    content = summary(evaluation)
+    content['remarks'] = remarks(evaluation, protocol)
+    if protocol is not None:
+        content['protocol'] = {'name': protocol.name, 'title': protocol.title}
+    return content
+
+
+def write_report(
+    out: Path, evaluation: Evaluation, protocol: Protocol | None = None, content: dict[str, Any] | None = None
+) -> dict[str, Any]:
     """Write the three files into a folder; what the summary holds.
 
     Args:
         out: made where missing.
         evaluation: the results.
         protocol: whose name and published rows are shown beside them.
+        content: what `report_on` made of them, if that was called before.
     """
-    content = summary(evaluation)
-    content['remarks'] = remarks(evaluation, protocol)
-    if protocol is not None:
-        content['protocol'] = {'name': protocol.name, 'title': protocol.title}
+    content = report_on(evaluation, protocol) if content is None else content
     write_csv(out / 'per_image.csv', evaluation)
     write_text(out / 'summary.json', json.dumps(content, indent=2, allow_nan=False) + '\n')
     write_text(out / 'report.html', page(content, evaluation, protocol))

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from basicsr.archs import VQAutoEncoder, build_network
-from basicsr.models.checkpoints import network_file, read_saved, state_file
+from basicsr.models.checkpoints import check_optimizer, network_file, read_saved, state_file, taking_up
 from basicsr.models.schedule import learning_rate
 from basicsr.utils.checkpoint import CheckpointError, load_state, load_state_dict_file, save_atomic, unwrap
 from basicsr.utils.dist import average_gradients, broadcast_module, get_rank
@@ -107,7 +107,10 @@ class BaseModel(ABC):
 
     def add_network(self, name: str, opt: Mapping[str, Any], ema_decay: float = 0) -> nn.Module:
         """Build a trained network, start it from `path:pretrain_network_<g|d>`, and keep an average of it if asked."""
-        network = build_network(opt)
+        try:
+            network = build_network(opt)
+        except (TypeError, ArithmeticError, RuntimeError, MemoryError) as error:
+            raise OptionError(f'network_{name[-1]}: no network can be built ({str(error).splitlines()[0]})') from error
         paths = self.opt.get('path') or {}
         which = name[-1]
         pretrained = paths.get(f'pretrain_network_{which}')
@@ -310,22 +313,24 @@ class BaseModel(ABC):
         """Take up a run at a `training_states/<iter>.state`, with the networks beside it; returns its iteration.
 
         Raises:
-            CheckpointError: a file is missing, damaged or belongs to other options.
+            DamagedError: a file is missing, damaged, or holds something else than a run saves.
+            CheckpointError: it belongs to other options.
         """
         state, contents = read_saved(Path(path), self.networks)
         optimizers = state['optimizers']
-        if not isinstance(optimizers, dict) or set(optimizers) != set(self.optimizers):
+        if set(optimizers) != set(self.optimizers):
             raise CheckpointError(f'{path}: not a training state of this model (optimisers differ)')
         for name, network in self.networks.items():
             file = network_file(Path(path).parent.parent, name, state['iter'])
             load_state(network, unwrap(contents[name], 'params', str(file)), source=file)
             if name in self.averages:
                 load_state(self.averages[name], unwrap(contents[name], 'params_ema', str(file)), source=file)
-        for name in self.optimizers:
-            self._resume_optimizer(name, optimizers[name], Path(path))
-        if state['scaler'] and self.scaler.is_enabled():
-            self.scaler.load_state_dict(state['scaler'])
-        self.load_extra_state(state['extra'])
+        with taking_up(Path(path)):
+            for name in self.optimizers:
+                self._resume_optimizer(name, optimizers[name], Path(path))
+            if state['scaler'] and self.scaler.is_enabled():
+                self.scaler.load_state_dict(state['scaler'])
+            self.load_extra_state(state['extra'])
         return state['iter']
 
     def _resume_optimizer(self, name: str, state: dict[str, Any], path: Path) -> None:
@@ -348,3 +353,4 @@ class BaseModel(ABC):
             ) from error
         for group, own in zip(optimizer.param_groups, options, strict=True):
             group.update(own)
+        check_optimizer(optimizer)

@@ -10,19 +10,24 @@ import json
 import logging
 import math
 import re
-from collections.abc import Callable, Iterable, Mapping
-from contextlib import suppress
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import torch
+from torch import Tensor
+
 from basicsr.metrics import row_of
-from basicsr.utils.checkpoint import CheckpointError, read_checkpoint
+from basicsr.utils.checkpoint import CheckpointError, DamagedError, read_checkpoint
 from basicsr.utils.files import write_text
 from basicsr.utils.registry import METRIC_REGISTRY
 
 logger = logging.getLogger('basicsr')
 
 STATE_KEYS = {'iter', 'optimizers', 'scaler', 'extra'}
+RECORD = {'metric': str, 'dataset': str, 'better': str, 'value': (int, float), 'iteration': int, 'judged': int}
+"""What `net_g_best.json` holds."""
 
 
 def state_file(folder: Path, iteration: int) -> Path:
@@ -36,30 +41,89 @@ def network_file(folder: Path, name: str, label: int | str) -> Path:
 
 
 def read_saved(path: Path, networks: Iterable[str]) -> tuple[dict[str, Any], dict[str, dict[str, Any]]]:
-    """A training state, and the content of the network files that belong to it.
+    """Read a training state, and the network files that belong to it.
 
     Raises:
-        CheckpointError: one of them is missing or damaged.
+        DamagedError: one of them is missing, damaged, or not what a run saves.
     """
-    state = read_checkpoint(path)
+    try:
+        state = read_checkpoint(path)
+        _check_state(state, path)
+        files = {name: network_file(path.parent.parent, name, state['iter']) for name in networks}
+        contents = {name: read_checkpoint(file) for name, file in files.items()}
+    except DamagedError:
+        raise
+    except CheckpointError as error:  # one is not there
+        raise DamagedError(str(error)) from error
+    for name, content in contents.items():
+        if not isinstance(content.get('params'), dict):
+            raise DamagedError(f"{files[name]}: no weights under 'params'")
+    return state, contents
+
+
+def _check_state(state: Mapping[str, Any], path: Path) -> None:
+    """Raise DamagedError where a training state has not the parts that `BaseModel.save` writes."""
     if STATE_KEYS - set(state):
-        raise CheckpointError(f'{path}: not a training state')
-    files = {name: network_file(path.parent.parent, name, state['iter']) for name in networks}
-    return state, {name: read_checkpoint(file) for name, file in files.items()}
+        raise DamagedError(f'{path}: not a training state')
+    kinds = {'iter': int, 'optimizers': dict, 'scaler': dict, 'extra': dict}
+    wrong = [key for key, kind in kinds.items() if not isinstance(state[key], kind)]
+    if wrong or (path.stem.isdigit() and int(path.stem) != state['iter']):
+        raise DamagedError(f"{path}: '{(wrong or ['iter'])[0]}' is not what a run saves")
+    for name, part in state['optimizers'].items():
+        groups = part.get('param_groups') if isinstance(part, dict) and isinstance(part.get('state'), dict) else None
+        if not isinstance(groups, list) or not all(
+            isinstance(group, dict) and isinstance(group.get('params'), list) for group in groups
+        ):
+            raise DamagedError(f'{path}: what it has of {name} is no state of an optimiser')
+
+
+@contextmanager
+def taking_up(path: Path) -> Iterator[None]:
+    """What a model cannot take back from a whole training state makes that state a damaged one."""
+    try:
+        yield
+    except torch.OutOfMemoryError:
+        raise
+    except (LookupError, TypeError, AttributeError, RuntimeError, ArithmeticError) as error:
+        raise DamagedError(f'{path}: it holds something else than a run saves ({error})') from error
+
+
+def check_optimizer(optimizer: torch.optim.Optimizer) -> None:
+    """Raise TypeError where what an optimizer remembers of a parameter is not finite or of another shape."""
+    kinds = {frozenset(entry) for entry in optimizer.state.values()}
+    if len(kinds) > 1:
+        raise TypeError('parameters differ in what is remembered of them')
+    for parameter, entry in optimizer.state.items():
+        for key, value in entry.items():
+            if not isinstance(value, Tensor):
+                if not isinstance(value, (int, float, type(None))):
+                    raise TypeError(f'{key} is a {type(value).__name__}')
+            elif torch.broadcast_shapes(value.shape, parameter.shape) != parameter.shape or not value.isfinite().all():
+                raise TypeError(f'{key} of shape {tuple(value.shape)} for a parameter {tuple(parameter.shape)}')
 
 
 def newest_readable(folder: Path, networks: Iterable[str]) -> tuple[Path | None, list[str]]:
-    """The newest whole state of a run, None if it has none; and what is wrong with newer ones.
+    """`newest_usable`, where a state is used that can be read."""
+    networks = list(networks)
+    return newest_usable(folder, lambda path: read_saved(path, networks))
+
+
+def newest_usable(folder: Path, use: Callable[[Path], object]) -> tuple[Path | None, list[str]]:
+    """Find the newest state of a run that is whole, None if it has none; and what is wrong with newer ones.
+
+    Args:
+        folder: the run's.
+        use: reads a state; its DamagedError means that the state before is tried.
 
     Raises:
-        CheckpointError: there are states, but none is whole.
+        CheckpointError: there are states, but none is whole; or `use` said that one belongs to other options.
     """
     states = [path for path in (folder / 'training_states').glob('*.state') if path.stem.isdigit()]
     problems: list[str] = []
     for path in sorted(states, key=lambda path: int(path.stem), reverse=True):
         try:
-            read_saved(path, networks)
-        except CheckpointError as error:
+            use(path)
+        except DamagedError as error:
             problems.append(str(error))
         else:
             return path, problems
@@ -81,10 +145,24 @@ def set_aside_later(folder: Path, start: int) -> None:
     for path in later:
         path.replace(path.with_name(f'{path.name}.undone'))
     best = folder / 'models' / 'net_g_best.json'
-    if later and best.is_file():
-        with suppress(ValueError, AttributeError):  # a damaged record is `Best`'s to report
-            if json.loads(best.read_text(encoding='utf-8')).get('iteration', 0) > start:
-                best.unlink()
+    if later and best.is_file() and _read_record(best).get('iteration', 0) > start:
+        best.unlink()
+
+
+def _read_record(path: Path) -> dict[str, Any]:
+    """Read what `Best` wrote; nothing where there is no such file, or a damaged one."""
+    try:
+        record = json.loads(path.read_text(encoding='utf-8'))
+        wrong = [key for key, kind in RECORD.items() if not isinstance(record[key], kind) or record[key] is True]
+        if wrong:
+            raise ValueError(f"'{wrong[0]}' is {record[wrong[0]]!r}")
+    except FileNotFoundError:
+        return {}
+    except (OSError, ValueError, LookupError, TypeError, RecursionError) as error:
+        said = str(error) if isinstance(error, (OSError, ValueError)) else type(error).__name__
+        logger.warning('%s: cannot be read (%s); the best weights are looked for anew', path, said)
+        return {}
+    return record
 
 
 def rotate(folder: Path, newest: int, keep_last: int, keep_every: int | None = None) -> None:
@@ -132,14 +210,8 @@ class Best:
 
     def _read(self) -> dict[str, Any]:
         """What an earlier part of the run reached; nothing if it was judged by another metric."""
-        try:
-            record = json.loads(self.path.read_text(encoding='utf-8'))
-        except FileNotFoundError:
-            return {}
-        except (OSError, ValueError) as error:
-            logger.warning('%s: cannot be read (%s); the best weights are looked for anew', self.path, error)
-            return {}
-        same = isinstance(record, dict) and (record.get('metric'), record.get('dataset')) == (self.metric, self.dataset)
+        record = _read_record(self.path)
+        same = (record.get('metric'), record.get('dataset')) == (self.metric, self.dataset)
         return record if same else {}
 
     def see(self, means: Mapping[str, Mapping[str, float]], iteration: int, save: Callable[[Path], None]) -> None:

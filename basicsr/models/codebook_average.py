@@ -65,5 +65,7 @@ class CodebookAverage:
 
     def load_state(self, state: Mapping[str, Tensor]) -> None:
         """Take back what `state` gave."""
-        self.shares.copy_(state['shares'])
-        self.sums.copy_(state['sums'])
+        for name, own in self.state().items():
+            if state[name].shape != own.shape:
+                raise TypeError(f'the running means have {name} {tuple(state[name].shape)}, not {tuple(own.shape)}')
+            own.copy_(state[name])

@@ -15,7 +15,7 @@ from basicsr.models.identity_term import IdentityTerm
 from basicsr.models.image_losses import ENTRY_OPTIONS, arguments_of
 from basicsr.models.schedule import SCHEDULERS
 from basicsr.models.style_lesson import StyleLesson
-from basicsr.utils.options import OptionError, check_keys, check_values
+from basicsr.utils.options import OptionError, check_keys, check_values, shown
 from basicsr.utils.registry import (
     ARCH_REGISTRY,
     DATASET_REGISTRY,
@@ -97,9 +97,12 @@ def check_options(opt: Mapping[str, Any]) -> None:
     for key in REQUIRED:
         if not opt.get(key):
             raise OptionError(f"options: '{key}' is missing")
+    _check_name('name', opt['name'])
+    for name in opt['datasets']:
+        _check_name('datasets', name)
     if opt['model_type'] not in MODEL_REGISTRY:
         raise OptionError(
-            f"model_type: unknown '{opt['model_type']}'{nearest(opt['model_type'], MODEL_REGISTRY.names())}"
+            f'model_type: unknown {shown(opt["model_type"])}{nearest(opt["model_type"], MODEL_REGISTRY.names())}'
         )
     for name, kinds in SECTIONS.items():
         check_values(name, opt.get(name) or {}, kinds)
@@ -128,9 +131,9 @@ def check_options(opt: Mapping[str, Any]) -> None:
             _check_optimizer(f'train:{name}', train[name])
     scheduler = train.get('scheduler')
     if scheduler:
-        kind = scheduler.get('type', '')
+        kind = str(scheduler.get('type', ''))
         if kind not in SCHEDULERS:
-            raise OptionError(f"train:scheduler: unknown type '{kind}'{nearest(kind, SCHEDULERS)}")
+            raise OptionError(f'train:scheduler: unknown type {shown(kind)}{nearest(kind, SCHEDULERS)}')
         check_values('train:scheduler', scheduler, SCHEDULERS[kind])
         _check_scheduler(scheduler)
     _check_limits(opt)
@@ -138,6 +141,12 @@ def check_options(opt: Mapping[str, Any]) -> None:
         if section is not None:
             _check_entry(f'val:metrics:{name}', section, METRIC_REGISTRY, given=('img', 'img2'))
     _check_best(opt)
+
+
+def _check_name(where: str, name: str) -> None:
+    """Raise OptionError where a name cannot be that of a folder or file of the run, or leads out of its place."""
+    if name in ('.', '..') or not name.isprintable() or set(name) & set('/\\') or len(name.encode()) > 200:
+        raise OptionError(f"{where}: {shown(name)} names a folder of results; use a plain name, without '/' and '..'")
 
 
 def _parameters(entry: Any) -> dict[str, inspect.Parameter]:
@@ -151,10 +160,10 @@ def _parameters(entry: Any) -> dict[str, inspect.Parameter]:
 
 def _check_entry(where: str, section: Mapping[str, Any], registry: Registry, given: tuple[str, ...] = ()) -> None:
     if not isinstance(section, Mapping):
-        raise OptionError(f'{where}: a section with a type, not {section!r}')
+        raise OptionError(f'{where}: a section with a type, not {shown(section)}')
     kind = str(section.get('type'))
     if kind not in registry:
-        raise OptionError(f"{where}: unknown type '{kind}'{nearest(kind, registry.names())}")
+        raise OptionError(f'{where}: unknown type {shown(kind)}{nearest(kind, registry.names())}')
     parameters = _parameters(registry.get(kind))
     check_keys(where, section, ['type', *(name for name in parameters if name not in given)])
     for name, parameter in parameters.items():
@@ -162,7 +171,18 @@ def _check_entry(where: str, section: Mapping[str, Any], registry: Registry, giv
             raise OptionError(f"{where}: '{name}' is missing")
     defaults = {name: parameter.default for name, parameter in parameters.items() if name in section}
     kinds = {name: type(value) for name, value in defaults.items() if isinstance(value, (bool, int, float, str))}
+    kinds |= {name: list for name, value in defaults.items() if isinstance(value, (tuple, list))}
     check_values(where, {name: section[name] for name in kinds}, kinds)
+    for name, kind in kinds.items():
+        if kind is list and defaults[name]:
+            _check_list(f'{where}:{name}', section[name], str if isinstance(defaults[name][0], str) else NUMBER)
+
+
+def _check_list(where: str, values: Any, kind: type | tuple[type, ...]) -> None:
+    """Raise OptionError where an item of a list is of another type."""
+    for value in values or ():
+        if isinstance(value, bool) or not isinstance(value, kind):
+            raise OptionError(f'{where}: {shown(value)} is no {"text" if kind is str else "number"}')
 
 
 def _check_losses_are_read(train: Mapping[str, Any], model_type: str) -> None:
@@ -198,10 +218,10 @@ def _check_dataset(where: str, name: str, section: Mapping[str, Any]) -> None:
     if name.split('_')[0] not in ('train', 'val', 'test'):
         raise OptionError(f"datasets: '{name}'; the sections are train, val and test")
     if not isinstance(section, Mapping):
-        raise OptionError(f'{where}: a section with a type, not {section!r}')
+        raise OptionError(f'{where}: a section with a type, not {shown(section)}')
     kind = str(section.get('type'))
     if kind not in DATASET_REGISTRY:
-        raise OptionError(f"{where}: unknown type '{kind}'{nearest(kind, DATASET_REGISTRY.names())}")
+        raise OptionError(f'{where}: unknown type {shown(kind)}{nearest(kind, DATASET_REGISTRY.names())}')
     dataset = cast(type, DATASET_REGISTRY.get(kind))
     if name.startswith(('val', 'test')) and not issubclass(dataset, data.PairedImageDataset):
         raise OptionError(f'{where}: validation compares pairs; use {" or ".join(PAIRS)} (id-codeformer data pairs)')
@@ -209,6 +229,9 @@ def _check_dataset(where: str, name: str, section: Mapping[str, Any]) -> None:
         raise OptionError(f'{where}: {kind} does not say which keys it has; give it OPTION_KEYS (CONTRIBUTING.md)')
     check_keys(where, section, dataset.OPTION_KEYS)
     check_values(where, {key: value for key, value in section.items() if key in DATASET}, DATASET)
+    for key, value in section.items():
+        if DATASET.get(key) is list:
+            _check_list(f'{where}:{key}', value, str if key == 'kernel_list' else NUMBER)
 
 
 def _check_scheduler(section: Mapping[str, Any]) -> None:
@@ -216,9 +239,15 @@ def _check_scheduler(section: Mapping[str, Any]) -> None:
     if not section.get(needed):
         raise OptionError(f"train:scheduler: '{needed}' is missing")
     if not 0 <= (section.get('eta_min') or 0) < 1:
-        raise OptionError(f'train:scheduler: eta_min is a learning rate from 0 to below 1, not {section["eta_min"]!r}')
+        raise OptionError(
+            f'train:scheduler: eta_min is a learning rate from 0 to below 1, not {shown(section["eta_min"])}'
+        )
     if not 0 < (section.get('gamma') or 0.1) <= 1:
-        raise OptionError(f'train:scheduler: gamma must be above 0 and at most 1, not {section["gamma"]!r}')
+        raise OptionError(f'train:scheduler: gamma must be above 0 and at most 1, not {shown(section["gamma"])}')
+    for key in ('milestones', 'periods', 'restart_weights'):
+        _check_list(f'train:scheduler:{key}', section.get(key), NUMBER)
+    if min(section.get('periods') or [1]) <= 0:
+        raise OptionError('train:scheduler: periods are numbers of iterations, above 0')
     weights = section.get('restart_weights')
     if weights and len(weights) != len(section['periods']):
         raise OptionError('train:scheduler: restart_weights and periods must be of one length')
@@ -243,7 +272,7 @@ def _check_limits(opt: Mapping[str, Any]) -> None:
         value = section.get(key)
         if value is not None and not fits(value):
             place = f'{where}:{key}' if where else key
-            raise OptionError(f'{place} must be {words}, not {value!r}')
+            raise OptionError(f'{place} must be {words}, not {shown(value)}')
 
 
 def _check_best(opt: Mapping[str, Any]) -> None:
@@ -256,12 +285,19 @@ def _check_best(opt: Mapping[str, Any]) -> None:
 
 
 def _check_optimizer(where: str, section: Mapping[str, Any]) -> None:
-    kind = section.get('type', '')
+    """The type, its arguments, and whether it makes a step with them."""
+    kind = str(section.get('type', ''))
     known = [name for name, entry in vars(torch.optim).items() if inspect.isclass(entry)]
     if kind not in known:
-        raise OptionError(f"{where}: unknown type '{kind}'{nearest(kind, known)}")
+        raise OptionError(f'{where}: unknown type {shown(kind)}{nearest(kind, known)}')
     parameters = inspect.signature(getattr(torch.optim, kind)).parameters
     check_keys(where, section, ['type', *(name for name in parameters if name != 'params')])
     lr = section.get('lr')
     if not isinstance(lr, NUMBER) or not 0 < lr < 1:
-        raise OptionError(f'{where}: lr must be a number between 0 and 1, not {lr!r}')
+        raise OptionError(f'{where}: lr must be a number between 0 and 1, not {shown(lr)}')
+    weight = torch.nn.Parameter(torch.zeros(2, 2, 1, 1))
+    weight.grad = torch.zeros_like(weight)
+    try:
+        getattr(torch.optim, kind)([weight], **{key: value for key, value in section.items() if key != 'type'}).step()
+    except (TypeError, ValueError, LookupError, ArithmeticError, NotImplementedError) as error:
+        raise OptionError(f'{where}: {kind} does not work with these arguments ({error})') from error

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import io
 import logging
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -69,16 +70,29 @@ def validate(
 
 
 def _append_row(path: Path, row: Mapping[str, Any]) -> None:
-    """Add a row; a file with other columns, of a run whose metrics were changed, is set aside first."""
+    """Add a row; a damaged file, or one with other columns, of a run whose metrics were changed, is set aside first."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    if path.exists() and path.read_text(encoding='utf-8').split('\n', 1)[0].strip() != ','.join(row):
-        path.rename(path.with_name(f'{path.stem}_before_{row["iter"]}.csv'))
+    if path.exists() and not _goes_on(path, list(row)):
+        names = (f'{path.stem}_before_{row["iter"]}{mark}.csv' for mark in ('', *(f'_{n}' for n in range(2, 1000))))
+        aside = next(path.with_name(name) for name in names if not path.with_name(name).exists())
+        path.rename(aside)
+        logger.warning('%s: damaged, or of other metrics; it is kept as %s', path, aside.name)
     new = not path.exists()
     with path.open('a', newline='', encoding='utf-8') as file:
         writer = csv.DictWriter(file, list(row))
         if new:
             writer.writeheader()
         writer.writerow(row)
+
+
+def _goes_on(path: Path, columns: list[str]) -> bool:
+    """Whether a table has these columns, and every row is whole."""
+    try:
+        text = path.read_text(encoding='utf-8')
+        rows = list(csv.reader(io.StringIO(text, newline='')))
+    except (OSError, UnicodeDecodeError, csv.Error):
+        return False
+    return text.endswith('\n') and rows[0] == columns and all(len(row) == len(columns) for row in rows)
 
 
 def _text(values: Mapping[str, float]) -> str:

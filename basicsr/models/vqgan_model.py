@@ -136,6 +136,9 @@ class VQGANModel(BaseModel):
 
     def load_extra_state(self, state: Mapping[str, Any]) -> None:
         """Takes them back."""
-        self.features, self.warming = state['features'], state.get('warming', False)
+        features, warming = state['features'], state.get('warming', False)
+        if features.shape[1:] != self.features.shape[1:] or not isinstance(warming, bool):
+            raise TypeError('the features of the warm-up are of another kind')
+        self.features, self.warming = features, warming
         if self.codebook_average and 'codebook_average' in state:
             self.codebook_average.load_state(state['codebook_average'])

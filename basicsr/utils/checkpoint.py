@@ -7,7 +7,9 @@ import logging
 import os
 import pickle
 import struct
-from collections.abc import Mapping
+import zipfile
+import zlib
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,22 +20,36 @@ import safetensors.torch
 import torch
 from torch import Tensor, nn
 
+from basicsr.utils.archive import UnusableFileError, verify
 from basicsr.utils.errors import IDCodeFormerError
 from basicsr.utils.files import replacing
 from basicsr.utils.weights import where_to_get
 
-PARAM_KEYS = ('params_ema', 'params', 'params_d', 'state_dict')
+PARAM_KEYS = (
+    'params_ema', 'params', 'params_d', 'g_ema', 'model_ema', 'state_dict', 'model', 'net_g', 'generator',
+)  # fmt: skip
+PREFIXES = (
+    'net_g_ema.', 'g_ema.', 'ema_model.', 'net_g.', 'generator.', 'model.', 'network.', 'net.', 'net_d.',
+    'discriminator.',
+)  # fmt: skip
+"""What trainers put before the keys of a network that they wrap."""
+PROFILING = ('total_ops', 'total_params')
+DEEPEST = 32
 
-
-# What torch.load and safetensors raise on damaged files and on files of another kind.
+# What torch.load, zipfile and safetensors raise on damaged files and on files of another kind.
 DAMAGED = (
-    RuntimeError, ValueError, LookupError, EOFError, OSError, AssertionError, TypeError, struct.error,
+    RuntimeError, ValueError, LookupError, EOFError, OSError, AssertionError, TypeError, AttributeError,
+    ArithmeticError, MemoryError, struct.error, pickle.UnpicklingError, zipfile.BadZipFile, zlib.error,
     safetensors.SafetensorError,
 )  # fmt: skip
 
 
 class CheckpointError(IDCodeFormerError, ValueError):
     """A checkpoint that cannot be used; the message names the file, the reason and the remedy."""
+
+
+class DamagedError(CheckpointError):
+    """A checkpoint that is not as it was written, or no checkpoint at all."""
 
 
 @dataclass(frozen=True)
@@ -55,28 +71,57 @@ class LoadReport:
 
 
 def read_checkpoint(path: str | os.PathLike, map_location: str = 'cpu') -> dict[str, Any]:
-    """The content of a `.pth` (tensors and plain values only) or `.safetensors` file.
+    """Read a checkpoint of torch (tensors and plain values only) or of safetensors, which is told by its content.
+
+    The file is compared with its own sums first. Containers come as plain dict, list and tuple.
 
     Raises:
-        CheckpointError: no such file, truncated, or holding anything but tensors and plain values.
+        CheckpointError: no such file.
+        DamagedError: damaged, no checkpoint, or holding anything but dense tensors and plain values.
     """
     path = Path(path)
     if not path.is_file():
         raise CheckpointError(f'{path}: no such file{where_to_get(path)}')
     try:
-        if path.suffix == '.safetensors':
+        if verify(path) == 'safetensors':
             return safetensors.torch.load_file(path, device=map_location)
-        content = torch.load(path, map_location=map_location, weights_only=True)
-    except pickle.UnpicklingError as error:
-        raise CheckpointError(
-            f'{path}: not a checkpoint of tensors and plain values. It is damaged, or holds Python objects, which '
-            f'are not loaded because they could run code ({str(error).splitlines()[0]})'
-        ) from error
+        with path.open('rb') as file:  # given the path, torch would go by its extension
+            content = torch.load(file, map_location=map_location, weights_only=True)
+        if not isinstance(content, dict):
+            raise UnusableFileError(f'holds a {type(content).__name__}, not a checkpoint')
+        return _plain(content, {})
+    except UnusableFileError as error:
+        raise DamagedError(f'{path}: {error}') from error
     except DAMAGED as error:
-        raise CheckpointError(f'{path}: damaged or not a checkpoint; fetch it again ({error})') from error
-    if not isinstance(content, dict):
-        raise CheckpointError(f'{path}: holds a {type(content).__name__}, not a checkpoint')
-    return content
+        raise DamagedError(f'{path}: damaged or not a checkpoint; fetch it again{_said(error)}') from error
+
+
+def _said(error: BaseException) -> str:
+    """The first line of an error, unless it advises to load unsafely."""
+    line = next(iter(str(error).splitlines()), '').strip()
+    return f' ({line})' if line and 'weights_only' not in str(error) else ''
+
+
+def _plain(value: Any, copies: dict[int, Any], depth: int = 0) -> Any:
+    """Copy containers as dict, list and tuple, and check the tensors in them; `copies` holds what is done by id."""
+    if isinstance(value, Tensor):
+        if value.layout != torch.strided or value.is_quantized or value.is_meta or value.is_nested:
+            raise UnusableFileError('it holds a tensor that is sparse, quantized, nested or without values')
+        if value.numel() * value.element_size() > value.untyped_storage().nbytes():
+            raise UnusableFileError(f'it holds a tensor {tuple(value.shape)} of fewer values, repeated (expanded)')
+        return value
+    if not isinstance(value, (dict, list, tuple, set)):
+        return value
+    if depth > DEEPEST:
+        raise UnusableFileError(f'its entries are nested more than {DEEPEST} deep')
+    if id(value) not in copies:
+        if isinstance(value, dict):  # `dict.items`, since an entry of the file may stand in place of the method
+            copy: Any = {key: _plain(item, copies, depth + 1) for key, item in dict.items(value)}
+        else:
+            copy = [_plain(item, copies, depth + 1) for item in value]
+            copy = copy if isinstance(value, list) else tuple(copy)
+        copies[id(value)] = copy
+    return copies[id(value)]
 
 
 def read_table(path: str | os.PathLike) -> dict[str, Any]:
@@ -94,34 +139,84 @@ def read_table(path: str | os.PathLike) -> dict[str, Any]:
 
 
 def read_metadata(path: str | os.PathLike) -> dict[str, str]:
-    """The header of a `.safetensors` file, empty for other files."""
-    if Path(path).suffix != '.safetensors':
-        return {}
-    with safetensors.safe_open(path, framework='pt') as file:
-        return file.metadata() or {}
+    """Read the header of a safetensors file; empty for other files.
+
+    Raises:
+        DamagedError: damaged, or no checkpoint.
+    """
+    try:
+        if verify(Path(path)) != 'safetensors':
+            return {}
+        with safetensors.safe_open(path, framework='pt') as file:
+            return file.metadata() or {}
+    except UnusableFileError as error:
+        raise DamagedError(f'{path}: {error}') from error
+    except DAMAGED as error:
+        raise DamagedError(f'{path}: damaged or not a checkpoint; fetch it again{_said(error)}') from error
 
 
 def unwrap(checkpoint: Mapping[str, Any], key: str | None = None, source: str = 'checkpoint') -> dict[str, Tensor]:
-    """The state dict inside a checkpoint, its keys without the `module.` of DataParallel.
+    """Return the state dict inside a checkpoint, by the names that the network itself gives to its parameters.
+
+    What DataParallel (`module.`) and torch.compile (`_orig_mod.`) add to names is taken away, and so are the counts
+    that profilers leave (`total_ops`, `total_params`).
 
     Args:
         checkpoint: what `read_checkpoint` returns.
-        key: the entry to take; by default the first of `params_ema`, `params`, `params_d`, `state_dict` that is
-            there, else the checkpoint itself.
+        key: the entry to take; by default the first of `PARAM_KEYS` that is there, also within one another, else the
+            checkpoint itself.
         source: the file's name, for messages.
 
     Raises:
         CheckpointError: `key` is not there, or no tensors are.
     """
-    if key is None:
-        key = next((name for name in PARAM_KEYS if isinstance(checkpoint.get(name), Mapping)), None)
-    elif key not in checkpoint and any(isinstance(checkpoint.get(name), Mapping) for name in PARAM_KEYS):
-        raise CheckpointError(f"{source}: no entry '{key}'; it has {', '.join(checkpoint)}")
-    state = checkpoint.get(key, checkpoint) if key else checkpoint
-    tensors = {name.removeprefix('module.'): value for name, value in state.items() if isinstance(value, Tensor)}
+    state: Any = checkpoint
+    if key is not None:
+        if isinstance(checkpoint.get(key), Mapping):
+            state = checkpoint[key]
+        elif _inner(checkpoint) is not checkpoint:
+            raise CheckpointError(f"{source}: no entry '{key}'; it has {', '.join(map(str, list(checkpoint)[:20]))}")
+    while (inner := _inner(state)) is not state:
+        state = inner
+    tensors = {
+        _bare(name): value for name, value in state.items() if isinstance(value, Tensor) and isinstance(name, str)
+    }
+    tensors = {name: value for name, value in tensors.items() if name.rpartition('.')[2] not in PROFILING}
     if not tensors:
         raise CheckpointError(f'{source}: no parameters in it (entries: {", ".join(map(str, list(checkpoint)[:8]))})')
     return tensors
+
+
+def _inner(checkpoint: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return the first entry that holds parameters, or the checkpoint itself."""
+    return next((checkpoint[name] for name in PARAM_KEYS if isinstance(checkpoint.get(name), Mapping)), checkpoint)
+
+
+def _bare(name: str) -> str:
+    name = name.replace('_orig_mod.', '')
+    while name.startswith('module.'):
+        name = name.removeprefix('module.')
+    return name
+
+
+def without_prefix(state: Mapping[str, Tensor], wanted: Iterable[str]) -> dict[str, Tensor]:
+    """Return the part of a state dict below the prefix of a trainer, if only below one a wanted key is found.
+
+    Args:
+        state: parameters by name.
+        wanted: names of the network; one of them suffices.
+    """
+    return _below_prefix(state, set(wanted)) or dict(state)
+
+
+def _below_prefix(state: Mapping[str, Tensor], wanted: set[str]) -> dict[str, Tensor] | None:
+    if not wanted.isdisjoint(state):
+        return dict(state)
+    for prefix in PREFIXES:
+        below = {name.removeprefix(prefix): value for name, value in state.items() if name.startswith(prefix)}
+        if below and (found := _below_prefix(below, wanted)):
+            return found
+    return None
 
 
 def load_state_dict_file(path: str | os.PathLike, key: str | None = None) -> dict[str, Tensor]:
@@ -150,6 +245,7 @@ def load_state(
         CheckpointError: `strict` and a key is missing, unexpected or of another shape; or nothing fits at all.
     """
     own = module.state_dict()
+    state = without_prefix(state, own)
     fitting = {key: value for key, value in state.items() if key in own and value.shape == own[key].shape}
     report = LoadReport(
         used=list(fitting),

@@ -5,11 +5,12 @@ from __future__ import annotations
 import hashlib
 import logging
 import os
+import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from http.client import HTTPException, HTTPResponse
+from http.client import HTTPException, HTTPMessage, HTTPResponse
 from pathlib import Path
 from types import ModuleType
 from typing import IO
@@ -17,16 +18,28 @@ from typing import IO
 from tqdm import tqdm
 
 from basicsr.utils.errors import IDCodeFormerError
-from basicsr.utils.files import NO_LOCKS
+from basicsr.utils.files import NO_LOCKS, text_kind
 
 logger = logging.getLogger(__name__)
 
 CHUNK = 1 << 20
 ATTEMPTS = 3
+LARGEST = 1 << 33  # bytes of a file whose size is not known
+PATIENCE = 60.0  # seconds after which a connection must have brought SLOWEST bytes a second on average
+SLOWEST = 1000
+HANDLERS = (
+    urllib.request.ProxyHandler, urllib.request.UnknownHandler, urllib.request.HTTPHandler,
+    urllib.request.HTTPSHandler, urllib.request.HTTPDefaultErrorHandler, urllib.request.HTTPErrorProcessor,
+)  # fmt: skip
+"""Of the web only: urllib's own list has ftp, files and data addresses too."""
 
 
 class DownloadError(IDCodeFormerError, RuntimeError):
     """A file that could not be had; the message names the addresses, the reasons, the target and the remedy."""
+
+
+class OtherFileError(OSError):
+    """What a server sends is not the file that was asked for."""
 
 
 def sha256_of(path: str | os.PathLike) -> str:
@@ -48,8 +61,10 @@ def download(
 ) -> Path:
     """Fetch `url` into the file `target`, unless a file that passes the checks is there.
 
-    The file grows as `<target>.part`, which a later call goes on with where the server allows it, and gets its name
-    when its size and sum are right. Of several processes that want one file, one fetches it and the others wait.
+    The file grows as `<target>.part` and gets its name when its size and sum are right. A later call goes on with the
+    part where the server allows it and `sha256` can show that the whole is right. Web pages, bodies of another size,
+    endless ones and those below 1 kB a second are given up. Of several processes that want one file, one fetches it
+    and the others wait.
     Proxies come from the environment (`https_proxy`, `no_proxy`).
 
     Args:
@@ -95,11 +110,15 @@ def _fetch_any(
         if wrong is None:  # by now: another process fetched it
             return []
         failures.append(f'the file that is there: {wrong}')
-    for number, address in enumerate(addresses):
-        if number and sha256 is None:
-            os.truncate(part, 0)  # nothing would show that two addresses had different files
+    for address in addresses:
+        if sha256 is None:
+            _empty(part)  # nothing would show that what is there is of another file
         try:
-            _fetch(address, part, target.name, timeout)
+            _fetch(address, part, target.name, timeout, size)
+        except OtherFileError as error:
+            failures.append(f'{address}: {error}')
+            _empty(part)
+            continue
         except (OSError, HTTPException, ValueError) as error:
             failures.append(f'{address}: {error}')
             continue
@@ -108,8 +127,14 @@ def _fetch_any(
             part.replace(target)
             return []
         failures.append(f'{address}: {wrong}')
-        os.truncate(part, 0)
+        _empty(part)
     return failures
+
+
+def _empty(part: Path) -> None:
+    """Empty a partial file, which is locked and so not removed."""
+    if part.exists():
+        os.truncate(part, 0)
 
 
 @contextmanager
@@ -158,18 +183,31 @@ def defect(path: Path, sha256: str | None, size: int | None) -> str | None:
     return None
 
 
-def _fetch(url: str, part: Path, label: str, timeout: float) -> None:
+def _fetch(url: str, part: Path, label: str, timeout: float, size: int | None) -> None:
     """Bring `part` to the end of the file at `url`; a connection that breaks off is taken up again a few times."""
     for attempt in range(1, ATTEMPTS + 1):
         try:
             with _open(url, part.stat().st_size if part.exists() else 0, timeout) as response:
-                _receive(response, part, label)
+                _receive(response, part, label, size)
             return
-        except urllib.error.URLError:  # no such host, no such file: not worth another try
+        except (urllib.error.URLError, OtherFileError):  # no such host, no such file: not worth another try
             raise
         except (OSError, HTTPException):
             if attempt == ATTEMPTS:
                 raise
+
+
+class _Redirects(urllib.request.HTTPRedirectHandler):
+    """Follow a server to other addresses of the web, but never from https to http."""
+
+    def redirect_request(
+        self, req: urllib.request.Request, fp: IO[bytes], code: int, msg: str, headers: HTTPMessage, newurl: str
+    ) -> urllib.request.Request | None:
+        """Raise URLError where the new address is none to follow to."""
+        secure = req.full_url.startswith('https://')
+        if not newurl.startswith('https://' if secure else ('http://', 'https://')):
+            raise urllib.error.URLError(f'redirected to {newurl}, which is no {"https" if secure else "web"} address')
+        return super().redirect_request(req, fp, code, msg, headers, newurl)
 
 
 def _open(url: str, offset: int, timeout: float) -> HTTPResponse:
@@ -178,7 +216,9 @@ def _open(url: str, offset: int, timeout: float) -> HTTPResponse:
         raise ValueError('not an http or https address')
     headers = {'Range': f'bytes={offset}-'} if offset else {}
     try:
-        opener = urllib.request.build_opener()  # urlopen would keep the proxies that it saw first
+        opener = urllib.request.OpenerDirector()  # urlopen would keep the proxies that it saw first
+        for handler in (*HANDLERS, _Redirects):
+            opener.add_handler(handler())
         return opener.open(urllib.request.Request(url, headers=headers), timeout=timeout)
     except urllib.error.HTTPError as error:
         if error.code == 416 and offset:  # nothing follows: the partial file is as long as this one, or longer
@@ -187,11 +227,12 @@ def _open(url: str, offset: int, timeout: float) -> HTTPResponse:
         raise
 
 
-def _receive(response: HTTPResponse, part: Path, label: str) -> None:
+def _receive(response: HTTPResponse, part: Path, label: str, size: int | None) -> None:
     """Append the answer to `part` where it continues it, else write `part` anew.
 
     Raises:
-        ConnectionError: fewer bytes came than announced, or others than asked for.
+        OtherFileError: it is a web page, or of another size; `part` is left as it is.
+        ConnectionError: fewer bytes came than announced, too few a second, or others than asked for.
     """
     start = part.stat().st_size if response.status == 206 else 0
     sent = response.headers.get('Content-Range', '')
@@ -199,11 +240,25 @@ def _receive(response: HTTPResponse, part: Path, label: str) -> None:
         raise ConnectionError(f"asked for the bytes from {start} on, the server sent '{sent}'")
     announced = response.headers.get('Content-Length')
     total = None if announced is None else start + int(announced)
+    if total is not None and total != (size or total):
+        raise OtherFileError(f'{total} bytes instead of {size}')
+    chunk = response.read1(CHUNK)
+    if not start and (kind := text_kind(chunk)):
+        raise OtherFileError(kind)
+    begun = time.monotonic()
     bar = tqdm(desc=label, initial=start, total=total, unit='B', unit_scale=True, disable=None)
     with bar, part.open('ab' if start else 'wb') as file:
-        while chunk := response.read1(CHUNK):  # what has come, so that a server that stalls afterwards costs none of it
+        while chunk:
             file.write(chunk)
             bar.update(len(chunk))
+            done, seconds = file.tell(), time.monotonic() - begun
+            if done > (size or LARGEST):
+                raise OtherFileError(f'more than {size or LARGEST} bytes')
+            if seconds > PATIENCE and done - start < SLOWEST * seconds:
+                raise ConnectionError(
+                    f'too slow: {done - start} bytes in {seconds:.0f} s; {part} is kept to go on from'
+                )
+            chunk = response.read1(CHUNK)  # what has come, so that a server that stalls afterwards costs none of it
         done = file.tell()
     if total is not None and done < total:
         raise ConnectionError(f'the connection ended after {done} of {total} bytes; {part} is kept to go on from')

@@ -16,6 +16,8 @@ T = TypeVar('T')
 NO_LOCKS = {errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL}
 VIDEO_EXTENSIONS = frozenset({'.mp4', '.m4v', '.mov', '.avi', '.mkv', '.webm'})
 LONGEST_NAME = 255  # bytes of a file's name, on the usual file systems
+LFS_POINTER = b'version https://git-lfs'
+WEB_PAGE = (b'<!doctype html', b'<html', b'<head', b'<body', b'<?xml', b'<script', b'<!--')
 
 
 class InUseError(IDCodeFormerError, RuntimeError):
@@ -36,6 +38,18 @@ def shorten_name(name: str, room: int = LONGEST_NAME) -> str:
     return raw[: room - len(digits)].decode('utf-8', 'ignore') + digits
 
 
+def text_kind(head: bytes) -> str | None:
+    """Name what a file that begins with `head` is, if downloads often leave that in place of the file wanted."""
+    text = head.removeprefix(b'\xef\xbb\xbf').lstrip().lower()
+    if text.startswith(LFS_POINTER):
+        return 'a Git LFS pointer, not the file itself; fetch that with `git lfs pull` or from its page'
+    if text.startswith(WEB_PAGE):
+        return 'a web page, not the file: its address, or a login page of the network, answered instead'
+    if text.startswith((b'{', b'[')):
+        return 'a JSON text, not the file, as servers send with an error'
+    return None
+
+
 @contextmanager
 def replacing(path: str | os.PathLike) -> Iterator[Path]:
     """A temporary name beside `path` to write to. It becomes `path` at the end, and is removed after an error.
@@ -54,9 +68,14 @@ def replacing(path: str | os.PathLike) -> Iterator[Path]:
 
 
 def write_text(path: str | os.PathLike, text: str) -> None:
-    """Write a text file (UTF-8), whole or not at all."""
+    """Write a text file (UTF-8), whole or not at all; bytes of names that are no text are written as `\\udcxx`."""
     with replacing(path) as partial:
-        partial.write_text(text, encoding='utf-8')
+        partial.write_text(text, encoding='utf-8', errors='backslashreplace')
+
+
+def csv_text(text: str) -> str:
+    """A cell for a table that spreadsheets open: an apostrophe before what they would take for a formula."""
+    return f"'{text}" if text.startswith(('=', '+', '-', '@', '\t', '\r')) else text
 
 
 def lock(path: str | os.PathLike, what: str) -> IO[str]:

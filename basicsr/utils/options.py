@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -13,9 +14,22 @@ import yaml
 from basicsr.utils.errors import IDCodeFormerError
 from basicsr.utils.registry import nearest
 
+LARGEST_FILE = 1 << 20  # bytes
+MOST_FILES = 64  # that build on one another
+MOST_ENTRIES = 100_000
+DEEPEST = 32
+NOT_YAML = (yaml.YAMLError, ValueError, LookupError, TypeError, AttributeError, ArithmeticError, RecursionError)
+"""What PyYAML raises: its own errors for wrong syntax, others for values of a stated kind, such as `!!int x`."""
+
 
 class OptionError(IDCodeFormerError, ValueError):
     """Something in the options is wrong; the message names the key and the remedy."""
+
+
+def shown(value: object) -> str:
+    """A value for a message: in one line, and not too long."""
+    text = repr(value)
+    return text if len(text) <= 80 else text[:77] + '…'
 
 
 class _Loader(yaml.SafeLoader):
@@ -63,17 +77,45 @@ def load_options(path: str | Path, changes: Sequence[str] = ()) -> dict[str, Any
     Raises:
         OptionError: no such file, no valid YAML, bases in a circle, or a change that cannot be read.
     """
-    options = _load(Path(path), ())
+    options = _load(Path(path), (), [])
     for change in changes:
-        keys, equals, value = change.partition('=')
-        if not equals:
-            raise OptionError(f"'{change}': write section:key=value")
-        try:
-            given: Any = parse_value(value)
-        except yaml.YAMLError as error:
-            raise OptionError(f"'{change}': the value is not valid YAML") from error
-        options = _changed(options, keys.split(':'), given)
+        keys, equals, text = change.partition('=')
+        if not equals or keys.count(':') > DEEPEST:
+            raise OptionError(f'{shown(change)}: write section:key=value')
+        options = _changed(options, keys.split(':'), _parse(text, shown(change)))
     return options
+
+
+def _parse(text: str, source: str) -> Any:
+    """Parse YAML of ordinary size with texts as keys and numbers that fit 64 bits.
+
+    Raises:
+        OptionError: it is something else; the message begins with `source`.
+    """
+    try:
+        value = parse_value(text)
+    except NOT_YAML as error:
+        raise OptionError(f'{source}: not valid YAML ({" ".join(str(error).split())[:300]})') from error
+    entries, left = [(value, 0)], MOST_ENTRIES
+    while entries:
+        entry, depth = entries.pop()
+        left -= 1
+        if depth > DEEPEST or left < 0:
+            raise OptionError(f'{source}: nested more than {DEEPEST} deep, or more than {MOST_ENTRIES} entries')
+        if isinstance(entry, Mapping):
+            odd = next((key for key in entry if not isinstance(key, str)), None)
+            if odd is not None or None in entry:
+                raise OptionError(f'{source}: keys are texts, not {shown(odd)}')
+            entries += [(item, depth + 1) for pair in entry.items() for item in pair]
+        elif isinstance(entry, (list, tuple, set)):
+            entries += [(item, depth + 1) for item in entry]
+        elif isinstance(entry, str) and '\0' in entry:
+            raise OptionError(f'{source}: NUL in {shown(entry)}')
+        elif isinstance(entry, int) and abs(entry) >= 1 << 63:
+            raise OptionError(f'{source}: a whole number of more than 64 bits')
+        elif isinstance(entry, float) and not math.isfinite(entry):
+            raise OptionError(f'{source}: {entry} is no number to compute with')
+    return value
 
 
 def _changed(options: Mapping[str, Any], keys: Sequence[str], value: Any) -> dict[str, Any]:
@@ -85,21 +127,31 @@ def _changed(options: Mapping[str, Any], keys: Sequence[str], value: Any) -> dic
     return {**options, key: _changed(section if isinstance(section, Mapping) else {}, deeper, value)}
 
 
-def _load(path: Path, children: tuple[Path, ...]) -> dict[str, Any]:
-    if path.resolve() in children:
-        raise OptionError(f'{path}: _base_ leads back to this file')
+def _load(path: Path, children: tuple[Path, ...], read: list[Path]) -> dict[str, Any]:
     try:
-        options = yaml.load(path.read_text(encoding='utf-8'), Loader=_Loader)
-    except OSError as error:
-        raise OptionError(f'{path}: cannot be read ({error.strerror})') from error
-    except yaml.YAMLError as error:
-        raise OptionError(f'{path}: not valid YAML: {error}') from error
+        if not path.is_file():
+            raise OptionError(f'{path}: no such file')
+        own = path.resolve()
+        if own in children:
+            raise OptionError(f'{path}: _base_ leads back to this file')
+        read.append(own)
+        if len(read) > MOST_FILES or path.stat().st_size > LARGEST_FILE:
+            raise OptionError(f'{path}: more than {MOST_FILES} files build on one another, or it is above 1 MiB')
+        text = path.read_text(encoding='utf-8')
+    except (OSError, RuntimeError) as error:  # RuntimeError: a loop of links
+        raise OptionError(f'{path}: cannot be read ({getattr(error, "strerror", None) or error})') from error
+    except UnicodeDecodeError as error:
+        raise OptionError(f'{path}: not a text in UTF-8 (byte {error.start})') from error
+    options = _parse(text, str(path))
     if not isinstance(options, dict):
         raise OptionError(f'{path}: an option file is a mapping of keys to values')
     bases = options.pop('_base_', None) or []
+    bases = [bases] if isinstance(bases, str) else bases
+    if not isinstance(bases, list) or not all(isinstance(base, str) for base in bases):
+        raise OptionError(f'{path}: _base_ is the name of a file, or a list of such, not {shown(bases)}')
     merged: dict[str, Any] = {}
-    for base in [bases] if isinstance(bases, str) else bases:
-        merged = merge(merged, _load(path.parent / base, (*children, path.resolve())))
+    for base in bases:
+        merged = merge(merged, _load(path.parent / base, (*children, own), read))
     return merge(merged, options)
 
 
@@ -125,7 +177,7 @@ def check_keys(where: str, given: Mapping[str, Any], known: Sequence[str] | Mapp
     """
     for key in given:
         if key not in known:
-            raise OptionError(f"{where}: unknown key '{key}'{nearest(key, known)}")
+            raise OptionError(f'{where}: unknown key {shown(key)}{nearest(key, known)}')
 
 
 def check_values(where: str, given: Mapping[str, Any], kinds: Mapping[str, Any]) -> None:
@@ -146,11 +198,11 @@ def check_values(where: str, given: Mapping[str, Any], kinds: Mapping[str, Any])
             continue
         if isinstance(kind, Mapping):
             if not isinstance(value, Mapping):
-                raise OptionError(f'{where}:{key} must be a section of keys, not {value!r}')
+                raise OptionError(f'{where}:{key} must be a section of keys, not {shown(value)}')
             check_values(f'{where}:{key}', value, kind)
         elif not _is_a(value, kind):
             names = ' or '.join(k.__name__ for k in (kind if isinstance(kind, tuple) else (kind,)))
-            raise OptionError(f'{where}:{key} must be {names}, not {value!r}')
+            raise OptionError(f'{where}:{key} must be {names}, not {shown(value)}')
 
 
 def _is_a(value: Any, kind: type | tuple[type, ...]) -> bool:

@@ -8,7 +8,6 @@ It prints how many of the codes these faces use, and the perplexity of that use.
 
 from __future__ import annotations
 
-import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -19,6 +18,7 @@ from tqdm import tqdm
 
 from basicsr.archs import VQAutoEncoder
 from basicsr.archs.factory import load_network
+from basicsr.cli.arguments import ArgumentParser
 from basicsr.data.common import resize_square
 from basicsr.metrics.pictures import Folder
 from basicsr.metrics.table import EvaluationError
@@ -44,7 +44,7 @@ def reconstruct(network: VQAutoEncoder, faces: Folder, output: Path) -> Tensor:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """The command line; returns the exit code."""
-    parser = argparse.ArgumentParser(description='Encode and decode faces by a network of stage I.')
+    parser = ArgumentParser(description='Encode and decode faces by a network of stage I.')
     parser.add_argument('--weights', type=Path, required=True, help='of stage I')
     parser.add_argument('-i', '--input', type=Path, required=True, help='folder of aligned faces')
     parser.add_argument('-o', '--output', type=Path, required=True, help='folder for the reconstructions')

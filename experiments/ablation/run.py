@@ -30,6 +30,7 @@ from typing import Any
 
 import torch
 
+from basicsr.cli.arguments import ArgumentParser
 from basicsr.metrics.pictures import Folder
 from basicsr.metrics.table import EvaluationError
 from basicsr.utils.checkpoint import CheckpointError
@@ -291,7 +292,7 @@ def _fewer(folders: Mapping[str, str], limit: int, out: Path) -> dict[str, str]:
 
 def parser() -> argparse.ArgumentParser:
     """Of the command line."""
-    result = argparse.ArgumentParser(description='Train and judge the rows of an ablation.')
+    result = ArgumentParser(description='Train and judge the rows of an ablation.')
     result.add_argument('--plan', type=Path, help='a file of options/ablation')
     result.add_argument('--rows', nargs='+', help='only these')
     result.add_argument('--seeds', nargs='+', type=int, help="in place of the plan's")

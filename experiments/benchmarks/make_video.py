@@ -9,7 +9,6 @@ same pictures.
 
 from __future__ import annotations
 
-import argparse
 import math
 import sys
 from collections.abc import Iterator, Sequence
@@ -25,6 +24,7 @@ from av.audio.stream import AudioStream
 from av.container import OutputContainer
 from av.video.stream import VideoStream
 
+from basicsr.cli.arguments import ArgumentParser
 from basicsr.utils.files import replacing
 from basicsr.utils.image import imread
 
@@ -173,7 +173,7 @@ class Beeps:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """The command line; returns the exit code."""
-    parser = argparse.ArgumentParser(description='Make a clip for trials.')
+    parser = ArgumentParser(description='Make a clip for trials.')
     parser.add_argument('output', type=Path, help='the clip: .mp4, .mov, .avi, .mkv or .webm')
     parser.add_argument('--picture', type=Path, default=ROOT / 'inputs' / 'astronaut_lowres.png')
     parser.add_argument('--size', type=int, help="width in pixels (default: the picture's)")

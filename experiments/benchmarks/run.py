@@ -26,6 +26,7 @@ from typing import Any, TypeVar
 
 import torch
 
+from basicsr.cli.arguments import ArgumentParser
 from basicsr.utils.files import replacing
 from basicsr.utils.logger import environment
 from basicsr.utils.memory import keep_freed_memory
@@ -82,7 +83,7 @@ def names(text: str) -> list[str]:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """The command line; returns the exit code, 1 if a measurement failed."""
-    parser = argparse.ArgumentParser(description='Measure how fast the project is here, on the CPU.')
+    parser = ArgumentParser(description='Measure how fast the project is here, on the CPU.')
     parser.add_argument('--only', type=names, default=list(MEASUREMENTS), help=f'some of {",".join(MEASUREMENTS)}')
     parser.add_argument('--csv', type=Path, default=ROOT / 'docs' / 'results' / 'performance.csv')
     parser.add_argument('--page', type=Path, default=ROOT / 'docs' / 'performance.md')

@@ -31,6 +31,7 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
+from basicsr.cli.arguments import ArgumentParser
 from basicsr.cli.data_pairs import make_pair, ranges_of
 from basicsr.data.common import DataError, list_pictures, relative_key
 from basicsr.faces.detection import build_detector
@@ -105,7 +106,7 @@ def about(photos: Sequence[Photo], arguments: Mapping[str, object]) -> dict[str,
 
 def parser() -> argparse.ArgumentParser:
     """Of the command line."""
-    result = argparse.ArgumentParser(description='Select hard faces and degrade them.')
+    result = ArgumentParser(description='Select hard faces and degrade them.')
     result.add_argument('--input', type=Path, required=True, help='aligned faces, <person>/<photo>')
     result.add_argument('--output', type=Path, required=True)
     result.add_argument('--recogniser', help='weights of a face recogniser, for photos unlike the person')

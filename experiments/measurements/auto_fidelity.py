@@ -10,13 +10,13 @@ by which `-w auto` chooses (`auto_fidelity.sharpness_of`); both are means.
 
 from __future__ import annotations
 
-import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 
+from basicsr.cli.arguments import ArgumentParser
 from basicsr.inference import FaceRestorer, ImageRestorer
 from basicsr.inference.auto_fidelity import sharpness_of
 from basicsr.inference.build_guide import Wishes, build_guide
@@ -100,7 +100,7 @@ def measure(
 
 def main(argv: Sequence[str] | None = None) -> int:
     """The command line; returns the exit code."""
-    parser = argparse.ArgumentParser(description='Measure -w auto.')
+    parser = ArgumentParser(description='Measure -w auto.')
     parser.add_argument('--pairs', type=Path, nargs='+', required=True, help='folders of scripts/make_val_pairs.py')
     parser.add_argument('--ref', type=Path, required=True, help='aligned photographs of the people')
     parser.add_argument('--recogniser', required=True, help='that the network was trained with')

@@ -11,7 +11,6 @@ step of the crop's corners from frame to frame, in pixels of the crop. Missed ar
 
 from __future__ import annotations
 
-import argparse
 import csv
 import sys
 from collections.abc import Sequence
@@ -19,6 +18,7 @@ from pathlib import Path
 
 import numpy as np
 
+from basicsr.cli.arguments import ArgumentParser
 from basicsr.faces.detection import Face, build_detector
 from basicsr.faces.geometry import affine_scale, apply_affine, frame_corners, invert_affine
 from basicsr.inference import FaceRestorer, ImageRestorer
@@ -98,7 +98,7 @@ def measure(
 
 def main(argv: Sequence[str] | None = None) -> int:
     """The command line; returns the exit code."""
-    parser = argparse.ArgumentParser(description='Measure flicker.')
+    parser = ArgumentParser(description='Measure flicker.')
     parser.add_argument('--picture', type=Path, default=ROOT / 'inputs' / 'astronaut_lowres.png')
     parser.add_argument('--noise', type=float, nargs='+', default=[2, 5, 10], help='standard deviations, of 255')
     parser.add_argument('--frames', type=int, default=40)

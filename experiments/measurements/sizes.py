@@ -10,13 +10,13 @@ report of the evaluation.
 
 from __future__ import annotations
 
-import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 import torch
 
+from basicsr.cli.arguments import ArgumentParser
 from basicsr.inference import FaceRestorer
 from basicsr.metrics import METRICS
 from basicsr.metrics.builders import Settings
@@ -45,7 +45,7 @@ def make_pictures(
 
 def main(argv: Sequence[str] | None = None) -> int:
     """The command line; returns the exit code."""
-    parser = argparse.ArgumentParser(description='Measure what restoring does to clean faces of several sizes.')
+    parser = ArgumentParser(description='Measure what restoring does to clean faces of several sizes.')
     parser.add_argument('--input', type=Path, required=True, help='clean aligned faces')
     parser.add_argument('--output', type=Path, required=True, help='folder of the pictures and the report')
     parser.add_argument('--judge', help='weights of a recogniser, for the identity')

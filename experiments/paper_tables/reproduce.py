@@ -17,6 +17,7 @@ from pathlib import Path
 
 import torch
 
+from basicsr.cli.arguments import ArgumentParser
 from basicsr.cli.evaluate import device_of
 from basicsr.data import DataError
 from basicsr.metrics import METRICS
@@ -108,7 +109,7 @@ def named(text: str) -> tuple[str, str]:
 
 def parser() -> argparse.ArgumentParser:
     """Of the command line."""
-    result = argparse.ArgumentParser(description='Print tables of papers with published and measured figures.')
+    result = ArgumentParser(description='Print tables of papers with published and measured figures.')
     add = result.add_argument
     add('--table', required=True, choices=list(PLANS))
     add('--data', type=Path, default=Path('datasets'), help='folder with <protocol>/lq, gt and ref')
@@ -116,7 +117,7 @@ def parser() -> argparse.ArgumentParser:
     add('--restored', type=named, action='append', default=[], metavar='METHOD=DIR', help='pictures, or <protocol>/')
     add('--recogniser', help='weights of the face recogniser that judges; another than that of the training loss')
     add('--reference_recogniser', help="the networks' own recogniser, where files do not name it")
-    add('--fid-statistics', type=Path, help='of FFHQ: .npz or .pth (default: in the weights folder)')
+    add('--fid_statistics', type=Path, help='of FFHQ: .npz or .pth (default: in the weights folder)')
     add(
         '--metrics', help="columns beside the published ones; by default the plan's (experiments/paper_tables/plans.py)"
     )

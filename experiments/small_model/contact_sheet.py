@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 from skimage.data import astronaut
 
+from basicsr.cli.arguments import ArgumentParser
 from basicsr.data.degradation import LARGE, SMALL, degrade
 from basicsr.faces.detection import build_detector
 from basicsr.faces.geometry import align_face
@@ -40,7 +41,7 @@ def contact_rows(restorer: FaceRestorer, adain: bool) -> list[list[np.ndarray]]:
 
 def main() -> int:
     """The command line."""
-    parser = argparse.ArgumentParser(description='Write the pictures of docs/ with a model.')
+    parser = ArgumentParser(description='Write the pictures of docs/ with a model.')
     parser.add_argument('--model', default='small')
     parser.add_argument('--adain', action=argparse.BooleanOptionalAction, default=True)
     parser.add_argument('-o', '--output', type=Path, default=ROOT / 'docs')

@@ -8,13 +8,13 @@ draws of the stage III degradation. The same seeds give the same files.
 
 from __future__ import annotations
 
-import argparse
 from pathlib import Path
 
 import cv2
 import numpy as np
 from skimage.data import astronaut
 
+from basicsr.cli.arguments import ArgumentParser
 from basicsr.data.degradation import SMALL, DegradationRanges, degrade
 from basicsr.faces.detection import build_detector
 from basicsr.faces.geometry import align_face
@@ -34,7 +34,7 @@ def degraded(image: np.ndarray, ranges: DegradationRanges, seed: int) -> np.ndar
 
 def main() -> int:
     """The command line."""
-    parser = argparse.ArgumentParser(description='Make the pictures in inputs/.')
+    parser = ArgumentParser(description='Make the pictures in inputs/.')
     parser.add_argument('-o', '--output', type=Path, default=Path(__file__).resolve().parents[2] / 'inputs')
     output = parser.parse_args().output
     portrait = astronaut()

@@ -9,7 +9,6 @@ from the same weights keeps most of what each has learnt.
 
 from __future__ import annotations
 
-import argparse
 import json
 import sys
 from collections.abc import Sequence
@@ -18,6 +17,7 @@ from pathlib import Path
 import safetensors.torch
 import torch
 
+from basicsr.cli.arguments import ArgumentParser
 from basicsr.utils.checkpoint import CheckpointError, read_checkpoint, unwrap
 from basicsr.utils.files import replacing
 
@@ -55,7 +55,7 @@ def release(sources: Sequence[Path], target: Path, ia_cft: Path | None = None) -
 
 def main(argv: Sequence[str] | None = None) -> int:
     """The command line; returns the exit code."""
-    parser = argparse.ArgumentParser(description='Write the embedded small model from training checkpoints.')
+    parser = ArgumentParser(description='Write the embedded small model from training checkpoints.')
     parser.add_argument('--codeformer', type=Path, required=True, nargs='+', help='of stage III; of several, the mean')
     parser.add_argument('--ia_cft', type=Path, help='a checkpoint of IA-CFT on that network, which is added')
     parser.add_argument('--vqgan', type=Path, required=True, help='stage I checkpoint')

@@ -1,0 +1,33 @@
+"""What the command lines have in common: how flags are spelt, and what exit codes mean.
+
+Every command ends with 0 where everything was done, 1 where something failed after it had begun (each file is named),
+2 where nothing was begun: a wrong command line, or something that it needs is not there. Training and validation end
+with 1 in the last case too, unless the command line itself is wrong.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+SPELLINGS = (('recogniser', 'recognizer'), ('recognizer', 'recogniser'))
+
+
+class ArgumentParser(argparse.ArgumentParser):
+    """Parser of flags with underscores (`--bg_upsampler`), which takes hyphens and British spelling as well."""
+
+    def parse_known_args(self, args: Sequence[str] | None = None, namespace: Any = None) -> Any:
+        """Parse as argparse does, after bringing the names of flags into the spelling of this parser."""
+        return super().parse_known_args([*map(self._spelt, sys.argv[1:] if args is None else args)], namespace)
+
+    def _spelt(self, argument: str) -> str:
+        name, equals, value = argument.partition('=')
+        if not name.startswith('--') or name in self._option_string_actions:
+            return argument
+        spelt = '--' + name[2:].replace('-', '_')
+        forms = [spelt, *(spelt.replace(old, new) for old, new in SPELLINGS)]
+        forms += [form.replace('--no_', '--no-', 1) for form in forms]  # as argparse spells it
+        known = next((form for form in forms if form in self._option_string_actions), name)
+        return known + equals + value

@@ -1,0 +1,131 @@
+"""What a checkpoint's file is, checked before anything is built from it: its kind, its sums, and what it would load."""
+
+from __future__ import annotations
+
+import mmap
+import pickletools
+import re
+import struct
+import zipfile
+import zlib
+from collections.abc import Iterable
+from pathlib import Path
+
+import torch
+
+from basicsr.utils.files import text_kind
+
+FIRST_BYTES = 1024
+LEGACY_PICKLES = 5  # at the beginning of a file that torch wrote before it wrote archives
+INTEGERS = frozenset({'BININT', 'BININT1', 'BININT2', 'INT', 'LONG', 'LONG1', 'LONG4'})
+GLOBAL = re.compile(rb'c([\w.]+)\n([\w.]+)\n')
+PLAIN = frozenset({
+    'collections.OrderedDict', 'collections.Counter', 'torch.Size', 'torch.device', 'torch._utils._rebuild_tensor',
+    'torch._utils._rebuild_tensor_v2', 'torch._utils._rebuild_parameter',
+    *(f'{module}.{name}' for module in ('builtins', '__builtin__') for name in ('set', 'complex')),
+})  # fmt: skip
+"""Globals of checkpoints. Torch allows more, among them some that make tensors of any size out of nothing."""
+ODD = {
+    '_rebuild_sparse_tensor': 'a sparse tensor',
+    '_rebuild_qtensor': 'a quantized tensor',
+    '_rebuild_meta_tensor_no_storage': 'a tensor without values (device meta)',
+    '_rebuild_nested_tensor': 'a nested tensor',
+}
+
+
+class UnusableFileError(ValueError):
+    """A file that is no checkpoint, or a damaged one; the message says why, without the file's name."""
+
+
+def verify(path: Path) -> str:
+    """Check a checkpoint's file as far as that needs no tensor.
+
+    An archive of `torch.save` is compared with its own CRC-32 sums, which `torch.load` does not read. The pickles of
+    both formats of torch are searched for globals outside `PLAIN`.
+
+    Returns:
+        The kind: `safetensors`, `zip` (torch 1.6 and later) or `legacy` (earlier, or unknown).
+
+    Raises:
+        UnusableFileError: not a checkpoint, damaged, or with contents that are not loaded.
+        OSError: it cannot be read.
+        zipfile.BadZipFile, ValueError, EOFError: damaged; the message is of the library.
+    """
+    size = path.stat().st_size
+    with path.open('rb') as file:
+        head = file.read(FIRST_BYTES)
+    if not head:
+        raise UnusableFileError('the file is empty')
+    if kind := text_kind(head):
+        raise UnusableFileError(kind)
+    if head.startswith(b'PK'):
+        _verify_archive(path, size)
+        return 'zip'
+    if head[8:9] == b'{' and not head.startswith(b'\x80'):
+        return 'safetensors'
+    with path.open('rb') as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
+        for _ in range(LEGACY_PICKLES):
+            _refuse(_globals(content, size))
+    return 'legacy'
+
+
+def _verify_archive(path: Path, size: int) -> None:
+    with zipfile.ZipFile(path) as archive:
+        entries = archive.infolist()
+    names = {entry.filename.lower() for entry in entries}
+    stored = sum(entry.file_size for entry in entries if entry.compress_type == zipfile.ZIP_STORED)
+    if stored > size or len(names) < len(entries) or any(entry.compress_type for entry in entries):
+        raise UnusableFileError('its records are packed, overlap or have one name, which torch.save does not write')
+    summed = any(entry.CRC for entry in entries)  # torch.serialization.set_crc32_options turns all sums off: to 0
+    with path.open('rb') as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
+        for entry in entries:
+            start = _start(content, entry)
+            with memoryview(content)[start : start + entry.file_size] as record:
+                if len(record) < entry.file_size or (summed and zlib.crc32(record) != entry.CRC):
+                    raise UnusableFileError(f"damaged: its record '{entry.filename}' is not what was saved (CRC-32)")
+                if entry.filename.lower().endswith('/data.pkl'):
+                    pickled = bytes(record)
+                    # A quick search finds all globals, and seldom something else.
+                    found = [b'.'.join(names).decode('ascii', 'replace') for names in GLOBAL.findall(pickled)]
+                    if not all(map(_is_plain, found)):
+                        _refuse(_globals(pickled, size))
+
+
+def _start(content: mmap.mmap, entry: zipfile.ZipInfo) -> int:
+    """Return where a record's bytes begin: behind its header, whose last two fields have their own lengths."""
+    header = entry.header_offset
+    name, extra = struct.unpack('<HH', content[header + 26 : header + 30])
+    return header + 30 + name + extra
+
+
+def _globals(pickled: bytes | mmap.mmap, size: int) -> list[str]:
+    """Name the globals of the next pickle; a storage of more elements than `size` is an error."""
+    names, number = [], 0
+    for opcode, argument, _ in pickletools.genops(pickled):
+        if opcode.name in ('GLOBAL', 'INST'):
+            names.append(str(argument).replace(' ', '.'))
+        elif opcode.name in INTEGERS:
+            number = int(argument)
+        elif opcode.name == 'BINPERSID' and number > size:
+            raise UnusableFileError(f'it states {number} values, more than its bytes')
+    return names
+
+
+def _is_plain(name: str) -> bool:
+    module, _, last = name.rpartition('.')
+    if module in ('torch', 'torch.cuda') and last.endswith('Storage'):
+        return not last.startswith('Q')
+    return name in PLAIN or (module == 'torch' and isinstance(getattr(torch, last, None), torch.dtype))
+
+
+def _refuse(names: Iterable[str]) -> None:
+    foreign = [name for name in names if not _is_plain(name)]
+    if not foreign:
+        return
+    odd = ODD.get(foreign[0].rpartition('.')[2])
+    if odd:
+        raise UnusableFileError(f'it holds {odd}; save it as ordinary (dense) tensors')
+    raise UnusableFileError(
+        f'not a checkpoint of tensors and plain values: it holds a Python object ({foreign[0][:80]}), and such objects '
+        'are not loaded because they could run code'
+    )
