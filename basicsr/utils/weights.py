@@ -12,7 +12,7 @@ from urllib.parse import quote
 import yaml
 
 from basicsr.utils.download import defect, download
-from basicsr.utils.folders import REPOSITORY_WEIGHTS
+from basicsr.utils.folders import packaged
 from basicsr.utils.registry import nearest
 
 
@@ -89,7 +89,7 @@ def where_to_get(path: str | os.PathLike) -> str:
         run = path.parts[path.parts.index('experiments') + 1]
         return f"; the training called '{run}' makes it: run that first, or name another file"
     try:
-        manifest = read_manifest(REPOSITORY_WEIGHTS / 'manifest.yml')
+        manifest = read_manifest(packaged('weights') / 'manifest.yml')
     except (OSError, ValueError):
         return ''
     for group, entries in manifest.items():
