@@ -104,7 +104,7 @@ KINDS = {
     'empty.jpg': (content(b''), 'failed', 'the file is empty'),
     'text.png': (content(b'this is no picture'), 'failed', 'damaged, or not a picture at all'),
     'archive.png': (content(ZIP_HEAD), 'failed', 'a zip archive; unpack it and give the folder'),
-    'phone.heic': (content(b'\0\0\0\x18ftypheic' + bytes(40)), 'failed', 'HEIC is not read here; convert it to JPEG'),
+    'phone.heic': (content(b'\0\0\0\x18ftypheic' + bytes(40)), 'failed', 'damaged or cut off'),
     'future.jxl': (content(b'\xff\x0a' + bytes(40)), 'failed', 'JPEG XL is not read here'),
     'floats.tif': (save(Image.fromarray(GREY.astype(np.float32))), 'failed', 'samples of kind "F" are not read'),
     'nowhere.png': (link('not/there.png'), 'failed', 'the link leads nowhere'),
