@@ -13,7 +13,11 @@ from pathlib import Path
 from typing import IO
 
 NO_LOCKS = {errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL}
-VIDEO_EXTENSIONS = frozenset({'.mp4', '.m4v', '.mov', '.avi', '.mkv', '.webm'})
+VIDEO_EXTENSIONS = frozenset(
+    {'.mp4', '.m4v', '.mov', '.qt', '.avi', '.divx', '.mkv', '.webm', '.mpg', '.mpeg', '.mpe', '.m1v', '.m2v', '.vob'}
+    | {'.ts', '.mts', '.m2ts', '.wmv', '.asf', '.flv', '.f4v', '.ogv', '.ogm', '.3gp', '.3g2', '.mxf', '.nut', '.ivf'}
+    | {'.dv', '.rm', '.rmvb', '.y4m'}
+)
 LONGEST_NAME = 255  # bytes of a file's name, on the usual file systems
 PARTIAL_NAME = re.compile(r'\.[0-9a-f]+\.part$')  # of what `replacing` writes
 
@@ -25,6 +29,11 @@ class InUseError(RuntimeError):
 def is_video_file(path: str | os.PathLike) -> bool:
     """Whether the extension is that of a clip."""
     return Path(path).suffix.lower() in VIDEO_EXTENSIONS
+
+
+def user_path(text: str) -> str:
+    """A path that a user gave, with `~` as the home folder; a name that only begins with it stays."""
+    return os.path.expanduser(text)  # noqa: PTH111 - pathlib raises for names like ~$a.png
 
 
 def shorten_name(name: str, room: int = LONGEST_NAME) -> str:

@@ -27,8 +27,10 @@ from basicsr.utils.files import check_file, replacing
 from basicsr.utils.image import IMAGE_EXTENSIONS, ImageReadError, resized
 from basicsr.utils.picture_metadata import Metadata, png_chunk, read_colour_chunks, read_metadata
 
+MOVING_FORMATS = frozenset({'GIF', 'WEBP', 'PNG', 'AVIF'})
+MOVING_EXTENSIONS = frozenset({'.gif', '.webp', '.png', '.apng', '.avif', '.avifs'})
 # Names of pictures, those included that are tried only to say why they cannot be read.
-PICTURE_EXTENSIONS = IMAGE_EXTENSIONS | {'.gif', '.heic', '.heif', '.hif', '.jfif', '.jp2', '.jxl'}
+PICTURE_EXTENSIONS = IMAGE_EXTENSIONS | MOVING_EXTENSIONS | {'.heic', '.heif', '.hif', '.jfif', '.jp2', '.jxl'}
 # What Pillow may open, whatever a file is called: of others some run programs (EPS), and all are doors.
 FORMATS = ('JPEG', 'MPO', 'PNG', 'WEBP', 'BMP', 'TIFF', 'AVIF', 'GIF', 'JPEG2000', 'HEIF')
 HEIC_BRANDS = frozenset({b'heic', b'heix', b'hevc', b'hevx', b'heim', b'heis', b'mif1', b'msf1'})
@@ -107,10 +109,17 @@ def read_picture(path: str | os.PathLike, factor: float = 1, max_megapixels: flo
         ImageReadError: missing, empty, damaged, cut off, too large, or no picture; the message says which.
     """
     path = Path(path)
+    with reading_picture(path):
+        return _read(path, factor, max_megapixels)
+
+
+@contextmanager
+def reading_picture(path: Path) -> Iterator[None]:
+    """Within, Pillow reads a picture without its own limit of pixels, and its errors become `ImageReadError`."""
     check_file(path, ImageReadError, 'picture')
     try:
-        with _PILLOWS_LIMIT.lifted():
-            return _read(path, factor, max_megapixels)
+        with PILLOWS_LIMIT.lifted():
+            yield
     except (ImageReadError, MemoryError):
         raise
     except PermissionError as error:
@@ -122,7 +131,7 @@ def read_picture(path: str | os.PathLike, factor: float = 1, max_megapixels: flo
 
 
 class _PillowsLimit:
-    """Pillow's own limit of pixels, which is a global: off while a picture is read, as `_check_size` has another."""
+    """Pillow's own limit of pixels, which is a global: off while a picture is read, as `check_size` has another."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -145,21 +154,42 @@ class _PillowsLimit:
                     Image.MAX_IMAGE_PIXELS = self._limit
 
 
-_PILLOWS_LIMIT = _PillowsLimit()
+PILLOWS_LIMIT = _PillowsLimit()
 
 
 def _read(path: Path, factor: float, max_megapixels: float) -> Picture:
     try:
-        file = _open(path)
+        file = open_picture(path, factor, max_megapixels)
     except UnidentifiedImageError:
         size = _size_of_float_tiff(path)
         if size is None:
             raise
-        _check_size(path, size, factor, max_megapixels)
+        check_size(path, size, factor, max_megapixels, ImageReadError)
         return _read_float_colours(path)
     with file:
-        _check_size(path, file.size, factor, max_megapixels)
         return _decode(path, file)
+
+
+def is_animated(path: Path) -> bool:
+    """Whether a file is a GIF, WebP, PNG or AVIF with several frames; False for what cannot be read."""
+    if path.suffix.lower() not in MOVING_EXTENSIONS:
+        return False
+    try:
+        with reading_picture(path), _open(path) as file:
+            return file.format in MOVING_FORMATS and getattr(file, 'n_frames', 1) > 1
+    except (ImageReadError, MemoryError):  # reading it will say what is wrong
+        return False
+
+
+def open_picture(path: Path, factor: float, max_megapixels: float) -> Image.Image:
+    """A picture with its header read, if it is within the limit; see `read_picture`. For use in `reading_picture`."""
+    file = _open(path)
+    try:
+        check_size(path, file.size, factor, max_megapixels, ImageReadError)
+    except ImageReadError:
+        file.close()
+        raise
+    return file
 
 
 def _open(path: Path) -> Image.Image:
@@ -186,8 +216,8 @@ def _enable_heic() -> bool:
     return True
 
 
-def _check_size(path: Path, size: tuple[int, int], factor: float, max_megapixels: float) -> None:
-    """Raise ImageReadError for a picture of (width, height) that is, or will be, too large."""
+def check_size(path: Path, size: tuple[int, int], factor: float, max_megapixels: float, error: type[Exception]) -> None:
+    """Raise `error` for a picture or frame of (width, height) that is, or enlarged by `factor` will be, too large."""
     own = size[0] * size[1] / 1e6
     enlarged = own * factor**2
     if max(own, enlarged) <= max_megapixels:
@@ -195,8 +225,8 @@ def _check_size(path: Path, size: tuple[int, int], factor: float, max_megapixels
     shape = f'{path}: {size[0]}x{size[1]} pixels'
     limit = f'the limit of {max_megapixels:g} megapixels (--max_megapixels)'
     if own > max_megapixels:
-        raise ImageReadError(f'{shape} are over {limit}; reduce the picture, or raise the limit if memory allows')
-    raise ImageReadError(
+        raise error(f'{shape} are over {limit}; reduce the picture, or raise the limit if memory allows')
+    raise error(
         f'{shape}, enlarged {factor:g} times {enlarged:.0f} megapixels, are over {limit}; enlarge less (--upscale 1), '
         'or raise the limit if memory allows'
     )
