@@ -10,6 +10,7 @@ import os
 import unicodedata
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from fractions import Fraction
 from functools import partial
@@ -239,9 +240,10 @@ class Runner:
 
     def _clean(self) -> None:
         """Remove what a killed run left half written."""
-        remove_abandoned(self.output, recursive=False)
-        for folder in RESULT_FOLDERS:
-            remove_abandoned(self.output / folder)
+        with suppress(OSError):  # what cannot be looked into is in nobody's way
+            remove_abandoned(self.output, recursive=False)
+            for folder in RESULT_FOLDERS:
+                remove_abandoned(self.output / folder)
 
     @staticmethod
     def _guarded(restore: Callable[[Job], FileRecord], job: Job) -> FileRecord:

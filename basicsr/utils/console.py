@@ -1,65 +1,17 @@
-"""The screen and the signals of a command: names shown safely, streams that may close, a stop that leaves a summary."""
+"""The screen of a command: names shown safely, and streams that may close or fill up."""
 
 from __future__ import annotations
 
 import contextlib
 import os
-import signal
 import sys
-import threading
 from collections.abc import Iterator
-from types import FrameType
 from typing import Any, TextIO, cast
-
-STOPPING = ('SIGTERM', 'SIGHUP')  # what a system sends a command that is to end, Ctrl-C aside
 
 
 def printable(text: str) -> str:
     """`text` for a screen: control characters and such, which file names may have, as escapes."""
     return ''.join(letter if letter.isprintable() else ascii(letter)[1:-1] for letter in text)
-
-
-class StoppedError(KeyboardInterrupt):
-    """A signal asked the process to end.
-
-    Attributes:
-        number: of the signal.
-    """
-
-    def __init__(self, number: int) -> None:
-        super().__init__(signal.Signals(number).name)
-        self.number = number
-
-
-def stop_code(stop: KeyboardInterrupt) -> int:
-    """The exit code of a command that was interrupted: 128 and the number of the signal, as shells have it."""
-    return 128 + (stop.number if isinstance(stop, StoppedError) else signal.SIGINT)
-
-
-@contextlib.contextmanager
-def stop_signals() -> Iterator[None]:
-    """Within, SIGTERM and SIGHUP raise `StoppedError` once; later ones are passed over, and so is an ignored SIGHUP."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    stopped = False
-
-    def stop(number: int, frame: FrameType | None) -> None:
-        nonlocal stopped
-        if not stopped:
-            stopped = True
-            raise StoppedError(number)
-
-    numbers = [getattr(signal, name) for name in STOPPING if hasattr(signal, name)]
-    before = {number: signal.getsignal(number) for number in numbers}
-    try:
-        for number, handler in before.items():
-            if handler is not signal.SIG_IGN:  # nohup ignores SIGHUP
-                signal.signal(number, stop)
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler if handler is not None else signal.SIG_DFL)
 
 
 class PatientStream:

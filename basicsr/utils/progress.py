@@ -45,7 +45,11 @@ def progress(total: int | None, unit: str, name: str = '') -> Iterator[Callable[
 
 def track(items: Iterable[T], unit: str, name: str = '') -> Iterator[T]:
     """The same items, each counted once the next is asked for."""
-    with progress(len(items) if isinstance(items, Sized) else None, unit, name) as step:
+    total = len(items) if isinstance(items, Sized) else None
+    if total == 1:  # nothing would be seen of it
+        yield from items
+        return
+    with progress(total, unit, name) as step:
         for item in items:
             yield item
             step()

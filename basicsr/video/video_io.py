@@ -285,7 +285,7 @@ class VideoReader:
 
     @property
     def _most_pixels(self) -> int:
-        return min(math.ceil(self.max_megapixels * 1e6), 2**31 - 1)
+        return math.ceil(min(self.max_megapixels * 1e6, 2**31 - 1))
 
     def _choose_stream(self) -> VideoStream:
         streams = [s for s in self._container.streams.video if not s.disposition & Disposition.attached_pic]
