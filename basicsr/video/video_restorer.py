@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import time
-from collections.abc import Generator, Iterator
+from collections.abc import Callable, Generator, Iterator
 from contextlib import ExitStack, closing
 from dataclasses import dataclass, field, replace
 from fractions import Fraction
@@ -161,18 +161,21 @@ class VideoRestorer:
         check_encoder(encoding, result, source)
 
     def _restore_clip(self, clip: Clip, partial: Path, encoding: Encoding, fps: Fraction | None, tally: _Tally) -> None:
-        """Read, restore and write, side by side."""
-        waiting = max(1, int(MOST_WAITING // max(1, clip.size[0] * clip.size[1])))
-        size = min(self.images.restorer.batch_size, waiting)
+        """Read, restore and write: side by side, or one after the other where frames are so large that few fit."""
+        waiting = int(MOST_WAITING // max(1, clip.size[0] * clip.size[1]))
+        size = max(1, min(self.images.restorer.batch_size, waiting))
         rate = (fps or clip.rate).limit_denominator(FINEST_RATE)  # other clocks are too fine for FFmpeg
         shown = clip.frames() if fps is None else resample(clip.frames(), rate)
         write = functools.partial(self._write, partial, clip, rate, encoding, tally)
-        looked = ahead(self._look(ahead(shown, min(DECODED, waiting)), min(LOOKAHEAD, waiting)), size)
-        total = round(clip.duration * rate) or None
-        with progress(total, 'frame', clip.path.name) as step, closing(looked), behind(write, 2 * size) as put:
-            for frame in self._restore(looked, size, tally):
-                put(frame)
-                step()
+        with progress(round(clip.duration * rate) or None, 'frame', clip.path.name) as step:
+            if waiting < 2:
+                with closing(self._look(shown, 0)) as looked:
+                    write(self._restore(looked, 1, tally, step))
+                return
+            looked = ahead(self._look(ahead(shown, min(DECODED, waiting)), min(LOOKAHEAD, waiting)), size)
+            with closing(looked), behind(write, 2 * size) as put:
+                for frame in self._restore(looked, size, tally, step):
+                    put(frame)
 
     def _look(self, frames: Generator[TimedFrame, None, None], lookahead: int) -> Generator[_Frame, None, None]:
         """Frames with their faces: found, tracked, steadied and cut out, not yet restored."""
@@ -208,8 +211,10 @@ class VideoRestorer:
         tracked.track.grey.vote(crop.grey)
         return replace(crop, grey=tracked.track.grey.value)
 
-    def _restore(self, frames: Iterator[_Frame], size: int, tally: _Tally) -> Iterator[_Frame]:
-        """The same frames, their faces restored in batches over several frames."""
+    def _restore(
+        self, frames: Iterator[_Frame], size: int, tally: _Tally, step: Callable[[], object]
+    ) -> Iterator[_Frame]:
+        """The same frames, their faces restored in batches over several frames; `step` is called after each."""
         for batch in batches(frames, size):
             begin = time.perf_counter()
             if tally.people is not None:
@@ -228,6 +233,7 @@ class VideoRestorer:
                 if tally.people is not None:
                     tally.people.note(restored.by_track)
                 yield restored
+                step()
 
     def _write(
         self, path: Path, clip: Clip, rate: Fraction, encoding: Encoding, tally: _Tally, frames: Iterator[_Frame]
@@ -311,10 +317,13 @@ def batches(frames: Iterator[_Frame], size: int) -> Iterator[list[_Frame]]:
     faces = 0
     for frame in frames:
         more = sum(face.status == RESTORED for face in frame.faces)
-        if group and (faces + more > size or len(group) == size):
+        if group and faces + more > size:
             yield group
             group, faces = [], 0
         group.append(frame)
         faces += more
+        if len(group) == size:
+            yield group
+            group, faces = [], 0
     if group:
         yield group
