@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import torch
 from odd_pictures import content, save, scene
-from PIL import EpsImagePlugin, Image
+from PIL import EpsImagePlugin, Image, UnidentifiedImageError
 from small_faces import ASTRONAUT_LANDMARKS, Found, Unchanged, blurred_portrait, save_tiny_model
 from spandrel.architectures.ESRGAN import ESRGAN
 
@@ -52,18 +52,22 @@ def test_postscript_under_a_pictures_name_runs_nothing(tmp_path, monkeypatch):
 def test_only_the_documented_formats_are_opened_whatever_a_file_is_called(tmp_path):
     Image.init()
     others, opened = 0, []
-    for kind in sorted(set(Image.SAVE) - {*FORMATS, 'PDF', 'MPO'}):
+    for name in sorted(set(Image.SAVE) - {*FORMATS, 'PDF', 'MPO'}):
         for mode in ('RGB', 'L', '1', 'F'):
             try:
-                Image.fromarray(scene()).convert(mode).save(tmp_path / 'a.png', kind)
+                Image.fromarray(scene()).convert(mode).save(tmp_path / 'a.png', name)
                 break
             except Exception:  # not every format writes every mode, or writes at all
                 continue
         else:
             continue
-        with Image.open(tmp_path / 'a.png') as file:
-            if file.format in FORMATS:  # what the format writes is one of those
-                continue
+        try:
+            with Image.open(tmp_path / 'a.png') as file:
+                kind = file.format
+        except UnidentifiedImageError:  # Pillow only writes it
+            continue
+        if kind in FORMATS:  # what the format writes is one of those
+            continue
         others += 1
         try:
             read_picture(tmp_path / 'a.png')
@@ -113,6 +117,22 @@ def test_whatever_a_file_does_it_is_one_record(tmp_path, error, aligned):
     message = records[1].message
     assert message.startswith(UNEXPECTED if not isinstance(error, MemoryError) else str(tmp_path / 'b.png'))
     assert type(error).__name__ in message
+
+
+def test_an_aligned_face_that_breaks_the_network_does_not_take_its_batch_with_it(tmp_path):
+    for name, level in (('a', 10), ('b', 255), ('c', 20)):
+        save(np.full((64, 64, 3), level, np.uint8))(tmp_path / f'{name}.png')
+
+    class Delicate(Unchanged):
+        def restore(self, faces, w=0.8, adain=True):
+            if any(face.max() == 255 for face in faces):
+                raise RuntimeError('too bright')
+            return super().restore(faces)
+
+    jobs = [Job(tmp_path / f'{name}.png', name) for name in 'abc']
+    records = run(*jobs, output=tmp_path / 'out', restorer=ImageRestorer(Delicate(64)), aligned=True)
+    assert [record.status for record in records] == ['restored', 'failed', 'restored']
+    assert records[1].message == 'too bright'
 
 
 # Networks that return nonsense

@@ -189,3 +189,12 @@ def test_a_published_option_file_is_accepted(tmp_path):
     check_options(opt)
     assert opt['val']['val_freq'] == 5e10
     assert opt['train']['optim_g']['lr'] == 5e-5
+
+
+def test_the_tilde_is_the_home_folder_in_options(tmp_path, monkeypatch):
+    monkeypatch.setenv('HOME', str(tmp_path))
+    (tmp_path / 'a.yml').write_text("datasets: {train: {dataroot: ~/faces, names: [~/one, '~two']}}\n")
+    options = load_options(tmp_path / 'a.yml', ['path:weights=~/net.pth'])
+    train = options['datasets']['train']
+    assert train == {'dataroot': f'{tmp_path}/faces', 'names': [f'{tmp_path}/one', '~two']}
+    assert options['path']['weights'] == f'{tmp_path}/net.pth'

@@ -97,7 +97,7 @@ def plan_jobs(sources: Sources, output: Source) -> list[Job]:
     several sources, the results of a folder are in one of its name, and a file that is given twice is one job.
 
     Raises:
-        FileNotFoundError: a source does not exist, or has no pictures or clips.
+        FileNotFoundError: a source does not exist, or there are no pictures and no clips.
         PermissionError: a source is a folder that cannot be entered.
         ValueError: a source lies in one of the folders that results are written to.
     """
@@ -107,6 +107,8 @@ def plan_jobs(sources: Sources, output: Source) -> list[Job]:
         for path, name in _found_in(source, output):
             inner = len(listed) > 1 and source.is_dir()
             found.setdefault(path, Path(source.resolve().name, name) if inner else name)
+    if not found:
+        raise FileNotFoundError(f'{", ".join(map(str, listed))}: no pictures in it, and no clips')
     return [Job(path, name) for path, name in zip(found, _unique_names(list(found.values())), strict=True)]
 
 
@@ -124,8 +126,6 @@ def _found_in(source: Path, output: Source) -> list[tuple[Path, Path]]:
         found, _ = _walk(source, output)
         if source in found:
             raise PermissionError(f'{source}: no permission to look into this folder')
-        if not found:
-            raise FileNotFoundError(f'{source}: no pictures in it, and no clips')
         return [(path, path.relative_to(source)) for path in found]
     if not source.exists():
         raise FileNotFoundError(f'{source}: no such file or folder')
@@ -281,7 +281,7 @@ class Runner:
         return picture if factor == 1 else fill_hidden(picture)
 
     def _aligned(self, jobs: Sequence[Job]) -> list[FileRecord]:
-        """Aligned faces, restored in one batch; unreadable ones are left out of it."""
+        """Aligned faces, restored in one batch without unreadable ones, or one by one where the batch fails."""
         read: dict[Job, Picture] = {}
         records: dict[Job, FileRecord] = {}
         for job in jobs:
@@ -292,6 +292,8 @@ class Runner:
         try:
             results = self.restorer.restore_aligned([to_8_bits(picture.image) for picture in read.values()])
         except Exception as error:  # whatever it is, the other files are to go on
+            if len(read) > 1:
+                return [record for job in jobs for record in self._aligned([job])]
             records |= {job: _failed(job, error, []) for job in read}
         else:
             pairs = zip(read.items(), results, strict=True)
@@ -312,7 +314,7 @@ class Runner:
         return FileRecord(str(job.path), face.status, 1, int(not left), written, message, _likeness([face]))
 
     def _in_depth_and_size(self, picture: Picture, restored: np.ndarray) -> Picture:
-        """A restored face, RGB uint8 (size,size,3), in the depth of `picture`, and in its size if asked for."""
+        """A restored face, RGB uint8 (n,n,3), in the depth of `picture`, and in its size unless `network_size`."""
         image = restored.astype(np.uint16) * 257 if picture.image.dtype == np.uint16 else restored
         if not self.network_size:
             image = resized(image, *picture.image.shape[1::-1])

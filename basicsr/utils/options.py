@@ -10,6 +10,7 @@ from typing import Any
 
 import yaml
 
+from basicsr.utils.files import user_path
 from basicsr.utils.registry import nearest
 
 
@@ -72,7 +73,16 @@ def load_options(path: str | Path, changes: Sequence[str] = ()) -> dict[str, Any
         except yaml.YAMLError as error:
             raise OptionError(f"'{change}': the value is not valid YAML") from error
         options = _changed(options, keys.split(':'), given)
-    return options
+    return _with_home(options)
+
+
+def _with_home(value: Any) -> Any:
+    """The same with paths that begin with `~/` in the home folder."""
+    if isinstance(value, Mapping):
+        return {key: _with_home(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_with_home(item) for item in value]
+    return user_path(value) if isinstance(value, str) and value.startswith('~/') else value
 
 
 def _changed(options: Mapping[str, Any], keys: Sequence[str], value: Any) -> dict[str, Any]:
