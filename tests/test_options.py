@@ -364,3 +364,12 @@ def test_lists_of_datasets_hold_what_they_should(key, value, tmp_path):
     section = {'type': 'FFHQBlindDataset', 'dataroot_gt': 'x', key: value}
     with pytest.raises(OptionError, match=f'datasets:train:{key}: .* is no'):
         check_options({**opt, 'datasets': {'train': section}})
+
+
+def test_the_tilde_is_the_home_folder_in_options(tmp_path, monkeypatch):
+    monkeypatch.setenv('HOME', str(tmp_path))
+    (tmp_path / 'a.yml').write_text("datasets: {train: {dataroot: ~/faces, names: [~/one, '~two']}}\n")
+    options = load_options(tmp_path / 'a.yml', ['path:weights=~/net.pth'])
+    train = options['datasets']['train']
+    assert train == {'dataroot': f'{tmp_path}/faces', 'names': [f'{tmp_path}/one', '~two']}
+    assert options['path']['weights'] == f'{tmp_path}/net.pth'

@@ -87,7 +87,8 @@ KINDS = {
     'soft.jfif': (save(scene(), format='JPEG'), 'no_face', NO_FACE),
     'another_ending.jpg': (save(scene(), format='PNG'), 'no_face', NO_FACE),
     'pages.tif': (save(scene(), **PAGES), 'no_face', 'the first of 3 pages; the others were left'),
-    'moving.gif': (save(palette(clear=False), **PAGES), 'no_face', 'the first of 3 pages'),
+    'moving.gif': (save(palette(clear=False), **PAGES), 'no_face', '3 frames; no face found'),
+    'moving.png': (save(scene(), **PAGES), 'no_face', '3 frames; no face found'),
     'preview.jpg': (save(scene(), format='MPO', **PREVIEW), 'no_face', NO_FACE),
     'one.png': (save(np.full((1, 1, 3), 200, np.uint8)), 'no_face', NO_FACE),
     'wide.png': (save(scene(20000, 20)), 'no_face', NO_FACE),
@@ -104,9 +105,10 @@ KINDS = {
     'empty.jpg': (content(b''), 'failed', 'the file is empty'),
     'text.png': (content(b'this is no picture'), 'failed', 'damaged, or not a picture at all'),
     'archive.png': (content(ZIP_HEAD), 'failed', 'a zip archive; unpack it and give the folder'),
-    'phone.heic': (content(b'\0\0\0\x18ftypheic' + bytes(40)), 'failed', 'HEIC is not read here; convert it to JPEG'),
+    'cut.heic': (content(b'\0\0\0\x18ftypheic' + bytes(40)), 'failed', 'damaged'),
+    'words.png': (content(b'%!PS\n{} loop'), 'failed', 'PostScript is not read here'),
     'future.jxl': (content(b'\xff\x0a' + bytes(40)), 'failed', 'JPEG XL is not read here'),
-    'floats.tif': (save(Image.fromarray(GREY.astype(np.float32))), 'failed', 'samples of kind "F" are not read'),
+    'floats.tif': (save(Image.fromarray(GREY.astype(np.float32))), 'no_face', 'of which 255 was taken for white'),
     'nowhere.png': (link('not/there.png'), 'failed', 'the link leads nowhere'),
     'circle.png': (link('circle.png'), 'failed', 'the link leads nowhere'),
     'link.png': (link('../elsewhere/picture.png'), 'no_face', NO_FACE),
@@ -458,7 +460,8 @@ def test_aligned_faces_of_odd_kinds(model, tmp_path):
     assert call(model, source, output, '--has_aligned') == 0
     alpha, grey, bits = (Image.open(output / 'restored_faces' / f'{name}.png') for name in ('alpha', 'grey', 'deep'))
     assert (alpha.mode, grey.mode, bits.mode) == ('RGBA', 'L', 'RGB')
-    assert alpha.size == grey.size == bits.size == (64, 64)
+    assert alpha.size == grey.size == bits.size == (100, 100)
+    assert cv2.imread(str(output / 'restored_faces' / 'deep.png'), cv2.IMREAD_UNCHANGED).dtype == np.uint16
     assert (np.asarray(alpha)[..., 3] == 77).all() and alpha.info['icc_profile'] == rgb_profile()
 
 

@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import argparse
-import io
+import math
 import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
-
-from tqdm import tqdm
 
 from basicsr.cli.arguments import ArgumentParser
 from basicsr.faces.detection import DEFAULT_DETECTOR, DETECTORS, build_detector
@@ -21,12 +19,16 @@ from basicsr.inference.code_search import STEPS
 from basicsr.inference.face_restorer import PRECISIONS, FaceRestorer
 from basicsr.inference.image_restorer import ImageRestorer
 from basicsr.inference.people import THRESHOLD
-from basicsr.inference.report import FileRecord, exit_code, format_identity, format_table, printable, write_summary
-from basicsr.inference.runner import SUMMARY, Runner, plan_jobs, skipped_files
+from basicsr.inference.report import FileRecord, exit_code, format_identity, format_table, write_summary
+from basicsr.inference.runner import SUMMARY, Job, Runner, expand_inputs, has_known_name, plan_jobs, skipped_files
 from basicsr.recognition.choose import REMEDY
+from basicsr.utils.console import patient_streams, printable
+from basicsr.utils.files import user_path
 from basicsr.utils.folders import WEIGHTS_VARIABLE, weights_folder
 from basicsr.utils.memory import keep_freed_memory
 from basicsr.utils.picture import MAX_MEGAPIXELS
+from basicsr.utils.progress import progress, show_progress
+from basicsr.utils.stopping import stop_code, stop_signals
 
 AUTO = 'auto'
 
@@ -61,11 +63,11 @@ def whole_number(text: str) -> int:
     return value
 
 
-def megapixels(text: str) -> float:
-    """The value of --max_megapixels."""
+def positive(text: str) -> float:
+    """A number above 0."""
     value = float(text)
-    if not value > 0:
-        raise argparse.ArgumentTypeError(f'{text} is not above 0')
+    if not 0 < value < math.inf:
+        raise argparse.ArgumentTypeError(f'{text} is not above 0, or no number')
     return value
 
 
@@ -84,8 +86,16 @@ def build_parser() -> argparse.ArgumentParser:
     """All flags; the published ones keep their meaning."""
     parser = ArgumentParser(description='Restore faces in pictures and clips.')
     add = parser.add_argument
-    add('-i', '--input_path', required=True, help='a picture, a clip, or a folder of them (sub-folders included)')
-    add('-o', '--output_path', default='results', help='folder for the results (default: results)')
+    add(
+        '-i',
+        '--input_path',
+        required=True,
+        nargs='+',
+        action='extend',
+        metavar='PATH',
+        help='pictures, clips, folders of them (sub-folders included), or quoted patterns such as "photos/*.jpg"',
+    )
+    add('-o', '--output_path', type=user_path, default='results', help='folder for the results (default: results)')
     add(
         '-w',
         '--w',
@@ -94,8 +104,9 @@ def build_parser() -> argparse.ArgumentParser:
         default=0.8,
         help='0 quality to 1 fidelity, or auto: chosen for each face (default: 0.8)',
     )
-    add('-s', '--upscale', type=float, default=2, help='factor by which pictures are enlarged (default: 2)')
+    add('-s', '--upscale', type=positive, default=2, help='factor by which pictures are enlarged (default: 2)')
     add('--has_aligned', action='store_true', help='the pictures are aligned, cropped faces')
+    add('--network_size', action='store_true', help="aligned faces come out in the network's size, not their own")
     add('--only_center_face', action='store_true', help='restore the face nearest to the middle only')
     add('--draw_box', action='store_true', help='mark the faces in the result')
     add(
@@ -103,14 +114,19 @@ def build_parser() -> argparse.ArgumentParser:
         default=DEFAULT_DETECTOR,
         help=f'{", ".join(DETECTORS)} (default: {DEFAULT_DETECTOR}, whose weights come with its package)',
     )
-    add('--bg_upsampler', default='None', help='enlarge the background with: None (bicubic), realesrgan, or a file')
+    add(
+        '--bg_upsampler',
+        type=user_path,
+        default='None',
+        help='enlarge the background with: None (bicubic), realesrgan, or a file',
+    )
     add('--face_upsample', action='store_true', help='enlarge the restored faces too (realesrgan, or --bg_upsampler)')
     add('--bg_tile', type=int, default=400, help='tile of the upsampler in pixels, 0 for none (default: 400)')
     add(
         '--max_megapixels',
-        type=megapixels,
+        type=positive,
         default=MAX_MEGAPIXELS,
-        help=f'largest picture and largest result (default: {MAX_MEGAPIXELS:g}); memory grows with it',
+        help=f'largest picture or frame, and result (default: {MAX_MEGAPIXELS:g}); memory grows with it',
     )
     add(
         '--save_video_fps',
@@ -118,7 +134,12 @@ def build_parser() -> argparse.ArgumentParser:
         help='frames a second of the results of clips, such as 25 or 30000/1001; the duration stays (default: as is)',
     )
     add('--suffix', default='', help='appended to the names of the results')
-    add('--model', default='auto', help='auto (official weights if downloaded, else small), official, small, or a file')
+    add(
+        '--model',
+        type=user_path,
+        default='auto',
+        help='auto (official weights if downloaded, else small), official, small, or a file',
+    )
     add('--adain', action=argparse.BooleanOptionalAction, default=True, help='as the published inference (default: on)')
     add(
         '--color_fix',
@@ -131,6 +152,7 @@ def build_parser() -> argparse.ArgumentParser:
     add('--force', action='store_true', help='restore faces that are already sharper than the model can make them, too')
     add(
         '--weights_dir',
+        type=user_path,
         default=str(weights_folder()),
         help=f"the weights folder (default: ${WEIGHTS_VARIABLE}, else that of the clone or the user's cache)",
     )
@@ -143,6 +165,7 @@ def add_identity_flags(group: argparse._ArgumentGroup) -> None:
     add = group.add_argument
     add(
         '--ref',
+        type=user_path,
         nargs='+',
         action='extend',
         default=[],
@@ -164,14 +187,18 @@ def add_identity_flags(group: argparse._ArgumentGroup) -> None:
         default=THRESHOLD,
         help=f'smallest cosine at which a face is taken for a person (default: {THRESHOLD:g})',
     )
-    add('--recogniser', help="file, pack or name of a face recogniser (default: the network's, or one in the weights)")
+    add(
+        '--recogniser',
+        type=user_path,
+        help="file, pack or name of a face recogniser (default: the network's, or one in the weights)",
+    )
     add(
         '--identity',
         choices=('none', 'input'),
         default='none',
         help='faces without reference: restore blind, or tell the network what the input itself says (default: none)',
     )
-    add('--calibration', help='for --identity input and -w auto: how far the recogniser can be trusted')
+    add('--calibration', type=user_path, help='for --identity input and -w auto: how far the recogniser can be trusted')
 
 
 def build_restorer(args: argparse.Namespace) -> ImageRestorer:
@@ -253,6 +280,34 @@ def about_identity(restorer: ImageRestorer) -> dict[str, Any]:
     }
 
 
+def say_slow(restorer: ImageRestorer) -> None:
+    """On the screen: how long what is slow here will take."""
+    upsampler = restorer.bg_upsampler or restorer.face_upsampler
+    if upsampler is None or upsampler.model.device.type != 'cpu':
+        return
+    seconds = upsampler.seconds_a_megapixel()
+    what, size = ('a photograph of 12 megapixels', 12) if restorer.bg_upsampler else ('a face of 512 pixels', 0.26)
+    print(
+        f'The upsampler runs on the CPU, which is slow: some {seconds:.0f} s for each megapixel of input, '
+        f'{duration(seconds * size)} for {what}'
+    )
+
+
+def duration(seconds: float) -> str:
+    """Seconds for people: 40 s, 12 min, 3 h."""
+    if seconds < 100:
+        return f'{seconds:.0f} s'
+    return f'{seconds / 60:.0f} min' if seconds < 6000 else f'{seconds / 3600:.0f} h'
+
+
+def check_output(path: Path) -> None:
+    """Raise ValueError where the folder for the results is a file, or has the name of one."""
+    if path.is_file():
+        raise ValueError(f'{path}: a file; -o names a folder for the results')
+    if has_known_name(path) and not path.is_dir():
+        raise ValueError(f'{path}: looks like a file, and -o names a folder for the results, such as {path.parent}')
+
+
 def make_output(path: Path) -> None:
     """Make the folder for the results where it is missing.
 
@@ -274,42 +329,88 @@ def save_summary(path: Path, records: Sequence[FileRecord], about: Mapping[str, 
     return True
 
 
+def build_runner(args: argparse.Namespace, output: Path) -> Runner:
+    """What restores the files, with everything loaded, and the folder for the results made."""
+    restorer = build_restorer(args)
+    limits = {'max_megapixels': args.max_megapixels, 'fps': args.save_video_fps, 'network_size': args.network_size}
+    runner = Runner(restorer, output, args.suffix, args.has_aligned, **limits)
+    make_output(output)
+    return runner
+
+
+def about_run(args: argparse.Namespace, jobs: Sequence[Job], skipped: Sequence[str]) -> dict[str, Any]:
+    """The flags and the plan, for the summary."""
+    inputs = args.input_path if len(args.input_path) > 1 else args.input_path[0]
+    flags = {**vars(args), 'input_path': inputs, 'save_video_fps': str(args.save_video_fps or '') or None}
+    return {**flags, 'skipped': list(skipped), 'planned': len(jobs)}
+
+
 def main(argv: Sequence[str] | None = None) -> int:
-    """0 if every file was done, 1 if one was not, 2 if nothing could be started, 130 if it was interrupted."""
+    """Restore what the flags name; returns the exit code.
+
+    It is 0 if every file was done, 1 if one was not, 2 if nothing could be started, and 128 and the number of the
+    signal if one stopped it: 130 for Ctrl-C.
+    """
     args = build_parser().parse_args(argv)
-    if isinstance(sys.stdout, io.TextIOWrapper):
-        sys.stdout.reconfigure(errors='backslashreplace')  # names of files may have letters that the screen has not
-    output = Path(args.output_path)
+    with patient_streams(), show_progress(), stop_signals():
+        return restore(args)
+
+
+def restore(args: argparse.Namespace) -> int:
+    """See `main`."""
+    output, stop = Path(args.output_path), None
+    records: list[FileRecord] = []
     try:
-        jobs = plan_jobs(args.input_path, output)
-        restorer = build_restorer(args)
-        runner = Runner(restorer, output, args.suffix, args.has_aligned, args.max_megapixels, args.save_video_fps)
-        make_output(output)
+        check_output(output)
+        inputs = expand_inputs(args.input_path)
+        jobs, skipped = plan_jobs(inputs, output), skipped_files(inputs, output)
+        about = about_run(args, jobs, skipped)
+        try:
+            runner = build_runner(args, output)
+        except KeyboardInterrupt as error:
+            make_output(output)
+            runner, stop = None, error
     except (OSError, ValueError, KeyError) as error:
         print(f'error: {error.args[0] if isinstance(error, KeyError) else error}', file=sys.stderr)
         return 2
+    try:
+        if runner is not None:
+            about |= {'model': runner.restorer.restorer.description, 'who': about_identity(runner.restorer)}
+            say_what(runner.restorer)
+            with progress(len(jobs), 'file') as step:
+                for record in runner.run(jobs):
+                    records.append(record)
+                    step()
+    except KeyboardInterrupt as error:
+        stop = error
+    finally:
+        saved = save_summary(output / SUMMARY, records, about | ({'stopped_by': str(stop) or 'SIGINT'} if stop else {}))
+    say_results(records, inputs, skipped, output, saved)
+    if stop is not None:
+        print(f'error: interrupted; {len(jobs) - len(records)} of {len(jobs)} files were not done', file=sys.stderr)
+        return stop_code(stop)
+    return exit_code(records) if saved else 1
+
+
+def say_what(restorer: ImageRestorer) -> None:
+    """On the screen: which networks are at work, for whom, and how long they take."""
     print(f'Model: {restorer.restorer.description}')
     say_identity(restorer)
-    records: list[FileRecord] = []
-    skipped = skipped_files(args.input_path, output)
-    flags = {**vars(args), 'save_video_fps': str(args.save_video_fps or '') or None}
-    about = {**flags, 'model': restorer.restorer.description, 'skipped': skipped, 'who': about_identity(restorer)}
-    about['planned'] = len(jobs)
-    interrupted = False
-    try:
-        for record in tqdm(runner.run(jobs), total=len(jobs), unit='file', disable=len(jobs) == 1):
-            records.append(record)
-    except KeyboardInterrupt:
-        interrupted = True
-    finally:
-        saved = save_summary(output / SUMMARY, records, about)
-    print(format_table(records, args.input_path))
+    say_slow(restorer)
+
+
+def say_results(
+    records: Sequence[FileRecord], inputs: Sequence[Path], skipped: Sequence[str], output: Path, saved: bool
+) -> None:
+    """On the screen: what became of each file."""
+    root = inputs[0] if len(inputs) == 1 else Path()
+    print(format_table(records, root))
     if any(record.identity for record in records):
-        print(format_identity(records, args.input_path))
+        print(format_identity(records, root))
     if skipped:
         print(f'Passed over, as the names are not those of pictures or clips: {printable(", ".join(skipped))}')
-    print(f'Results {f"and {SUMMARY} " if saved else ""}are in {output}')
-    if interrupted:
-        print(f'error: interrupted; {len(jobs) - len(records)} of {len(jobs)} files were not done', file=sys.stderr)
-        return 130
-    return exit_code(records) if saved else 1
+    print(f'Results {f"and {SUMMARY} " if saved else ""}are in {printable(str(output))}')
+
+
+if __name__ == '__main__':
+    sys.exit(main())

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import numpy as np
 
+from basicsr.utils.finite import check_finite
+
 MEAN_BGR = np.array([104, 117, 123], np.float32)
 STRIDES = (8, 16, 32)
 ANCHOR_SIDES = ((16, 32), (64, 128), (256, 512))
@@ -32,6 +34,7 @@ def anchors(width: int, height: int) -> np.ndarray:
 
 def decode(boxes: np.ndarray, classes: np.ndarray, points: np.ndarray, width: int, height: int) -> np.ndarray:
     """The network's outputs (A,4), (A,2), (A,10) to rows of box, score and landmarks in pixels, (N,15)."""
+    check_finite(classes, 'the face detector')
     likely = classes[:, 1] > LEAST_SCORE
     boxes, scores, points, base = boxes[likely], classes[likely, 1], points[likely], anchors(width, height)[likely]
     centre, side = base[:, :2], base[:, 2:]

@@ -12,6 +12,7 @@ import cv2
 import numpy as np
 
 from basicsr.faces.backends import InsightFaceFinder, TinyFinder, YuNetFinder
+from basicsr.utils.finite import check_finite
 from basicsr.utils.folders import weights_folder
 from basicsr.utils.image import resized
 from basicsr.utils.registry import nearest
@@ -97,6 +98,7 @@ class ScaledDetector:
         """Rows of what is found in the picture resized by `factor`, in pixels of the picture as it is."""
         width, height = (max(16, round(side * factor)) for side in (image.shape[1], image.shape[0]))
         rows = np.asarray(self.find(resized(image, width, height)), np.float64).reshape(-1, 15)
+        check_finite(rows, 'the face detector')
         ratio = np.array([image.shape[1] / width, image.shape[0] / height])
         rows[:, :4] = (rows[:, :4] + 0.5) * np.tile(ratio, 2) - 0.5
         rows[:, 5:] = (rows[:, 5:] + 0.5) * np.tile(ratio, 5) - 0.5

@@ -11,6 +11,7 @@ import torch
 from basicsr.faces.geometry import apply_affine, compose, covering_rectangle, frame_corners, invert_affine, warp
 from basicsr.utils.checkpoint import load_state, load_state_dict_file
 from basicsr.utils.errors import extra
+from basicsr.utils.finite import check_finite
 from basicsr.utils.image import to_tensor
 
 PARSING_FILE = 'facelib/parsing_parsenet.pth'
@@ -63,7 +64,9 @@ class ParsingMask:
         """RGB uint8 (size,size,3) to a soft mask (size,size) float32 in [0, 1]."""
         size = face.shape[0]
         resized = cv2.resize(face, (PARSING_SIDE, PARSING_SIDE), interpolation=cv2.INTER_LINEAR)
-        labels = self.network(to_tensor(resized)[None].to(self.device))[0].argmax(1)[0].cpu().numpy()
+        scores = self.network(to_tensor(resized)[None].to(self.device))[0]
+        check_finite(scores, 'the parsing network')
+        labels = scores.argmax(1)[0].cpu().numpy()
         inside = np.isin(labels, NOT_FACE, invert=True).astype(np.float32)
         soft = cv2.GaussianBlur(inside, (0, 0), PARSING_SIDE / 32)
         return np.clip(cv2.resize(soft, (size, size), interpolation=cv2.INTER_AREA), 0, 1)

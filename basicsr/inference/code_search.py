@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from basicsr.recognition.embedder import FaceEmbedder
+from basicsr.utils.progress import track
 
 STEPS = 5
 RATE = 1.0  # of Adam, on code logits
@@ -62,7 +63,7 @@ class CodeSearch:
         adam = torch.optim.Adam([change], lr=RATE)
         places = torch.Generator().manual_seed(0)
         first = None
-        for step in range(self.steps):
+        for step in track(range(self.steps), 'step', 'code search'):
             faces = render(start + change).float()
             coarse = F.adaptive_avg_pool2d(faces, COARSE)
             first = coarse.detach() if first is None else first

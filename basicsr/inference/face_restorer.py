@@ -19,10 +19,12 @@ from basicsr.archs.idcodeformer_arch import IDCodeFormer
 from basicsr.archs.vqgan_arch import Upsample
 from basicsr.inference.code_search import CodeSearch
 from basicsr.utils.checkpoint import CheckpointError
+from basicsr.utils.finite import check_finite
 from basicsr.utils.folders import packaged, weights_folder
 from basicsr.utils.image import resized, to_image, to_tensor
 from basicsr.utils.memory import give_back_freed_memory
 from basicsr.utils.precision import computes_bf16
+from basicsr.utils.progress import track
 
 OFFICIAL = Path('CodeFormer') / 'codeformer.pth'
 SMALL = Path('small') / 'codeformer_128.safetensors'
@@ -124,8 +126,13 @@ def bound_kept_memory(network: nn.Module) -> None:
     """
     for module in network.modules():
         if isinstance(module, Upsample):
-            module.register_forward_pre_hook(lambda *_: give_back_freed_memory())
-    network.register_forward_hook(lambda *_: give_back_freed_memory())
+            module.register_forward_pre_hook(_give_back)
+    network.register_forward_hook(_give_back)
+
+
+def _give_back(*_: Any) -> None:
+    """Give freed memory back: a hook with a name, which can be pickled."""
+    give_back_freed_memory()
 
 
 class FaceRestorer:
@@ -226,7 +233,7 @@ class FaceRestorer:
             raise ValueError(f'{len(search.targets)} targets of a search for {len(inputs)} faces')
         size = 1 if search else self.batch_size  # what gradients need is kept of every layer
         restored: list[np.ndarray] = []
-        for start in range(0, len(inputs), size):
+        for start in track(range(0, len(inputs), size), 'face' if size == 1 else 'batch'):
             part = slice(start, start + size)
             known: dict[str, Any] = {}
             if search is not None:
@@ -267,8 +274,7 @@ class FaceRestorer:
     def _run(self, batch: torch.Tensor, w: float, adain: bool, **known: Any) -> list[np.ndarray]:
         """(N,3,S,S) in [-1, 1] to N pictures."""
         output = self.network(self._moved(batch), w=w, adain=adain, **known)[0].float()
-        if not torch.isfinite(output).all():
-            raise RuntimeError(f'the network returned values that are not finite (precision {self.precision})')
+        check_finite(output, f'the network ({self.precision})')
         return [to_image(face) for face in output]
 
 

@@ -14,6 +14,7 @@ from basicsr.inference.code_search import CodeSearch
 from basicsr.inference.people import People, Person, as_identity
 from basicsr.recognition.choose import embed_faces
 from basicsr.recognition.embedder import FaceEmbedder
+from basicsr.utils.finite import check_finite
 from basicsr.utils.image import resized, to_tensor
 
 OWN = 'input'
@@ -80,6 +81,7 @@ class IdentityGuide:
         shown = [resized(crop, self.size, self.size) for crop in crops]
         device = next(self.embedder.network.parameters()).device
         vectors, trust = self.own(torch.stack([to_tensor(face) for face in shown]).to(device))
+        check_finite(torch.cat([vectors.float(), trust.float()[:, None]], 1), 'what reads identity from the input')
         return [
             Person(OWN, (), vector[None], value)
             for vector, value in zip(vectors.float().cpu(), trust.tolist(), strict=True)

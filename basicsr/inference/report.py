@@ -12,6 +12,7 @@ from typing import Any
 
 from basicsr.inference.identity_meter import FaceIdentity
 from basicsr.inference.image_restorer import ALREADY_SHARP, RESTORED
+from basicsr.utils.console import printable
 from basicsr.utils.files import replacing
 
 DONE = frozenset({RESTORED, ALREADY_SHARP})
@@ -50,11 +51,6 @@ def write_summary(path: str | os.PathLike, records: Sequence[FileRecord], about:
     text = json.dumps(content, indent=2, ensure_ascii=False) + '\n'
     with replacing(path) as partial:
         partial.write_bytes(text.encode('utf-8', 'backslashreplace'))
-
-
-def printable(text: str) -> str:
-    """`text` for a screen: control characters and such, which file names may have, as escapes."""
-    return ''.join(letter if letter.isprintable() else ascii(letter)[1:-1] for letter in text)
 
 
 def format_table(records: Sequence[FileRecord], root: str | os.PathLike) -> str:

@@ -3,27 +3,34 @@
 from __future__ import annotations
 
 import errno
+import glob
 import itertools
+import logging
 import os
+import unicodedata
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from fractions import Fraction
+from functools import partial
 from pathlib import Path
 
 import cv2
+import numpy as np
 
 from basicsr.inference.identity_meter import FaceIdentity
 from basicsr.inference.image_restorer import FAILED, FaceResult, ImageRestorer
 from basicsr.inference.report import FileRecord
 from basicsr.utils.errors import MissingExtraError
-from basicsr.utils.files import LONGEST_NAME, is_video_file, shorten_name
-from basicsr.utils.image import to_8_bits
+from basicsr.utils.files import LONGEST_NAME, is_video_file, remove_abandoned, shorten_name, user_path
+from basicsr.utils.image import resized, to_8_bits
 from basicsr.utils.picture import (
     MAX_MEGAPIXELS,
     PICTURE_EXTENSIONS,
     Picture,
     fill_hidden,
+    is_animated,
     read_picture,
     write_png,
 )
@@ -33,6 +40,9 @@ SUMMARY = 'summary.json'
 RESULT_FOLDERS = (FINAL, CROPPED, RESTORED_FACES)
 # What a single file may raise without stopping the others: unreadable pictures, full disks, failures of networks.
 FILE_ERRORS = (OSError, ValueError, RuntimeError, MemoryError, MissingExtraError, cv2.error)
+UNEXPECTED = 'unexpected error'  # begins the message of any other
+
+logger = logging.getLogger('basicsr')
 
 
 @dataclass(frozen=True)
@@ -48,43 +58,89 @@ class Job:
     name: str
 
 
-def plan_jobs(source: str | os.PathLike, output: str | os.PathLike) -> list[Job]:
-    """The pictures and clips of a file or folder. Sub-folders are kept; of files that differ in the extension only,
-    the results carry the whole file name. Results of an earlier run below `source` are passed over.
+Source = str | os.PathLike
+Sources = Source | Sequence[Source]
 
-    Links that lead nowhere and folders that cannot be entered are jobs too: reading them says what is wrong.
+
+def expand_inputs(texts: Sequence[str]) -> list[Path]:
+    """Paths from what a user gave, with `~` for the home folder and patterns for what matches them, sorted.
+
+    What exists under its very name is no pattern. Of matches, pictures, clips and folders are taken.
 
     Raises:
-        FileNotFoundError: `source` does not exist, or has no pictures or clips.
-        PermissionError: `source` is a folder that cannot be entered.
-        ValueError: `source` lies in one of the folders that results are written to.
+        FileNotFoundError: nothing matches a pattern.
     """
-    source = Path(source)
+    paths: list[Path] = []
+    for text in texts:
+        text = user_path(text)
+        if os.path.lexists(text) or not glob.has_magic(text):
+            paths.append(Path(text))
+            continue
+        matches = [Path(match) for match in sorted(glob.glob(text, recursive=True))]  # noqa: PTH207 - absolute too
+        known = [path for path in matches if path.is_dir() or has_known_name(path)]
+        if not known:
+            raise FileNotFoundError(f'{text}: no picture, clip or folder matches this pattern')
+        paths += known
+    return paths
+
+
+def has_known_name(path: Path) -> bool:
+    """Whether the extension is that of a picture or a clip."""
+    return path.suffix.lower() in PICTURE_EXTENSIONS or is_video_file(path)
+
+
+def plan_jobs(sources: Sources, output: Source) -> list[Job]:
+    """The pictures and clips of files and folders, but results of an earlier run.
+
+    Sub-folders are kept. Of files that differ in the extension only, the results carry the whole file name.
+
+    Links that lead nowhere and folders that cannot be entered are jobs too: reading them says what is wrong. Of
+    several sources, the results of a folder are in one of its name, and a file that is given twice is one job.
+
+    Raises:
+        FileNotFoundError: a source does not exist, or there are no pictures and no clips.
+        PermissionError: a source is a folder that cannot be entered.
+        ValueError: a source lies in one of the folders that results are written to.
+    """
+    listed = _listed(sources)
+    found: dict[Path, Path] = {}  # and what a result is called, with the extension
+    for source in listed:
+        for path, name in _found_in(source, output):
+            inner = len(listed) > 1 and source.is_dir()
+            found.setdefault(path, Path(source.resolve().name, name) if inner else name)
+    if not found:
+        raise FileNotFoundError(f'{", ".join(map(str, listed))}: no pictures in it, and no clips')
+    return [Job(path, name) for path, name in zip(found, _unique_names(list(found.values())), strict=True)]
+
+
+def _listed(sources: Sources) -> list[Path]:
+    return [Path(sources)] if isinstance(sources, str | os.PathLike) else [Path(source) for source in sources]
+
+
+def _found_in(source: Path, output: Source) -> list[tuple[Path, Path]]:
+    """The pictures and clips of one file or folder, and their paths relative to it. See `plan_jobs`."""
     if source.is_symlink() and not source.exists():
         raise FileNotFoundError(f'{source}: the link leads nowhere')
-    results = result_folders(output)
-    if any(source.resolve().is_relative_to(folder) for folder in results):
+    if any(source.resolve().is_relative_to(folder) for folder in result_folders(output)):
         raise ValueError(f'{source} lies in the results of {output}, and would be written over; choose another -o')
-    if source.is_file():
-        return [Job(source, source.stem)]
-    if not source.is_dir():
+    if source.is_dir():
+        found, _ = _walk(source, output)
+        if source in found:
+            raise PermissionError(f'{source}: no permission to look into this folder')
+        return [(path, path.relative_to(source)) for path in found]
+    if not source.exists():
         raise FileNotFoundError(f'{source}: no such file or folder')
-    found, _ = _walk(source, output)
-    if source in found:
-        raise PermissionError(f'{source}: no permission to look into this folder')
-    if not found:
-        raise FileNotFoundError(f'{source}: no pictures in it, and no clips')
-    return [
-        Job(path, name) for path, name in zip(found, _unique_names([p.relative_to(source) for p in found]), strict=True)
-    ]
+    return [(source, Path(source.name))]
 
 
-def skipped_files(source: str | os.PathLike, output: str | os.PathLike) -> list[str]:
-    """The files of a folder, hidden ones aside, whose names are not those of pictures or clips, and links to folders,
-    which are not followed; relative to it, sorted."""
-    root = Path(source)
-    others = _walk(root, output)[1] if root.is_dir() else []
-    return sorted(path.relative_to(root).as_posix() for path in others)
+def skipped_files(sources: Sources, output: Source) -> list[str]:
+    """The files of folders, hidden ones aside, that are no pictures or clips by their names, and links to folders.
+
+    Sorted, and relative to the folder where there is one.
+    """
+    listed = _listed(sources)
+    others = [(path, root) for root in listed if root.is_dir() for path in _walk(root, output)[1]]
+    return sorted((path.relative_to(root) if len(listed) == 1 else path).as_posix() for path, root in others)
 
 
 def result_folders(output: str | os.PathLike) -> set[Path]:
@@ -108,7 +164,7 @@ def _walk(source: Path, output: str | os.PathLike) -> tuple[list[Path], list[Pat
         folders[:] = [sub for sub in folders if not sub.startswith('.') and (folder / sub).resolve() not in results]
         others += [folder / sub for sub in folders if (folder / sub).is_symlink()]
         for path in (folder / file for file in files if not file.startswith('.')):
-            if path.suffix.lower() in PICTURE_EXTENSIONS or is_video_file(path):
+            if has_known_name(path):
                 pictures.append(path)
             elif folder.resolve() / path.name != summary:
                 others.append(path)
@@ -116,18 +172,31 @@ def _walk(source: Path, output: str | os.PathLike) -> tuple[list[Path], list[Pat
 
 
 def _unique_names(paths: Sequence[Path]) -> list[str]:
-    """Paths without extension where that is unambiguous (also where case does not count), else with it."""
+    """Paths without extension where that is unambiguous, else with it, and with a number where that is not enough.
+
+    Names that differ only in case, or in how letters with accents are composed, are one name to some file systems.
+    """
+
+    def key(name: str) -> str:
+        return unicodedata.normalize('NFC', name).casefold()
+
     names = [path.with_suffix('').as_posix() for path in paths]
-    folders = {parent.as_posix().casefold() for path in paths for parent in path.parents}
+    folders = {key(parent.as_posix()) for path in paths for parent in path.parents}
     while True:
-        counts = Counter(name.casefold() for name in names)
-        counts.update(name.casefold() for name in names if f'{name}.png'.casefold() in folders)
-        wanted = [
-            path.as_posix() if counts[name.casefold()] > 1 else name for path, name in zip(paths, names, strict=True)
-        ]
+        counts = Counter(map(key, names))
+        counts.update(key(name) for name in names if key(f'{name}.png') in folders)
+        wanted = [path.as_posix() if counts[key(name)] > 1 else name for path, name in zip(paths, names, strict=True)]
         if wanted == names:
-            return names
+            break
         names = wanted
+    counts = Counter(map(key, names))
+    taken = {key(name) for name in names if counts[key(name)] == 1} | folders
+    for place, name in enumerate(names):
+        if counts[key(name)] > 1:
+            numbered = (f'{name}~{number}' if number > 1 else name for number in itertools.count(1))
+            names[place] = next(each for each in numbered if key(each) not in taken)
+            taken.add(key(names[place]))
+    return names
 
 
 @dataclass(frozen=True)
@@ -141,6 +210,7 @@ class Runner:
         aligned: the pictures are aligned faces themselves.
         max_megapixels: most pixels of a picture and of its result.
         fps: frames a second of the results of clips, their own by default.
+        network_size: aligned faces come out in the size of the network instead of their own.
 
     Raises:
         ValueError: `suffix` cannot be part of a file's name.
@@ -152,6 +222,7 @@ class Runner:
     aligned: bool = False
     max_megapixels: float = MAX_MEGAPIXELS
     fps: Fraction | None = None
+    network_size: bool = False
 
     def __post_init__(self) -> None:
         if set(self.suffix) & set('/\\\0') or len(os.fsencode(self.suffix)) > LONGEST_NAME // 2:
@@ -159,12 +230,29 @@ class Runner:
 
     def run(self, jobs: Sequence[Job]) -> Iterator[FileRecord]:
         """One record for each job, in order, as they are done. A file that fails does not stop the others."""
-        for clips, group in itertools.groupby(jobs, lambda job: is_video_file(job.path)):
+        self._clean()
+        for clips, group in itertools.groupby(jobs, lambda job: is_clip(job.path)):
             if clips or not self.aligned:
-                yield from map(self._clip if clips else self._whole, group)
+                for job in group:
+                    yield self._guarded(self._clip if clips else self._whole, job)
                 continue
             while batch := list(itertools.islice(group, self.restorer.restorer.batch_size)):
                 yield from self._aligned(batch)
+
+    def _clean(self) -> None:
+        """Remove what a killed run left half written."""
+        with suppress(OSError):  # what cannot be looked into is in nobody's way
+            remove_abandoned(self.output, recursive=False)
+            for folder in RESULT_FOLDERS:
+                remove_abandoned(self.output / folder)
+
+    @staticmethod
+    def _guarded(restore: Callable[[Job], FileRecord], job: Job) -> FileRecord:
+        """The record of a job, whatever happens."""
+        try:
+            return restore(job)
+        except Exception as error:  # the other files are to go on
+            return _failed(job, error, [])
 
     def _whole(self, job: Job) -> FileRecord:
         written: list[str] = []
@@ -179,7 +267,7 @@ class Runner:
             boxes = self.restorer.draw_box and result.faces
             final = replace(picture.enlarged(result.image), grey=picture.grey and not boxes)
             written.append(self._write(FINAL, job.name, final))
-        except FILE_ERRORS as error:
+        except Exception as error:  # whatever it is, the other files are to go on
             return _failed(job, error, written)
         done = sum(face.restored is not None for face in result.faces)
         messages = ['' if result.faces else 'no face found; the picture was only enlarged', picture.note]
@@ -194,32 +282,44 @@ class Runner:
         return picture if factor == 1 else fill_hidden(picture)
 
     def _aligned(self, jobs: Sequence[Job]) -> list[FileRecord]:
-        """Aligned faces, restored in one batch; unreadable ones are left out of it."""
+        """Aligned faces, restored in one batch without unreadable ones, or one by one where the batch fails."""
         read: dict[Job, Picture] = {}
         records: dict[Job, FileRecord] = {}
         for job in jobs:
             try:
                 read[job] = _read_square(job.path, self.max_megapixels)
-            except FILE_ERRORS as error:
+            except Exception as error:  # whatever it is, the other files are to go on
                 records[job] = _failed(job, error, [])
         try:
             results = self.restorer.restore_aligned([to_8_bits(picture.image) for picture in read.values()])
-        except FILE_ERRORS as error:
+        except Exception as error:  # whatever it is, the other files are to go on
+            if len(read) > 1:
+                return [record for job in jobs for record in self._aligned([job])]
             records |= {job: _failed(job, error, []) for job in read}
         else:
             pairs = zip(read.items(), results, strict=True)
-            records |= {job: self._write_aligned(job, picture, face) for (job, picture), face in pairs}
+            records |= {
+                job: self._guarded(partial(self._write_aligned, picture=picture, face=face), job)
+                for (job, picture), face in pairs
+            }
         return [records[job] for job in jobs]
 
     def _write_aligned(self, job: Job, picture: Picture, face: FaceResult) -> FileRecord:
         left = face.restored is None
-        try:
-            result = picture if face.restored is None else picture.enlarged(face.restored)
-            written = [self._write(RESTORED_FACES, job.name, result)]
-        except FILE_ERRORS as error:
-            return _failed(job, error, [])
-        message = _joined(['left as it was' if left else '', picture.note])
+        result = picture if face.restored is None else self._in_depth_and_size(picture, face.restored)
+        written = [self._write(RESTORED_FACES, job.name, result)]
+        side, own = self.restorer.restorer.size, picture.image.shape[0]
+        smaller = not left and not self.network_size and own < side
+        size = f'reduced from {side} to its own {own} pixels; --network_size keeps them' if smaller else ''
+        message = _joined(['left as it was' if left else '', size, picture.note])
         return FileRecord(str(job.path), face.status, 1, int(not left), written, message, _likeness([face]))
+
+    def _in_depth_and_size(self, picture: Picture, restored: np.ndarray) -> Picture:
+        """A restored face, RGB uint8 (n,n,3), in the depth of `picture`, and in its size unless `network_size`."""
+        image = restored.astype(np.uint16) * 257 if picture.image.dtype == np.uint16 else restored
+        if not self.network_size:
+            image = resized(image, *picture.image.shape[1::-1])
+        return picture.enlarged(image)
 
     def _write(self, folder: str, name: str, picture: Picture, ending: str = '') -> str:
         """Write a result as PNG; its path relative to the output folder."""
@@ -228,17 +328,15 @@ class Runner:
         return relative
 
     def _clip(self, job: Job) -> FileRecord:
-        """A clip; its result is an mp4 file."""
-        try:
-            from basicsr.video.video_restorer import VideoRestorer  # imports PyAV, which pictures do not need
+        """A clip; its result is an mp4 file, or a mov file where it has transparency."""
+        from basicsr.video.video_restorer import VideoRestorer  # imports PyAV, which pictures do not need
 
-            relative = self._place(FINAL, job.name, '.mp4')
-            restorer = VideoRestorer(self.restorer, self.aligned, progress=True)
-            result = restorer.restore_file(job.path, self.output / relative, self.fps)
-        except FILE_ERRORS as error:
-            return _failed(job, error, [])
+        target = self.output / self._place(FINAL, job.name, '.mp4')
+        restorer = VideoRestorer(self.restorer, self.aligned, self.max_megapixels, self.network_size)
+        result = restorer.restore_file(job.path, target, self.fps)
+        written = [result.output.relative_to(self.output).as_posix()]
         numbers = (result.faces, result.restored)
-        return FileRecord(str(job.path), result.status, *numbers, [relative], result.message, result.identity)
+        return FileRecord(str(job.path), result.status, *numbers, written, result.message, result.identity)
 
     def _place(self, folder: str, name: str, extension: str, ending: str = '') -> str:
         """Where a result goes, relative to the output folder. A name that would be too long is shortened.
@@ -253,6 +351,11 @@ class Runner:
         if not target.parent.resolve().is_relative_to(self.output.resolve()):
             raise ValueError(f'{target.parent}: leads out of the output folder; remove the link, or choose another -o')
         return target.relative_to(self.output).as_posix()
+
+
+def is_clip(path: Path) -> bool:
+    """Whether a file is restored frame by frame: clips by their names, and pictures that move."""
+    return is_video_file(path) or is_animated(path)
 
 
 def _read_square(path: Path, max_megapixels: float) -> Picture:
@@ -272,8 +375,13 @@ def _joined(messages: Sequence[str]) -> str:
     return '; '.join(message for message in messages if message)
 
 
-def _failed(job: Job, error: BaseException, written: list[str]) -> FileRecord:
+def _failed(job: Job, error: Exception, written: list[str]) -> FileRecord:
     text = ' '.join(str(error).split()) or type(error).__name__
+    if not isinstance(error, FILE_ERRORS):
+        logger.debug('%s', job.path, exc_info=error)
+        text = f'{UNEXPECTED} ({type(error).__name__}: {text}); please report it with the file'
+    elif isinstance(error, MemoryError):
+        text = f'{job.path}: not enough memory ({text}); reduce the picture or --batch_size'
     if isinstance(error, OSError) and error.errno == errno.ENAMETOOLONG:
         text = f'{job.path.name}: its path or that of its results is too long; choose a shorter output folder (-o)'
     return FileRecord(str(job.path), FAILED, outputs=written, message=text)

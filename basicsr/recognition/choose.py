@@ -13,6 +13,7 @@ from basicsr.recognition.embedder import FaceEmbedder
 from basicsr.recognition.files import find_recogniser
 from basicsr.recognition.registry import RECOGNISERS
 from basicsr.utils.checkpoint import CheckpointError
+from basicsr.utils.finite import check_finite
 from basicsr.utils.image import resized, to_tensor
 
 SIDE = 256  # pixels; every face is shown to the recogniser at this side, so that its own resolution does not matter
@@ -80,7 +81,9 @@ def embed_faces(embedder: FaceEmbedder, faces: Sequence[np.ndarray]) -> torch.Te
         embedder(torch.stack(shown[start : start + AT_A_TIME]).to(device)).float().cpu()
         for start in range(0, len(shown), AT_A_TIME)
     ]
-    return torch.cat(parts) if parts else torch.zeros(0, embedder.dim)
+    vectors = torch.cat(parts) if parts else torch.zeros(0, embedder.dim)
+    check_finite(vectors, f'the recogniser {embedder.name}')
+    return vectors
 
 
 def show(face: np.ndarray) -> np.ndarray:

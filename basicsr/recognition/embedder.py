@@ -171,6 +171,10 @@ class FaceEmbedder(nn.Module):
         super().__init__()
         self.path = path = find_recogniser(weights)
         self.recogniser, network = load_recogniser(path, arch)
+        if next(network.parameters(), None) is None:
+            raise CheckpointError(
+                f'{path}: a network without parameters, which can recognise nobody; choose another file'
+            )
         # Past nn.Module.__setattr__, which would register it.
         object.__setattr__(self, 'network', network.eval().requires_grad_(False))
         self.crop = FaceCrop(self.recogniser.template, self.recogniser.size)

@@ -5,8 +5,10 @@ from __future__ import annotations
 import errno
 import hashlib
 import os
+import re
+import secrets
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, TypeVar
 
@@ -14,10 +16,15 @@ from basicsr.utils.errors import IDCodeFormerError
 
 T = TypeVar('T')
 NO_LOCKS = {errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL}
-VIDEO_EXTENSIONS = frozenset({'.mp4', '.m4v', '.mov', '.avi', '.mkv', '.webm'})
+VIDEO_EXTENSIONS = frozenset(
+    {'.mp4', '.m4v', '.mov', '.qt', '.avi', '.divx', '.mkv', '.webm', '.mpg', '.mpeg', '.mpe', '.m1v', '.m2v', '.vob'}
+    | {'.ts', '.mts', '.m2ts', '.wmv', '.asf', '.flv', '.f4v', '.ogv', '.ogm', '.3gp', '.3g2', '.mxf', '.nut', '.ivf'}
+    | {'.dv', '.rm', '.rmvb', '.y4m'}
+)
 LONGEST_NAME = 255  # bytes of a file's name, on the usual file systems
 LFS_POINTER = b'version https://git-lfs'
 WEB_PAGE = (b'<!doctype html', b'<html', b'<head', b'<body', b'<?xml', b'<script', b'<!--')
+PARTIAL_NAME = re.compile(r'\.[0-9a-f]+\.part$')  # of what `replacing` writes
 
 
 class InUseError(IDCodeFormerError, RuntimeError):
@@ -27,6 +34,11 @@ class InUseError(IDCodeFormerError, RuntimeError):
 def is_video_file(path: str | os.PathLike) -> bool:
     """Whether the extension is that of a clip."""
     return Path(path).suffix.lower() in VIDEO_EXTENSIONS
+
+
+def user_path(text: str) -> str:
+    """A path that a user gave, with `~` as the home folder; a name that only begins with it stays."""
+    return os.path.expanduser(text)  # noqa: PTH111 - pathlib raises for names like ~$a.png
 
 
 def shorten_name(name: str, room: int = LONGEST_NAME) -> str:
@@ -54,17 +66,75 @@ def text_kind(head: bytes) -> str | None:
 def replacing(path: str | os.PathLike) -> Iterator[Path]:
     """A temporary name beside `path` to write to. It becomes `path` at the end, and is removed after an error.
 
-    Folders are made where missing.
+    The name cannot be foreseen, and the file is locked while it is written, so that `remove_abandoned` knows those of
+    processes that were killed. Folders are made where missing.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    ending = f'.{os.getpid()}.part'
+    ending = f'.{secrets.token_hex(4)}.part'
     partial = path.with_name('.' + shorten_name(path.name, LONGEST_NAME - 1 - len(ending)) + ending)
+    handle = os.open(partial, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o666)  # never through a link
+    locked = _try_lock(handle)
     try:
+        if locked is None:  # Windows renames no file that is open
+            os.close(handle)
         yield partial
         partial.replace(path)
     finally:
+        if locked is not None:
+            os.close(handle)
         partial.unlink(missing_ok=True)
+
+
+def _try_lock(handle: int) -> bool | None:
+    """Lock an open file if nobody has it: whether that was done; None where there are no locks."""
+    try:
+        import fcntl
+    except ImportError:
+        return None
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        return False
+    return True
+
+
+def remove_abandoned(folder: str | os.PathLike, recursive: bool = True) -> None:
+    """Remove what killed processes left half written by `replacing` in a folder, and in those below if `recursive`."""
+    root = Path(folder)
+    for partial in [*(root.rglob if recursive else root.glob)('.*.part')]:
+        if not PARTIAL_NAME.search(partial.name) or partial.is_symlink() or not partial.is_file():
+            continue
+        with suppress(OSError):  # what cannot be removed is in nobody's way
+            handle = os.open(partial, os.O_RDWR)
+            try:
+                free = _try_lock(handle)
+            finally:
+                os.close(handle)
+            if free is not False:
+                partial.unlink()
+
+
+def check_file(path: Path, error: type[Exception], kind: str) -> None:
+    """Raise `error` unless `path` is a regular file with something in it.
+
+    Args:
+        path: the file.
+        error: the type to raise; its message names the file and says what is wrong.
+        kind: what the file should be, for the message.
+    """
+    try:
+        if path.is_dir():
+            next(path.iterdir(), None)  # without permission to look into it, that is the trouble
+            raise error(f'{path}: a folder, not a {kind}')
+        if path.is_symlink() and not path.exists():
+            raise error(f'{path}: the link leads nowhere')
+        if not path.is_file():
+            raise error(f'{path}: {"no regular file" if path.exists() else "no such file"}')
+        if path.stat().st_size == 0:
+            raise error(f'{path}: the file is empty')
+    except PermissionError as denied:
+        raise error(f'{path}: no permission to read it') from denied
 
 
 def write_text(path: str | os.PathLike, text: str) -> None:

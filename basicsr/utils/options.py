@@ -12,6 +12,7 @@ from typing import Any
 import yaml
 
 from basicsr.utils.errors import IDCodeFormerError
+from basicsr.utils.files import user_path
 from basicsr.utils.registry import nearest
 
 LARGEST_FILE = 1 << 20  # bytes
@@ -83,7 +84,16 @@ def load_options(path: str | Path, changes: Sequence[str] = ()) -> dict[str, Any
         if not equals or keys.count(':') > DEEPEST:
             raise OptionError(f'{shown(change)}: write section:key=value')
         options = _changed(options, keys.split(':'), _parse(text, shown(change)))
-    return options
+    return _with_home(options)
+
+
+def _with_home(value: Any) -> Any:
+    """The same with paths that begin with `~/` in the home folder."""
+    if isinstance(value, Mapping):
+        return {key: _with_home(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_with_home(item) for item in value]
+    return user_path(value) if isinstance(value, str) and value.startswith('~/') else value
 
 
 def _parse(text: str, source: str) -> Any:

@@ -1,4 +1,4 @@
-"""Whole picture files: 8 or 16 bits, alpha, colour profile, orientation; read within a limit, written as PNG.
+"""Whole picture files: 8 or 16 bits, alpha, colours, orientation, metadata; read within a limit, written as PNG.
 
 `basicsr.utils.image.imread` is the fast way to RGB uint8 for data sets. `read_picture` is for users' pictures: it keeps
 what their files hold, and says what is wrong with those that it cannot read. Pillow reads them; OpenCV decodes 16 bits
@@ -8,11 +8,11 @@ a channel, of which Pillow keeps eight, and writes PNG.
 from __future__ import annotations
 
 import os
-import struct
 import threading
 import zlib
-from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
 from io import BytesIO
 from pathlib import Path
 from typing import Any, cast
@@ -21,34 +21,40 @@ import cv2
 import numpy as np
 from PIL import Image, ImageCms, UnidentifiedImageError
 from PIL.ExifTags import Base
-from PIL.TiffImagePlugin import EXTRASAMPLES, TiffImageFile
+from PIL.TiffImagePlugin import EXTRASAMPLES, ImageFileDirectory_v2, TiffImageFile
 
-from basicsr.utils.files import replacing
+from basicsr.utils.files import check_file, replacing
 from basicsr.utils.image import IMAGE_EXTENSIONS, ImageReadError, resized
+from basicsr.utils.picture_metadata import Metadata, png_chunk, read_colour_chunks, read_metadata
 
+MOVING_FORMATS = frozenset({'GIF', 'WEBP', 'PNG', 'AVIF'})
+MOVING_EXTENSIONS = frozenset({'.gif', '.webp', '.png', '.apng', '.avif', '.avifs'})
 # Names of pictures, those included that are tried only to say why they cannot be read.
-PICTURE_EXTENSIONS = IMAGE_EXTENSIONS | {'.gif', '.heic', '.heif', '.jfif', '.jp2', '.jxl'}
+PICTURE_EXTENSIONS = IMAGE_EXTENSIONS | MOVING_EXTENSIONS | {'.heic', '.heif', '.hif', '.jfif', '.jp2', '.jxl'}
+# What Pillow may open, whatever a file is called: of others some run programs (EPS), and all are doors.
+FORMATS = ('JPEG', 'MPO', 'PNG', 'WEBP', 'BMP', 'TIFF', 'AVIF', 'GIF', 'JPEG2000', 'HEIF')
+HEIC_BRANDS = frozenset({b'heic', b'heix', b'hevc', b'hevx', b'heim', b'heis', b'mif1', b'msf1'})
+# The beginnings of files that are known but not read: what they are.
+OTHERS = {
+    b'PK\x03\x04': 'a zip archive; unpack it and give the folder',
+    b'%!PS': 'PostScript is not read here; export it as PNG',
+    b'\xc5\xd0\xd3\xc6': 'PostScript is not read here; export it as PNG',
+    b'%PDF': 'a PDF; export its pages as PNG',
+    b'8BPS': 'Photoshop files are not read here; export it as PNG or TIFF',
+    b'\xff\x0a': 'JPEG XL is not read here; convert it to JPEG or PNG',
+    b'\0\0\0\x0cJXL ': 'JPEG XL is not read here; convert it to JPEG or PNG',
+    b'v/1\x01': 'OpenEXR is not read here; convert it to a TIFF or PNG of 16 bits',
+    b'#?RADIANCE': 'Radiance HDR is not read here; convert it to a TIFF or PNG of 16 bits',
+}
 MAX_MEGAPIXELS = 250.0
-GREY_MODES = frozenset({'1', 'L', 'LA', 'La', 'I;16', 'I;16B', 'I;16L'})
+NO_PICTURE = 'damaged, or not a picture at all'
+GREY_MODES = frozenset({'1', 'L', 'LA', 'La', 'I;16', 'I;16B', 'I;16L', 'F'})
 NO_ALPHA, MULTIPLIED, ALPHA = 0, 1, 2  # what a fourth channel of a TIFF is
 COLOUR_MODES = frozenset({'P', 'PA', 'RGB', 'RGBA', 'RGBa', 'RGBX', 'YCbCr', 'CMYK'})
-# What Pillow raises for damaged files, found by damaging files of every format.
-DAMAGE = (
-    OSError,
-    SyntaxError,
-    ValueError,
-    LookupError,
-    TypeError,
-    EOFError,
-    OverflowError,
-    RuntimeError,
-    struct.error,
-    zlib.error,
-    cv2.error,
-)
 HIDDEN_REACH = 2  # pixels that bicubic enlargement looks at on each side
-PNG_HEADER = 33  # bytes of signature and IHDR, after which the colour profile comes
-_LIMIT_LOCK = threading.Lock()
+PNG_HEADER = 33  # bytes of signature and IHDR, after which colours and metadata come
+FLOAT_SAMPLES = 3  # of the TIFF tag SampleFormat
+SAMPLE_FORMAT, IMAGE_WIDTH, IMAGE_HEIGHT = 339, 256, 257
 
 
 @dataclass(frozen=True, eq=False)
@@ -61,6 +67,8 @@ class Picture:
         icc: the colour profile that the values of `image` are in; None for sRGB.
         grey: the file has one channel of colour; those of `image` are equal.
         note: what was not kept, or '' .
+        colour: PNG chunks that say what the values mean where the file has them (gAMA, cHRM, cICP).
+        metadata: EXIF and the like.
     """
 
     image: np.ndarray
@@ -68,10 +76,12 @@ class Picture:
     icc: bytes | None = None
     grey: bool = False
     note: str = ''
+    colour: bytes = b''
+    metadata: Metadata = field(default_factory=Metadata)
 
     def holding(self, image: np.ndarray) -> Picture:
-        """The same with another RGB image (h,w,3), for a part of the picture: without alpha."""
-        return replace(self, image=image, alpha=None)
+        """The same with another RGB image (h,w,3), for a part of the picture: without alpha and metadata."""
+        return replace(self, image=image, alpha=None, metadata=Metadata())
 
     def enlarged(self, image: np.ndarray) -> Picture:
         """The same with an RGB image (h,w,3) of another size that shows the same; alpha is resized, bicubic."""
@@ -99,49 +109,115 @@ def read_picture(path: str | os.PathLike, factor: float = 1, max_megapixels: flo
         ImageReadError: missing, empty, damaged, cut off, too large, or no picture; the message says which.
     """
     path = Path(path)
-    _check_file(path)
+    with reading_picture(path):
+        return _read(path, factor, max_megapixels)
+
+
+@contextmanager
+def reading_picture(path: Path) -> Iterator[None]:
+    """Within, Pillow reads a picture without its own limit of pixels, and its errors become `ImageReadError`."""
+    check_file(path, ImageReadError, 'picture')
     try:
-        with _open(path) as file:
-            _check_size(path, file.size, factor, max_megapixels)
-            return _decode(path, file)
-    except ImageReadError:
+        with PILLOWS_LIMIT.lifted():
+            yield
+    except (ImageReadError, MemoryError):
         raise
     except PermissionError as error:
         raise ImageReadError(f'{path}: no permission to read it') from error
     except UnidentifiedImageError as error:
         raise ImageReadError(f'{path}: not a readable picture ({_what_else(path)})') from error
-    except DAMAGE as error:
+    except Exception as error:  # decoders raise errors of any type for damaged files
         raise ImageReadError(f'{path}: the picture is damaged or cut off ({error})') from error
 
 
-def _check_file(path: Path) -> None:
-    """Raise ImageReadError unless `path` is a file with something in it."""
+class _PillowsLimit:
+    """Pillow's own limit of pixels, which is a global: off while a picture is read, as `check_size` has another."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._readers = 0
+        self._limit: int | None = None
+
+    @contextmanager
+    def lifted(self) -> Iterator[None]:
+        """Without the limit; it comes back when nobody reads any more."""
+        with self._lock:
+            if not self._readers:
+                self._limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
+            self._readers += 1
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._readers -= 1
+                if not self._readers:
+                    Image.MAX_IMAGE_PIXELS = self._limit
+
+
+PILLOWS_LIMIT = _PillowsLimit()
+
+
+def _read(path: Path, factor: float, max_megapixels: float) -> Picture:
     try:
-        if path.is_dir():
-            next(path.iterdir(), None)  # without permission to look into it, that is the trouble
-            raise ImageReadError(f'{path}: a folder, not a picture')
-        if path.is_symlink() and not path.exists():
-            raise ImageReadError(f'{path}: the link leads nowhere')
-        if not path.is_file():
-            raise ImageReadError(f'{path}: {"no regular file" if path.exists() else "no such file"}')
-        if path.stat().st_size == 0:
-            raise ImageReadError(f'{path}: the file is empty')
-    except PermissionError as error:
-        raise ImageReadError(f'{path}: no permission to read it') from error
+        file = open_picture(path, factor, max_megapixels)
+    except UnidentifiedImageError:
+        size = _size_of_float_tiff(path)
+        if size is None:
+            raise
+        check_size(path, size, factor, max_megapixels, ImageReadError)
+        return _read_float_colours(path)
+    with file:
+        return _decode(path, file)
+
+
+def is_animated(path: Path) -> bool:
+    """Whether a file is a GIF, WebP, PNG or AVIF with several frames; False for what cannot be read."""
+    if path.suffix.lower() not in MOVING_EXTENSIONS:
+        return False
+    try:
+        with reading_picture(path), _open(path) as file:
+            return file.format in MOVING_FORMATS and getattr(file, 'n_frames', 1) > 1
+    except (ImageReadError, MemoryError):  # reading it will say what is wrong
+        return False
+
+
+def open_picture(path: Path, factor: float, max_megapixels: float) -> Image.Image:
+    """A picture with its header read, if it is within the limit; see `read_picture`. For use in `reading_picture`."""
+    file = _open(path)
+    try:
+        check_size(path, file.size, factor, max_megapixels, ImageReadError)
+    except ImageReadError:
+        file.close()
+        raise
+    return file
 
 
 def _open(path: Path) -> Image.Image:
-    """The file with its header read. Pillow's own limit, which is a global, is off for that: `_check_size` follows."""
-    with _LIMIT_LOCK:
-        limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
-        try:
-            return Image.open(path)
-        finally:
-            Image.MAX_IMAGE_PIXELS = limit
+    """The file with its header read, if it is of one of `FORMATS`."""
+    if _is_heic(path):
+        _enable_heic()
+    Image.init()
+    return Image.open(path, formats=[name for name in FORMATS if name in Image.OPEN])
 
 
-def _check_size(path: Path, size: tuple[int, int], factor: float, max_megapixels: float) -> None:
-    """Raise ImageReadError for a picture of (width, height) that is, or will be, too large."""
+def _is_heic(path: Path) -> bool:
+    with path.open('rb') as file:
+        head = file.read(12)
+    return head[4:8] == b'ftyp' and head[8:] in HEIC_BRANDS
+
+
+def _enable_heic() -> bool:
+    """Have Pillow read HEIC, if the package for that is there."""
+    try:
+        import pillow_heif
+    except ImportError:
+        return False
+    pillow_heif.register_heif_opener(thumbnails=False)
+    return True
+
+
+def check_size(path: Path, size: tuple[int, int], factor: float, max_megapixels: float, error: type[Exception]) -> None:
+    """Raise `error` for a picture or frame of (width, height) that is, or enlarged by `factor` will be, too large."""
     own = size[0] * size[1] / 1e6
     enlarged = own * factor**2
     if max(own, enlarged) <= max_megapixels:
@@ -149,8 +225,8 @@ def _check_size(path: Path, size: tuple[int, int], factor: float, max_megapixels
     shape = f'{path}: {size[0]}x{size[1]} pixels'
     limit = f'the limit of {max_megapixels:g} megapixels (--max_megapixels)'
     if own > max_megapixels:
-        raise ImageReadError(f'{shape} are over {limit}; reduce the picture, or raise the limit if memory allows')
-    raise ImageReadError(
+        raise error(f'{shape} are over {limit}; reduce the picture, or raise the limit if memory allows')
+    raise error(
         f'{shape}, enlarged {factor:g} times {enlarged:.0f} megapixels, are over {limit}; enlarge less (--upscale 1), '
         'or raise the limit if memory allows'
     )
@@ -160,15 +236,11 @@ def _what_else(path: Path) -> str:
     """What a file is that is no picture to Pillow, and what to do about it."""
     with path.open('rb') as file:
         head = file.read(16)
-    if head.startswith(b'PK\x03\x04'):
-        return 'a zip archive; unpack it and give the folder'
-    if head[4:12] in (b'ftypheic', b'ftypheix', b'ftyphevc', b'ftypmif1', b'ftypmsf1'):
-        return 'HEIC is not read here; convert it to JPEG or PNG'
+    if _is_heic(path) and not _enable_heic():
+        return 'HEIC needs the package pillow-heif: pip install "id-codeformer[heic]", or convert it to JPEG or PNG'
     if head[4:12] in (b'ftypavif', b'ftypavis') and '.avif' not in Image.registered_extensions():
         return 'this Pillow reads no AVIF; update it: pip install --upgrade pillow'
-    if head.startswith((b'\xff\x0a', b'\0\0\0\x0cJXL ')):
-        return 'JPEG XL is not read here; convert it to JPEG or PNG'
-    return 'damaged, or not a picture at all'
+    return next((what for begin, what in OTHERS.items() if head.startswith(begin)), NO_PICTURE)
 
 
 def _decode(path: Path, file: Image.Image) -> Picture:
@@ -179,8 +251,12 @@ def _decode(path: Path, file: Image.Image) -> Picture:
     file.load()
     if pages > 1 and file.format != 'MPO':  # the second picture of an MPO is a preview or a gain map
         notes.append(f'the first of {pages} pages; the others were left')
+    metadata, damaged = read_metadata(file)
+    notes += damaged
     if _has_16_bits(path, file):
         image, alpha = _read_16_bits(path, getattr(file, 'tag_v2', {}))
+    elif file.mode == 'F':
+        image, alpha = _from_floats(np.asarray(file), notes), None
     elif file.mode.startswith('I;16'):
         image, alpha = _read_deep_grey(file), None
     elif file.mode == 'CMYK':
@@ -195,7 +271,8 @@ def _decode(path: Path, file: Image.Image) -> Picture:
         icc = None
     if image.ndim == 2:
         image = cv2.cvtColor(image, cv2.COLOR_GRAY2RGB)
-    return Picture(image, alpha, icc, grey, '; '.join(notes))
+    colour = read_colour_chunks(path) if file.format == 'PNG' else b''
+    return Picture(image, alpha, icc, grey, '; '.join(notes), colour, metadata)
 
 
 def _has_16_bits(path: Path, file: Image.Image) -> bool:
@@ -227,6 +304,51 @@ def _read_16_bits(path: Path, tags: Mapping[int, Any]) -> tuple[np.ndarray, np.n
         whole = image.astype(np.float64) * np.iinfo(np.uint16).max / np.maximum(alpha, 1)[..., None]
         image = whole.round().clip(0, np.iinfo(np.uint16).max).astype(np.uint16)
     return image, None if kind == NO_ALPHA else alpha
+
+
+def _size_of_float_tiff(path: Path) -> tuple[int, int] | None:
+    """Width and height of a TIFF of floating-point samples, of which Pillow reads grey ones only; None for others."""
+    with path.open('rb') as file:
+        try:
+            head = file.read(8)
+            tags = ImageFileDirectory_v2(head + (file.read(8) if head[2:4] in (b'+\0', b'\0+') else b''))  # BigTIFF
+            file.seek(tags.next)
+            tags.load(file)
+        except Exception:  # of something that is no TIFF, or of a damaged one, Pillow raises errors of any type
+            return None
+    if FLOAT_SAMPLES not in np.atleast_1d(tags.get(SAMPLE_FORMAT, 1)):
+        return None
+    return tags[IMAGE_WIDTH], tags[IMAGE_HEIGHT]
+
+
+def _read_float_colours(path: Path) -> Picture:
+    """A TIFF of floating-point colours, as 16 bits."""
+    decoded = cv2.imdecode(np.frombuffer(path.read_bytes(), np.uint8), cv2.IMREAD_UNCHANGED)
+    if decoded is None or decoded.dtype.kind != 'f':
+        raise ImageReadError(f'{path}: this kind of floating-point TIFF is not read; save it with 16 bits')
+    notes: list[str] = []
+    grey = decoded.ndim == 2
+    colours = _from_floats(decoded if grey else decoded[..., 2::-1], notes)
+    alpha = _from_floats(decoded[..., 3], []) if not grey and decoded.shape[2] == 4 else None
+    image = cv2.cvtColor(colours, cv2.COLOR_GRAY2RGB) if grey else np.ascontiguousarray(colours)
+    return Picture(image, alpha, None, grey, '; '.join(notes))
+
+
+def _from_floats(samples: np.ndarray, notes: list[str]) -> np.ndarray:
+    """Floating-point samples as uint16. Black is 0; white is 1, in whole numbers 255 or 65,535, else the largest."""
+    finite = np.isfinite(samples)
+    if not finite.all():
+        notes.append(f'{finite.size - np.count_nonzero(finite)} samples that are no number became black')
+        samples = np.where(finite, samples, 0)
+    peak = max(float(samples.max()), 0.0)
+    white: float = 1
+    if peak > 1:
+        whole = bool((samples == np.rint(samples)).all())
+        white = next((level for level in (255, 65535) if whole and peak <= level), peak)
+        notes.append(f'floating-point samples up to {peak:g}, of which {white:g} was taken for white')
+    if float(samples.min()) < 0:
+        notes.append('floating-point samples below 0 became black')
+    return np.rint((samples / white).clip(0, 1) * np.iinfo(np.uint16).max).astype(np.uint16)
 
 
 def _read_deep_grey(file: Image.Image) -> np.ndarray:
@@ -269,7 +391,7 @@ def _orientation(file: Image.Image) -> int:
     """By EXIF, 1 to 8; 1 where it says nothing or is damaged, and for a TIFF, which both libraries turn on loading."""
     try:
         turn = file.getexif().get(Base.Orientation, 1)
-    except DAMAGE:
+    except Exception:  # damaged EXIF makes Pillow raise errors of any type
         return 1
     return turn if turn in range(1, 9) else 1
 
@@ -306,7 +428,7 @@ def fill_hidden(picture: Picture) -> Picture:
 
 
 def write_png(path: str | os.PathLike, picture: Picture) -> None:
-    """Write a picture as PNG with its depth, alpha and colour profile, complete or not at all.
+    """Write a picture as PNG with its depth, alpha, colour profile and metadata, complete or not at all.
 
     A grey picture is written with one channel (two with alpha; four for 16 bits, which no library here writes as two).
 
@@ -317,12 +439,24 @@ def write_png(path: str | os.PathLike, picture: Picture) -> None:
     Raises:
         ValueError: it could not be encoded.
     """
+    png, channels = _encode(path, picture)
+    icc = picture.icc or b''
+    fits = icc[16:20] == (b'GRAY' if channels < 3 else b'RGB ')
+    with replacing(path) as partial, partial.open('wb') as file:
+        file.write(png[:PNG_HEADER])
+        file.write(png_chunk(b'iCCP', b'ICC profile\0\0' + zlib.compress(icc)) if fits else b'')
+        file.write(picture.colour)
+        file.write(picture.metadata.chunks())
+        file.write(png[PNG_HEADER:])
+
+
+def _encode(path: str | os.PathLike, picture: Picture) -> tuple[memoryview, int]:
+    """A picture as PNG without what its values mean, and in how many channels."""
     image, alpha = picture.image, picture.alpha
     if picture.grey and alpha is not None and image.dtype == np.uint8:
-        with replacing(path) as partial:
-            both = np.dstack([cv2.cvtColor(image, cv2.COLOR_RGB2GRAY), alpha])
-            Image.fromarray(both).save(partial, 'PNG', icc_profile=picture.icc)
-        return
+        buffer = BytesIO()
+        Image.fromarray(np.dstack([cv2.cvtColor(image, cv2.COLOR_RGB2GRAY), alpha])).save(buffer, 'PNG')
+        return buffer.getbuffer(), 2
     if alpha is not None:
         data = cv2.cvtColor(np.ascontiguousarray(image), cv2.COLOR_RGB2BGRA)
         data[..., 3] = alpha
@@ -331,16 +465,4 @@ def write_png(path: str | os.PathLike, picture: Picture) -> None:
     done, encoded = cv2.imencode('.png', data)
     if not done:
         raise ValueError(f'{path}: the picture of shape {image.shape} could not be encoded')
-    png = encoded.data
-    icc = picture.icc or b''
-    fits = icc[16:20] == (b'GRAY' if data.ndim == 2 else b'RGB ')
-    with replacing(path) as partial, partial.open('wb') as file:
-        file.write(png[:PNG_HEADER])
-        file.write(_profile_chunk(icc) if fits else b'')
-        file.write(png[PNG_HEADER:])
-
-
-def _profile_chunk(icc: bytes) -> bytes:
-    """A colour profile as a PNG chunk (PNG specification, 11.3.2.3 iCCP)."""
-    body = b'iCCP' + b'ICC profile\0\0' + zlib.compress(icc)
-    return struct.pack('>I', len(body) - 4) + body + struct.pack('>I', zlib.crc32(body))
+    return encoded.data, 1 if data.ndim == 2 else data.shape[2]

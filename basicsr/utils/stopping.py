@@ -1,4 +1,4 @@
-"""Being told to stop: SIGTERM and Ctrl-C are noted, so that a run can save itself and leave between two iterations."""
+"""Signals to stop: a training notes them until it has saved itself, and a command ends as by Ctrl-C."""
 
 from __future__ import annotations
 
@@ -6,11 +6,14 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from types import FrameType, TracebackType
 from typing import Any
 
 from basicsr.utils.errors import IDCodeFormerError
+
+STOPPING = ('SIGTERM', 'SIGHUP')  # what a system sends a command that is to end, Ctrl-C aside
 
 
 class StoppedError(IDCodeFormerError):
@@ -75,3 +78,42 @@ class StopSignals:
         self.received = number
         text = f'\n{signal.Signals(number).name}: saving after this iteration, then leaving; once more leaves at once\n'
         os.write(sys.__stderr__.fileno() if sys.__stderr__ else 2, text.encode())  # print could be the code interrupted
+
+
+class SignalInterrupt(KeyboardInterrupt):
+    """A signal asked the process to end; `number` is the signal's."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__(signal.Signals(number).name)
+        self.number = number
+
+
+def stop_code(stop: KeyboardInterrupt) -> int:
+    """The exit code of a command that was interrupted: 128 and the number of the signal, as shells have it."""
+    return 128 + (stop.number if isinstance(stop, SignalInterrupt) else signal.SIGINT)
+
+
+@contextmanager
+def stop_signals() -> Iterator[None]:
+    """Within, SIGTERM and SIGHUP raise `SignalInterrupt` once; later ones are passed over. Ignored ones stay so."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    stopped = False
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        nonlocal stopped
+        if not stopped:
+            stopped = True
+            raise SignalInterrupt(number)
+
+    numbers = [getattr(signal, name) for name in STOPPING if hasattr(signal, name)]
+    before = {number: signal.getsignal(number) for number in numbers}
+    try:
+        for number, handler in before.items():
+            if handler is not signal.SIG_IGN:  # nohup ignores SIGHUP
+                signal.signal(number, stop)
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler if handler is not None else signal.SIG_DFL)

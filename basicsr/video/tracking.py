@@ -165,24 +165,25 @@ class _Held(Generic[T]):
 class Tracker(Generic[T]):
     """Gives the faces of a clip their tracks.
 
-    Frames come out `LOOKAHEAD` frames late. A face that is missed in up to as many frames is put where it must have
+    Frames come out `lookahead` frames late. A face that is missed in up to as many frames is put where it must have
     been, between where it was seen before and after; a face that is missed for longer, or across a cut, is a new one.
     What is taken for a face in one or two frames only is passed over, unless its scene has no more frames at that time,
     as in a row of photographs.
 
     Args:
         is_sharp: whether a face of a frame needs no restoration; asked now and then, and decided for the whole track.
+        lookahead: frames held back.
 
     Attributes:
         tracks: how many were begun so far.
     """
 
-    def __init__(self, is_sharp: Callable[[T, Face], bool]) -> None:
-        self.is_sharp = is_sharp
+    def __init__(self, is_sharp: Callable[[T, Face], bool], lookahead: int = LOOKAHEAD) -> None:
+        self.is_sharp, self.lookahead = is_sharp, lookahead
         self.tracks = 0
         self._alive: list[Track] = []
         self._held: deque[_Held[T]] = deque()
-        self._times: deque[tuple[int, float]] = deque(maxlen=2 * LOOKAHEAD + 1)  # scene and time of the last frames
+        self._times: deque[tuple[int, float]] = deque(maxlen=2 * lookahead + 1)  # scene and time of the last frames
         self._frame = self._scene = 0
 
     def follow(self, frames: Iterable[tuple[T, float, list[Face], bool]]) -> Iterator[tuple[T, list[Tracked]]]:
@@ -193,7 +194,7 @@ class Tracker(Generic[T]):
         """
         for item, time, faces, cut in frames:
             self._take(item, time, faces, cut)
-            if len(self._held) > LOOKAHEAD:
+            if len(self._held) > self.lookahead:
                 yield self._release()
         while self._held:
             yield self._release()
@@ -203,7 +204,7 @@ class Tracker(Generic[T]):
         if cut:
             self._alive = []
             self._scene += 1
-        self._alive = [track for track in self._alive if self._frame - track.frame <= LOOKAHEAD + 1]
+        self._alive = [track for track in self._alive if self._frame - track.frame <= self.lookahead + 1]
         held: _Held[T] = _Held(item, time, self._scene, {})
         self._times.append((self._scene, time))
         for track, face in self._match(faces, time):

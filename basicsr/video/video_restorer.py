@@ -4,30 +4,35 @@ from __future__ import annotations
 
 import functools
 import time
-from collections.abc import Generator, Iterator
+from collections.abc import Callable, Generator, Iterator
 from contextlib import ExitStack, closing
 from dataclasses import dataclass, field, replace
 from fractions import Fraction
 from pathlib import Path
 
-import cv2
 import numpy as np
 from av.error import FFmpegError
-from tqdm import tqdm
 
 from basicsr.faces.detection import Face
 from basicsr.faces.geometry import ffhq_template
 from basicsr.inference.identity_meter import FaceIdentity
 from basicsr.inference.image_restorer import ALREADY_SHARP, NO_FACE, RESTORED, FaceResult, ImageRestorer, is_grey
 from basicsr.utils.files import replacing
+from basicsr.utils.image import resized
+from basicsr.utils.picture import MAX_MEGAPIXELS, Picture, check_size, fill_hidden, is_animated
+from basicsr.utils.progress import progress
+from basicsr.video.animation import AnimationReader
+from basicsr.video.encoding import Encoding, check_encoder, choose_encoding
 from basicsr.video.pipeline import ahead, behind
 from basicsr.video.track_identity import TrackIdentities
-from basicsr.video.tracking import CutFinder, Tracked, Tracker
+from basicsr.video.tracking import LOOKAHEAD, CutFinder, Tracked, Tracker
 from basicsr.video.video_io import FINEST_RATE, MOST_RATE, TimedFrame, VideoReader, VideoReadError, resample
 from basicsr.video.video_writer import VideoWriter
 
 INCOMPLETE = 'incomplete'
 DECODED = 4  # frames waiting to be looked at
+Clip = VideoReader | AnimationReader
+MOST_WAITING = 1e8  # pixels of frames waiting at each stage; of larger frames fewer wait
 
 
 @dataclass(frozen=True)
@@ -88,34 +93,38 @@ class VideoRestorer:
     """Restores clips with the parts of an `ImageRestorer`.
 
     Decoding, detection and encoding run in threads beside the network. At most `DECODED` + `LOOKAHEAD` + 4 x the batch
-    size frames are in memory at a time. The faces of several frames make a batch.
+    size frames are in memory at a time, and of large frames fewer. The faces of several frames make a batch.
 
     Args:
         images: for the frames.
         aligned: every frame is an aligned face itself, and so is every frame of the result.
-        progress: show a bar on a terminal.
+        max_megapixels: most pixels of a frame and of a frame of the result.
+        network_size: aligned faces come out in the size of the network instead of their own.
     """
 
     images: ImageRestorer
     aligned: bool = False
-    progress: bool = False
+    max_megapixels: float = MAX_MEGAPIXELS
+    network_size: bool = False
 
     def restore_file(self, source: Path, target: Path, fps: Fraction | None = None) -> VideoResult:
-        """Restore a clip, with its sound, its frame rate and its orientation, which is put into the pixels.
+        """Restore a clip or an animated picture, with its sound, rate and orientation, which is put into the pixels.
 
-        The first picture track and every sound track are kept; subtitles, chapters and other tracks are not.
+        The first picture track and every sound track are kept, with title, date, place, languages and chapters;
+        subtitles and other tracks are not, which is said. 8 bits become H.264, more bits HEVC, both in an mp4 file;
+        frames with transparency become ProRes 4444 in a mov file.
 
         Args:
             source: the clip.
-            target: an mp4 file; it is there when everything is in it, and not before.
+            target: an mp4 file (or the mov file of that name); it is there when everything is in it, and not before.
             fps: frames a second of the result, rounded to a fraction with a denominator up to 1001; frames are left out
                 or repeated, and the duration stays. By default each frame keeps its time.
 
         Raises:
             FileNotFoundError: `source` is not there.
-            VideoReadError: not one frame of it can be read.
-            ValueError: `fps` is out of range, or a frame is not square though it is to be an aligned face; or w
-                is to be chosen, which would differ from frame to frame.
+            VideoReadError: not one frame of it can be read, or its frames are too large.
+            ValueError: `fps` is out of range, the encoder does not take frames of the result's size, or a frame is not
+                square though it is to be an aligned face; or w is to be chosen, which would differ from frame to frame.
             OSError: the result cannot be written.
             RuntimeError: the network failed.
         """
@@ -123,38 +132,60 @@ class VideoRestorer:
             raise ValueError(f'{fps} frames a second: must be from 1/1001 to {MOST_RATE}')
         if self.images.choose_w:
             raise ValueError(f'{source}: -w auto is for pictures, in a clip faces would flicker; give a number')
-        begin, tally, size = time.perf_counter(), _Tally(), self.images.restorer.batch_size
+        begin, tally = time.perf_counter(), _Tally()
         if self.images.guide is not None:
             tally.people = TrackIdentities(self.images.guide)
-        with VideoReader(source) as clip, replacing(target) as partial:
-            rate = (fps or clip.rate).limit_denominator(FINEST_RATE)  # other clocks are too fine for FFmpeg
-            shown = clip.frames() if fps is None else resample(clip.frames(), rate)
-            write = functools.partial(self._write, partial, clip, rate, tally)
-            bar = tqdm(
-                desc=source.name,
-                total=round(clip.duration * rate) or None,
-                unit='frame',
-                disable=None if self.progress else True,
-            )
-            with bar, closing(ahead(self._look(ahead(shown, DECODED)), size)) as looked, behind(write, 2 * size) as put:
-                for frame in self._restore(looked, tally):
-                    put(frame)
-                    bar.update()
-            if not clip.frames_read:
-                raise VideoReadError(
-                    f'{source}: no frame of it can be read; {"; ".join(clip.complaints) or "it is empty"}'
-                )
-        return self._result(clip, tally, target, time.perf_counter() - begin)
+        with open_clip(source, self.max_megapixels) as clip:
+            encoding = choose_encoding(clip.has_alpha, clip.is_deep)
+            self._check_size(source, clip.size, encoding)
+            target = target.with_suffix(f'.{encoding.container}')
+            with replacing(target) as partial:
+                self._restore_clip(clip, partial, encoding, fps, tally)
+                if not clip.frames_read:
+                    raise VideoReadError(
+                        f'{source}: no frame of it can be read; {"; ".join(clip.complaints) or "it is empty"}'
+                    )
+            return self._result(clip, tally, target, time.perf_counter() - begin)
 
-    def _look(self, frames: Generator[TimedFrame, None, None]) -> Generator[_Frame, None, None]:
+    def _check_size(self, source: Path, size: tuple[int, int], encoding: Encoding) -> None:
+        """Raise ValueError where frames of (width, height), or those of the result, are too large."""
+        if 0 in size:
+            return  # the header does not say; the decoder has the limit too
+        network = self.images.bg_upsampler
+        largest = max(self.images.upscale, network.model.scale if network else 0)
+        result = (max(1, round(size[0] * self.images.upscale)), max(1, round(size[1] * self.images.upscale)))
+        if self.aligned:
+            result = (self._aligned_side(size[0]), self._aligned_side(size[1]))
+            largest = result[0] / size[0]
+        check_size(source, size, largest, self.max_megapixels, VideoReadError)
+        check_encoder(encoding, result, source)
+
+    def _restore_clip(self, clip: Clip, partial: Path, encoding: Encoding, fps: Fraction | None, tally: _Tally) -> None:
+        """Read, restore and write: side by side, or one after the other where frames are so large that few fit."""
+        waiting = int(MOST_WAITING // max(1, clip.size[0] * clip.size[1]))
+        size = max(1, min(self.images.restorer.batch_size, waiting))
+        rate = (fps or clip.rate).limit_denominator(FINEST_RATE)  # other clocks are too fine for FFmpeg
+        shown = clip.frames() if fps is None else resample(clip.frames(), rate)
+        write = functools.partial(self._write, partial, clip, rate, encoding, tally)
+        with progress(round(clip.duration * rate) or None, 'frame', clip.path.name) as step:
+            if waiting < 2:
+                with closing(self._look(shown, 0)) as looked:
+                    write(self._restore(looked, 1, tally, step))
+                return
+            looked = ahead(self._look(ahead(shown, min(DECODED, waiting)), min(LOOKAHEAD, waiting)), size)
+            with closing(looked), behind(write, 2 * size) as put:
+                for frame in self._restore(looked, size, tally, step):
+                    put(frame)
+
+    def _look(self, frames: Generator[TimedFrame, None, None], lookahead: int) -> Generator[_Frame, None, None]:
         """Frames with their faces: found, tracked, steadied and cut out, not yet restored."""
         cuts = CutFinder()
-        tracker: Tracker[TimedFrame] = Tracker(lambda frame, face: self._is_sharp(frame.image, face))
+        tracker: Tracker[TimedFrame] = Tracker(lambda frame, face: self._is_sharp(frame.seen, face), lookahead)
         with closing(frames):
-            seen = ((f, float(f.times[0]), self._find(f.image), cuts.is_cut(f.image)) for f in frames)
+            seen = ((f, float(f.times[0]), self._find(f.seen), cuts.is_cut(f.seen)) for f in frames)
             for frame, faces in tracker.follow(seen):
                 yield _Frame(
-                    frame, [self._cut_out(frame.image, face) for face in faces], [f.track.number for f in faces]
+                    frame, [self._cut_out(frame.seen, face) for face in faces], [f.track.number for f in faces]
                 )
 
     def _find(self, image: np.ndarray) -> list[Face]:
@@ -180,9 +211,11 @@ class VideoRestorer:
         tracked.track.grey.vote(crop.grey)
         return replace(crop, grey=tracked.track.grey.value)
 
-    def _restore(self, frames: Iterator[_Frame], tally: _Tally) -> Iterator[_Frame]:
-        """The same frames, their faces restored in batches over several frames."""
-        for batch in batches(frames, self.images.restorer.batch_size):
+    def _restore(
+        self, frames: Iterator[_Frame], size: int, tally: _Tally, step: Callable[[], object]
+    ) -> Iterator[_Frame]:
+        """The same frames, their faces restored in batches over several frames; `step` is called after each."""
+        for batch in batches(frames, size):
             begin = time.perf_counter()
             if tally.people is not None:
                 told = tally.people.recognise([frame.by_track for frame in batch])
@@ -200,8 +233,11 @@ class VideoRestorer:
                 if tally.people is not None:
                     tally.people.note(restored.by_track)
                 yield restored
+                step()
 
-    def _write(self, path: Path, clip: VideoReader, rate: Fraction, tally: _Tally, frames: Iterator[_Frame]) -> None:
+    def _write(
+        self, path: Path, clip: Clip, rate: Fraction, encoding: Encoding, tally: _Tally, frames: Iterator[_Frame]
+    ) -> None:
         """Paste the faces in and write the frames."""
         writer: VideoWriter | None = None
         try:
@@ -209,7 +245,8 @@ class VideoRestorer:
                 for frame in frames:
                     image = self._finish(frame)
                     if writer is None:
-                        writer = stack.enter_context(VideoWriter(path, clip, (image.shape[1], image.shape[0]), rate))
+                        size = (image.shape[1], image.shape[0])
+                        writer = stack.enter_context(VideoWriter(path, clip, size, rate, encoding))
                     for moment in frame.shown.times:
                         writer.write(image, moment)
                 if writer is not None:
@@ -220,14 +257,26 @@ class VideoRestorer:
             raise OSError(f'the result could not be written ({error.strerror})') from error
 
     def _finish(self, frame: _Frame) -> np.ndarray:
-        if not self.aligned:
-            return self.images.finish(frame.shown.image, frame.faces)
-        (face,) = frame.faces
-        image = face.crop if face.restored is None else face.restored
-        side = max(frame.shown.image.shape[0], self.images.restorer.size)
-        return cv2.resize(image, (side, side), interpolation=cv2.INTER_CUBIC)
+        """A frame of the result, RGB or RGBA."""
+        picture = Picture(frame.shown.image, frame.shown.alpha)
+        if self.aligned:
+            (face,) = frame.faces
+            image = picture.image if face.restored is None else face.restored
+            if picture.image.dtype == np.uint16 and image.dtype == np.uint8:
+                image = image.astype(np.uint16) * 257
+            side = self._aligned_side(picture.image.shape[0])
+            image = resized(image, side, side)
+        else:
+            picture = picture if self.images.upscale == 1 else fill_hidden(picture)
+            image = self.images.finish(picture.image, frame.faces)
+        alpha = picture.enlarged(image).alpha
+        return image if alpha is None else np.dstack([image, alpha])
 
-    def _result(self, clip: VideoReader, tally: _Tally, target: Path, seconds: float) -> VideoResult:
+    def _aligned_side(self, own: int) -> int:
+        """The side of an aligned face in the result."""
+        return self.images.restorer.size if self.network_size else own
+
+    def _result(self, clip: Clip, tally: _Tally, target: Path, seconds: float) -> VideoResult:
         if clip.complaints or tally.sound_lost:
             status = INCOMPLETE
         elif not tally.faces:
@@ -235,7 +284,10 @@ class VideoRestorer:
         else:
             status = RESTORED if tally.restored else ALREADY_SHARP
         nobody = [] if tally.faces else ['no face found; the frames were only enlarged']
-        message = '; '.join([f'{clip.frames_read} frames', *nobody, *clip.complaints, *tally.notes])
+        hdr = ['HDR, kept in 10 bits; faces are restored in its tone curve'] if clip.colours.is_hdr else []
+        left = [f'left out: {", ".join(clip.left_out)}'] if clip.left_out else []
+        said = [*nobody, *clip.complaints, *clip.notes, *hdr, *left, *tally.notes]
+        message = '; '.join([f'{clip.frames_read} frames', *said])
         return VideoResult(
             status,
             clip.frames_read,
@@ -249,16 +301,29 @@ class VideoRestorer:
         )
 
 
+def open_clip(path: Path, max_megapixels: float = MAX_MEGAPIXELS) -> Clip:
+    """A clip, or a picture that moves, to be read frame by frame.
+
+    Raises:
+        FileNotFoundError: no such file.
+        VideoReadError: it cannot be read, or its frames have too many pixels.
+    """
+    return AnimationReader(path, max_megapixels) if is_animated(path) else VideoReader(path, max_megapixels)
+
+
 def batches(frames: Iterator[_Frame], size: int) -> Iterator[list[_Frame]]:
     """Frames in groups with at most `size` faces to restore and at most `size` frames, or of one frame with more."""
     group: list[_Frame] = []
     faces = 0
     for frame in frames:
         more = sum(face.status == RESTORED for face in frame.faces)
-        if group and (faces + more > size or len(group) == size):
+        if group and faces + more > size:
             yield group
             group, faces = [], 0
         group.append(frame)
         faces += more
+        if len(group) == size:
+            yield group
+            group, faces = [], 0
     if group:
         yield group

@@ -33,7 +33,7 @@ SOUND_RATE, TONE, BLOCK = 48000, 440, 960  # Hz, Hz, samples
 BEEP = 0.1  # seconds
 PERIOD = 4  # seconds
 BAR = 16  # the bar is one of so many parts of the height
-FORMATS = {'.m4v': 'mp4', '.mkv': 'matroska'}
+FORMATS = {'.m4v': 'mp4', '.mkv': 'matroska', '.mpg': 'mpeg', '.ts': 'mpegts'}
 
 
 @dataclass(frozen=True)
