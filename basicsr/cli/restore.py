@@ -20,7 +20,15 @@ from basicsr.inference.code_search import STEPS
 from basicsr.inference.face_restorer import PRECISIONS, FaceRestorer
 from basicsr.inference.image_restorer import ImageRestorer
 from basicsr.inference.people import THRESHOLD
-from basicsr.inference.report import FileRecord, exit_code, format_identity, format_table, printable, write_summary
+from basicsr.inference.report import (
+    FileRecord,
+    exit_code,
+    format_identity,
+    format_table,
+    nobody_matched,
+    printable,
+    write_summary,
+)
 from basicsr.inference.runner import SUMMARY, Runner, plan_jobs, skipped_files
 from basicsr.recognition.choose import REMEDY
 from basicsr.utils.folders import WEIGHTS_VARIABLE, weights_folder
@@ -160,7 +168,7 @@ def add_identity_flags(group: argparse._ArgumentGroup) -> None:
         '--id_threshold',
         type=between(-1, 1),
         default=THRESHOLD,
-        help=f'smallest cosine at which a face is taken for a person (default: {THRESHOLD:g})',
+        help=f'smallest cosine at which a face is taken for a person of --ref (default: {THRESHOLD:g})',
     )
     add('--recogniser', help="file, pack or name of a face recogniser (default: the network's, or one in the weights)")
     add(
@@ -169,7 +177,7 @@ def add_identity_flags(group: argparse._ArgumentGroup) -> None:
         default='none',
         help='faces without reference: restore blind, or tell the network what the input itself says (default: none)',
     )
-    add('--calibration', help='for --identity input and -w auto: how far the recogniser can be trusted')
+    add('--calibration', help='how far the recogniser can be trusted on damaged faces (default: that of options/confidence, if any)')
 
 
 def build_restorer(args: argparse.Namespace) -> ImageRestorer:
@@ -302,6 +310,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     print(format_table(records, args.input_path))
     if any(record.identity for record in records):
         print(format_identity(records, args.input_path))
+    if args.ref and records and (note := nobody_matched(records, args.input_path)):
+        print(f'warning: {note}', file=sys.stderr)
     if skipped:
         print(f'Passed over, as the names are not those of pictures or clips: {printable(", ".join(skipped))}')
     print(f'Results {f"and {SUMMARY} " if saved else ""}are in {output}')

@@ -116,7 +116,7 @@ def _of_input(embedder: FaceEmbedder, wishes: Wishes) -> Callable[[Tensor], tupl
     Raises:
         CheckpointError: it is asked for, and there is no calibration for this recogniser.
     """
-    if not (wishes.own or wishes.choose_w):
+    if not (wishes.own or wishes.choose_w or wishes.references):
         return None
     from basicsr.recognition.confidence import Calibration, InputIdentity  # imports torchvision, which takes seconds
 

@@ -27,7 +27,8 @@ class IdentityGuide:
     Args:
         embedder: the recogniser.
         people: those with references.
-        own: aligned faces (N,3,H,W) in [-1, 1] to embeddings (N,D) and how far each can be trusted (N,); for faces
+        own: aligned faces (N,3,H,W) in [-1, 1] to embeddings (N,D) and how far each can be trusted (N,), where the
+            recogniser is calibrated; for damaged faces alone in a picture, and with `tells_own` for faces
             without reference.
         size: side at which `own` is shown faces, pixels.
         tells_people: the network is told who has references.
@@ -59,18 +60,24 @@ class IdentityGuide:
         Args:
             crops: the aligned faces, RGB uint8.
             vectors: their embeddings (N,D).
-            alone: see `People.match`.
+            alone: there is one face, and surely no other.
             taken: who is somebody else in the picture.
         """
         found: list[Person | None] = [None] * len(crops)
         if self.people is not None:
-            found = self.people.match(vectors, alone, taken)
-        if self.own is None:
+            found = self.people.match(vectors, taken)
+            if alone and found == [None] and self.own is not None:
+                found = [self.people.assume(vectors[0], lambda: self.confidence(crops)[0])]
+        if not self.tells_own:
             return found
         nobody = [place for place, person in enumerate(found) if person is None]
         for place, person in zip(nobody, self._by_itself([crops[place] for place in nobody]), strict=True):
             found[place] = person
         return found
+
+    def confidence(self, crops: Sequence[np.ndarray]) -> list[float]:
+        """Calibrated confidence in the identity of damaged faces, 0 to 1; `own` is needed."""
+        return [person.trust for person in self._by_itself(crops)]
 
     @torch.inference_mode()
     def _by_itself(self, crops: Sequence[np.ndarray]) -> list[Person]:

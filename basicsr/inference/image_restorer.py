@@ -259,7 +259,7 @@ class ImageRestorer:
         candidates = [[row[place] for place in measured] for row in rows]
         chosen = choose_all(candidates, vectors, targets, trust) if self.choose_w else [0] * len(measured)
         for n, (place, k) in enumerate(zip(measured, chosen, strict=True)):
-            likeness = compare(seen[n], vectors[k, n], persons[n], weights[k])
+            likeness = compare(seen[n], vectors[k, n], persons[n], weights[k], self.guide.people)
             done[place] = replace(done[place], restored=rows[k][place], w=weights[k], likeness=likeness)
         return done
 
