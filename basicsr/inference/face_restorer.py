@@ -8,7 +8,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import cv2
 import numpy as np
 import torch
 from torch import nn
@@ -16,9 +15,10 @@ from torch import nn
 from basicsr.archs.factory import load_codeformer
 from basicsr.archs.idcodeformer_arch import IDCodeFormer
 from basicsr.archs.vqgan_arch import Upsample
+from basicsr.faces.tone import Tone, fix_colour
 from basicsr.inference.code_search import CodeSearch
 from basicsr.utils.folders import REPOSITORY_WEIGHTS, weights_folder
-from basicsr.utils.image import resized, to_image, to_tensor
+from basicsr.utils.image import resized, to_tensor
 from basicsr.utils.memory import give_back_freed_memory, keep_freed_memory
 from basicsr.utils.precision import computes_bf16
 
@@ -78,18 +78,6 @@ def find_model(model: str | os.PathLike, weights_dir: str | os.PathLike) -> tupl
     if not path.is_file():
         raise FileNotFoundError(f'{path}: no such model file; --model takes auto, official, small or a file')
     return path, str(path)
-
-
-def fix_colour(restored: np.ndarray, original: np.ndarray) -> np.ndarray:
-    """`restored` with the low frequencies of `original`, whose colours survive most damage (after StableSR, 2023).
-
-    Args:
-        restored: RGB uint8 (n,n,3).
-        original: of the same size.
-    """
-    sigma = restored.shape[0] / 24
-    drift = cv2.GaussianBlur(original.astype(np.float32) - restored, (0, 0), sigma)
-    return np.rint(np.clip(restored + drift, 0, 255)).astype(np.uint8)
 
 
 def reuse_memory(network: nn.Module) -> None:
@@ -176,6 +164,8 @@ class FaceRestorer:
     ) -> list[np.ndarray]:
         """Restore aligned faces.
 
+        Underexposed and faded ones are shown to the network with the contrast of others, see `Tone`.
+
         Args:
             faces: RGB uint8 pictures (h,w,3) of any square size, aligned as FFHQ; or one such picture.
             w: 0 for quality (codes only) to 1 for fidelity to the input.
@@ -198,7 +188,9 @@ class FaceRestorer:
         if isinstance(faces, np.ndarray) and faces.ndim == 3:
             faces = [faces]
         fitted = [self._fit(face) for face in faces]
-        inputs = [to_tensor(face) for face in fitted]
+        tones = [Tone.of(face) for face in fitted]
+        shown = [face if tone.is_usual else tone.apply(face) for face, tone in zip(fitted, tones, strict=True)]
+        inputs = [to_tensor(face if face.dtype == np.uint8 else face / 255) for face in shown]
         self._check_identity(len(inputs), identity, mask, id_scale)
         if search is not None and len(search.targets) != len(inputs):
             raise ValueError(f'{len(search.targets)} targets of a search for {len(inputs)} faces')
@@ -214,8 +206,11 @@ class FaceRestorer:
                 known |= {'identity': self._moved(identity[part]), 'mask': told, 'id_scale': id_scale}
             restored += self._run(torch.stack(inputs[part]), w, adain, **known)
         if self.color_fix:
-            return [fix_colour(face, original) for face, original in zip(restored, fitted, strict=True)]
-        return restored
+            restored = [fix_colour(face, original) for face, original in zip(restored, shown, strict=True)]
+        return [
+            to_levels(face if tone.is_usual else tone.undo(face, original))
+            for face, tone, original in zip(restored, tones, fitted, strict=True)
+        ]
 
     def _fit(self, face: np.ndarray) -> np.ndarray:
         if face.dtype != np.uint8 or face.ndim != 3 or face.shape[2] != 3 or face.size == 0:
@@ -243,11 +238,16 @@ class FaceRestorer:
     @torch.inference_mode(False)  # a search needs gradients, whatever the caller's mode
     @torch.no_grad()
     def _run(self, batch: torch.Tensor, w: float, adain: bool, **known: Any) -> list[np.ndarray]:
-        """(N,3,S,S) in [-1, 1] to N pictures."""
+        """(N,3,S,S) in [-1, 1] to N pictures (S,S,3), float32 from 0 to 255."""
         output = self.network(self._moved(batch), w=w, adain=adain, **known)[0].float()
         if not torch.isfinite(output).all():
             raise RuntimeError(f'the network returned values that are not finite (precision {self.precision})')
-        return [to_image(face) for face in output]
+        return list(((output.clamp(-1, 1) + 1) * 127.5).permute(0, 2, 3, 1).cpu().numpy())
+
+
+def to_levels(image: np.ndarray) -> np.ndarray:
+    """A picture of float levels from 0 to 255 as uint8, clipped and rounded."""
+    return np.rint(image.clip(0, 255)).astype(np.uint8)
 
 
 def check_fidelity(w: float) -> None:

@@ -24,6 +24,7 @@ from basicsr.faces.geometry import (
     scaling,
     warp,
 )
+from basicsr.faces.grain import missing_grain
 from basicsr.faces.paste import ParsingMask, face_mask, paste_face
 from basicsr.faces.sharpness import LARGEST_LOOK, is_sharper_than, pixel_size
 from basicsr.inference.auto_fidelity import CANDIDATES, choose_all
@@ -119,6 +120,7 @@ class ImageRestorer:
         only_center_face: restore the face nearest to the middle only.
         draw_box: mark the crops in the result.
         parsing: narrows what is pasted to the face itself.
+        grain: give restored faces the noise of the picture around them.
         force: restore faces that are already sharper than what the network makes, too.
         guide: knows the people and measures their likeness; None measures nothing.
         choose_w: choose w for each face among a few, see `choose_fidelity`; needs a guide.
@@ -137,6 +139,7 @@ class ImageRestorer:
     only_center_face: bool = False
     draw_box: bool = False
     parsing: ParsingMask | None = None
+    grain: bool = True
     force: bool = False
     guide: IdentityGuide | None = None
     choose_w: bool = False
@@ -307,7 +310,8 @@ class ImageRestorer:
             face = self.face_upsampler.upscale(face, factor)
             mask = cv2.resize(mask, face.shape[1::-1], interpolation=cv2.INTER_LINEAR)
             matrix = compose(scaling(factor), matrix)
-        paste_face(canvas, face, matrix, mask)
+        grain = missing_grain(canvas, face, matrix) if self.grain and not result.whole else None
+        paste_face(canvas, face, matrix, mask, grain)
 
     def _draw_boxes(self, canvas: np.ndarray, faces: Sequence[FaceResult]) -> None:
         thickness = max(1, round(max(canvas.shape) / 400))
