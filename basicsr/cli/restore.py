@@ -131,6 +131,12 @@ def build_parser() -> argparse.ArgumentParser:
         action=argparse.BooleanOptionalAction,
         help='keep input colours (default: small model only)',
     )
+    add(
+        '--grain',
+        action=argparse.BooleanOptionalAction,
+        default=True,
+        help='give pasted faces the noise of the picture around them (default: on)',
+    )
     add('--device', default='auto', help='auto, cpu, cuda or cuda:N (default: auto)')
     add('--precision', choices=list(PRECISIONS), default='fp32', help='of the network (default: fp32)')
     add('--batch_size', type=int, default=8, help='faces at a time (default: 8)')
@@ -177,7 +183,10 @@ def add_identity_flags(group: argparse._ArgumentGroup) -> None:
         default='none',
         help='faces without reference: restore blind, or tell the network what the input itself says (default: none)',
     )
-    add('--calibration', help='how far the recogniser can be trusted on damaged faces (default: that of options/confidence, if any)')
+    add(
+        '--calibration',
+        help='how far the recogniser can be trusted on damaged faces (default: that of options/confidence, if any)',
+    )
 
 
 def build_restorer(args: argparse.Namespace) -> ImageRestorer:
@@ -215,6 +224,7 @@ def build_restorer(args: argparse.Namespace) -> ImageRestorer:
         only_center_face=args.only_center_face,
         draw_box=args.draw_box,
         parsing=ParsingMask(parsing, faces.device) if whole and parsing.is_file() else None,
+        grain=args.grain,
         force=args.force,
         guide=build_guide(wishes, faces, detector, args.weights_dir),
         choose_w=auto,

@@ -10,12 +10,13 @@ import cv2
 import numpy as np
 
 from basicsr.faces.geometry import apply_affine, compose, invert_affine, warp
+from basicsr.utils.image import resized
 
 SIGMAS = (0.7, 1.4, 2.8)  # of Gaussians, pixels; grain of three scales lies between the picture and each, one by one
 BLOCK = 8  # side of the blocks whose deviations are compared, pixels
 FLAT = 0.25  # share of the blocks that is flat: what deviates there is noise
 CORE, LARGEST = 0.5, 1024  # the middle of a crop that is measured: part of its side, and most pixels a side
-LEAST, MOST = 0.7, 6.0  # levels of 255: less is no grain; more is damage, which restoration is to take away
+LEAST, MOST = 1.2, 6.0  # levels of 255 in luma: less is no grain; more is damage, which restoration is to take away
 FROM_RGB = np.array([[0.299, 0.587, 0.114], [-0.169, -0.331, 0.5], [0.5, -0.419, -0.081]], np.float32)
 TO_RGB = np.linalg.inv(FROM_RGB).astype(np.float32)
 
@@ -39,37 +40,41 @@ class Grain:
 
     def missing_in(self, other: Grain) -> Grain | None:
         """What `other` has less than this; None if this is no grain."""
-        if self.levels[:, 0].max() < LEAST:
+        if self.levels[0, 0] < LEAST:
             return None
-        return Grain(np.sqrt(np.clip(np.minimum(self.levels, MOST) ** 2 - other.levels**2, 0, None)))
+        missing = np.sqrt(np.clip(np.minimum(self.levels, MOST) ** 2 - other.levels**2, 0, None))
+        white = missing[:1] * _unit_deviations() / _unit_deviations()[0]
+        return Grain(np.maximum(missing, white))  # features of a small face hide the coarser parts of white noise
 
-    def draw(self, height: int, width: int, seed: int) -> np.ndarray:
-        """Noise like it, RGB float32 (height,width,3), in levels of 255 around 0."""
-        noise = np.random.default_rng(seed).standard_normal((height, width, 3), np.float32)
+    def draw(self, height: int, width: int, factor: float, seed: int) -> np.ndarray:
+        """Noise like it, of a picture enlarged by `factor`: RGB float32 (height,width,3), levels of 255 around 0."""
+        own = max(1, round(height / factor)), max(1, round(width / factor))
+        noise = np.random.default_rng(seed).standard_normal((*own, 3), np.float32)
         scales = (self.levels / _unit_deviations()).astype(np.float32)
-        return cv2.transform(sum(band * scale for band, scale in zip(_bands(noise), scales, strict=True)), TO_RGB)
+        grain = sum(band * scale for band, scale in zip(_bands(noise), scales, strict=True))
+        return resized(cv2.transform(grain, TO_RGB), width, height)
 
 
-def missing_grain(background: np.ndarray, face: np.ndarray, matrix: np.ndarray) -> Grain | None:
-    """What a restored face lacks of the noise of the picture that it is to be pasted into.
+def missing_grain(image: np.ndarray, face: np.ndarray, matrix: np.ndarray) -> Grain | None:
+    """What a restored face lacks of the noise of its picture.
 
     Args:
-        background: RGB uint8 or uint16 (H,W,3), with the face as it was.
+        image: RGB uint8 or uint16 (H,W,3), not enlarged.
         face: restored, RGB uint8 (n,n,3).
-        matrix: from `background` to `face`, (2,3).
+        matrix: from `image` to `face`, (2,3).
 
     Returns:
         None if there is no noise, or nothing of the face to measure.
     """
-    to_background = invert_affine(matrix)
+    to_image = invert_affine(matrix)
     size = face.shape[0]
-    middle, edge = apply_affine(np.array([[size / 2, size / 2], [size / 2 + CORE * size / 2, size / 2]]), to_background)
+    middle, edge = apply_affine(np.array([[1, 1], [1 + CORE, 1]]) * size / 2, to_image)
     reach = min(float(np.linalg.norm(edge - middle)), LARGEST / 2)
     left, top = np.maximum(np.rint(middle - reach).astype(int), 0)
-    part = background[top : max(top, round(middle[1] + reach)), left : max(left, round(middle[0] + reach))]
+    part = image[top : max(top, round(middle[1] + reach)), left : max(left, round(middle[0] + reach))]
     if min(part.shape[:2]) < 2 * BLOCK:
         return None
-    to_part = compose(np.array([[1.0, 0, -left], [0, 1.0, -top]]), to_background)
+    to_part = compose(np.array([[1.0, 0, -left], [0, 1.0, -top]]), to_image)
     pasted = warp(face, to_part, part.shape[1], part.shape[0], border=cv2.BORDER_REPLICATE)
     return Grain.of(part).missing_in(Grain.of(pasted))
 

@@ -70,7 +70,12 @@ class ParsingMask:
 
 
 def paste_face(
-    background: np.ndarray, face: np.ndarray, matrix: np.ndarray, mask: np.ndarray, grain: Grain | None = None
+    background: np.ndarray,
+    face: np.ndarray,
+    matrix: np.ndarray,
+    mask: np.ndarray,
+    grain: Grain | None = None,
+    upscale: float = 1,
 ) -> None:
     """Blend `face` into `background`, which is changed in place.
 
@@ -82,6 +87,7 @@ def paste_face(
         matrix: from `background` to `face`, (2,3).
         mask: weight of `face`, (h,w) float32 in [0, 1]; it goes on outside `face` as it is at the edge.
         grain: noise to be added to `face`, drawn from its content.
+        upscale: factor by which `background` was enlarged, as the noise is to be.
     """
     height, width = face.shape[:2]
     to_background = invert_affine(matrix)
@@ -100,7 +106,7 @@ def paste_face(
         size = part.shape[1::-1]
         warped = warp(face, to_part, *size, border=cv2.BORDER_REPLICATE).astype(np.float32)
         if grain is not None:
-            warped += grain.draw(part.shape[0], part.shape[1], seed + start) * np.float32(levels / 255)
+            warped += grain.draw(part.shape[0], part.shape[1], upscale, seed + start) * np.float32(levels / 255)
         warped = warped.clip(0, levels)
         weight = np.clip(warp(mask, to_part, *size, border=cv2.BORDER_REPLICATE), 0, 1)[..., None]
         part[:] = np.rint(part + weight * (warped - part)).astype(part.dtype)

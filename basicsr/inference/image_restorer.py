@@ -24,7 +24,7 @@ from basicsr.faces.geometry import (
     scaling,
     warp,
 )
-from basicsr.faces.grain import missing_grain
+from basicsr.faces.grain import Grain, missing_grain
 from basicsr.faces.paste import ParsingMask, face_mask, paste_face
 from basicsr.faces.sharpness import LARGEST_LOOK, is_sharper_than, pixel_size
 from basicsr.inference.auto_fidelity import CANDIDATES, choose_all
@@ -186,7 +186,7 @@ class ImageRestorer:
         for face in faces:
             if face.restored is not None:
                 smaller = [other for other in left if affine_scale(other.matrix) > affine_scale(face.matrix)]
-                self._paste(canvas, face.restored, face, smaller)
+                self._paste(canvas, face.restored, face, smaller, self._missing_grain(image, face, face.restored))
         if self.draw_box:
             self._draw_boxes(canvas, faces)
         return canvas
@@ -287,6 +287,11 @@ class ImageRestorer:
             return replace(self.take_aligned(image), face=face, matrix=scaling(self.restorer.size / side))
         return self.cut_out(image, face, self.judge(image, face))
 
+    def _missing_grain(self, image: np.ndarray, face: FaceResult, restored: np.ndarray) -> Grain | None:
+        """Noise of the picture that a restored face lacks; none where the picture itself is enlarged without noise."""
+        wanted = self.grain and self.bg_upsampler is None and not face.whole
+        return missing_grain(image, restored, face.matrix) if wanted else None
+
     def _enlarge(self, image: np.ndarray) -> np.ndarray:
         if self.bg_upsampler is not None:
             return self.bg_upsampler.upscale(image, self.upscale)
@@ -294,7 +299,12 @@ class ImageRestorer:
         return resized(image, width, height)
 
     def _paste(
-        self, canvas: np.ndarray, face: np.ndarray, result: FaceResult, spared: Sequence[FaceResult] = ()
+        self,
+        canvas: np.ndarray,
+        face: np.ndarray,
+        result: FaceResult,
+        spared: Sequence[FaceResult] = (),
+        grain: Grain | None = None,
     ) -> None:
         """Blend a restored `face` into the enlarged picture, where `result` says that it came from; not over others."""
         size = face.shape[0]
@@ -310,8 +320,7 @@ class ImageRestorer:
             face = self.face_upsampler.upscale(face, factor)
             mask = cv2.resize(mask, face.shape[1::-1], interpolation=cv2.INTER_LINEAR)
             matrix = compose(scaling(factor), matrix)
-        grain = missing_grain(canvas, face, matrix) if self.grain and not result.whole else None
-        paste_face(canvas, face, matrix, mask, grain)
+        paste_face(canvas, face, matrix, mask, grain, self.upscale)
 
     def _draw_boxes(self, canvas: np.ndarray, faces: Sequence[FaceResult]) -> None:
         thickness = max(1, round(max(canvas.shape) / 400))
