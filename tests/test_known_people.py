@@ -20,9 +20,9 @@ from basicsr.cli import restore as inference_codeformer
 from basicsr.cli.data_pairs import SEVERITIES, make_pair
 from basicsr.faces.detection import Face, build_detector
 from basicsr.inference import FaceRestorer, ImageRestorer
-from basicsr.inference.auto_fidelity import ALLOWANCE, CANDIDATES, choose_fidelity, sharpness_of
+from basicsr.inference.auto_fidelity import ALLOWANCE, CANDIDATES, choose_fidelity, fidelity_from, sharpness_of
 from basicsr.inference.build_guide import CALIBRATIONS
-from basicsr.inference.identity_guide import OWN, UNCALIBRATED, IdentityGuide
+from basicsr.inference.identity_guide import OWN, IdentityGuide
 from basicsr.inference.identity_meter import FAITHFUL, MARGIN, FaceIdentity, average, compare
 from basicsr.inference.image_restorer import FaceResult
 from basicsr.inference.people import LOW_CONFIDENCE, LOW_SHARE, THRESHOLD, People, Person, as_identity
@@ -364,11 +364,10 @@ def test_without_reference_the_input_tells_of_itself_as_far_as_it_is_trusted():
 # Likeness
 
 
-def test_trust_in_who_it_is_like_is_that_of_the_calibration():
-    own = Person(OWN, (), vector(0, 1)[None], 0.2)
-    targets, trust = IdentityGuide.targets(torch.stack([vector(1, 0)] * 3), [own, None, person('ann', vector(0, 1))])
-    assert trust.tolist() == pytest.approx([0.2, UNCALIBRATED, 1])
-    assert torch.equal(targets, torch.stack([vector(1, 0), vector(1, 0), vector(0, 1)]))
+def test_a_restoration_is_to_be_like_the_references_or_else_like_the_input():
+    seen, own = vector(1, 0), Person(OWN, (), vector(0, 1)[None], 0.2)
+    for who, target in ((own, seen), (None, seen), (person('ann', vector(0, 1)), vector(0, 1))):
+        assert torch.equal(IdentityGuide.target(seen, who), target)
 
 
 def test_likeness_before_and_after_is_the_cosine_with_the_mean_reference():
@@ -426,10 +425,8 @@ def test_likeness_in_a_clip_is_the_mean():
 
 def test_the_sharpest_of_those_that_are_hardly_less_alike():
     likeness = [0.50, 0.60, 0.60 + ALLOWANCE * 0.7, 0.60 + ALLOWANCE * 0.9, 0.4]
-    assert choose_fidelity(likeness, [9, 5, 3, 1, 9], trust=1) == 1
-    assert choose_fidelity(likeness, [5, 5, 5, 5, 5], trust=1) == 3
-    assert choose_fidelity(likeness, [9, 5, 3, 1, 8], trust=0.1) == 0
-    assert choose_fidelity(likeness, [1, 1, 1, 1, 9], trust=0) == 4
+    assert choose_fidelity(likeness, [9, 5, 3, 1, 9]) == 1
+    assert choose_fidelity(likeness, [5, 5, 5, 5, 5]) == 3
 
 
 def test_sharpness_falls_with_blur_and_noise_does_not_count():
@@ -456,7 +453,7 @@ def test_each_face_gets_the_weight_that_suits_it():
             ]
 
     network = Bending()
-    guide = IdentityGuide(ByColour(), People((of_colour('ann', RED),), 0.3, only=True))
+    guide = IdentityGuide(ByColour(), People((of_colour('ann', RED),), -1, only=True))
     sharp = cv2.resize(portrait()[40:220, 130:310], (64, 64), interpolation=cv2.INTER_AREA)
     done = ImageRestorer(network, guide=guide, choose_w=True, force=True).restore_aligned(
         [tinted(sharp, RED), tinted(sharp, GREEN)]
@@ -468,6 +465,31 @@ def test_each_face_gets_the_weight_that_suits_it():
     assert green.likeness.after > green.likeness.before + 0.5
     with pytest.raises(ValueError, match='needs a face recogniser'):
         ImageRestorer(network, choose_w=True)
+
+
+def test_without_reference_w_is_the_confidence_in_the_input_and_costs_one_restoration():
+    def own(faces):
+        return torch.zeros(len(faces), 3), 0.25 + 0.5 * (faces[:, 0] > faces[:, 1]).float().mean((1, 2)).round()
+
+    class Weighing(Noting):
+        def restore(self, faces, w=0.8, adain=True, **known):
+            self.told.append((w, len(faces)))
+            return [cv2.resize(face, (64, 64), interpolation=cv2.INTER_AREA) for face in faces]
+
+    assert [fidelity_from(c) for c in (0, 0.37, 0.512, 1)] == [0, 0.35, 0.5, 1]
+    network, people = Weighing(), People((of_colour('ann', BLUE),), 0.9)
+    crops = [tinted(aligned_face(64), colour) for colour in (RED, GREEN, RED)]
+    for who in (None, people):
+        network.told = []
+        guide = IdentityGuide(ByColour(), who, own, 64)
+        done = ImageRestorer(network, guide=guide, choose_w=True).restore_aligned(crops)
+        assert [face.w for face in done] == [face.likeness.w for face in done] == [0.75, 0.25, 0.75]
+        assert network.told == [(0.25, 1), (0.75, 2)]
+    mixed = ImageRestorer(network, guide=guide, choose_w=True).restore_aligned([*crops, tinted(crops[0], BLUE)])
+    assert mixed[3].person is people.persons[0] and [face.w for face in mixed[:3]] == [0.75, 0.25, 0.75]
+    assert [w for w, _ in network.told[2:]] == list(CANDIDATES)
+    for face, crop in zip(mixed, crops, strict=False):
+        assert np.array_equal(face.restored, crop)
 
 
 # Clips
@@ -648,11 +670,17 @@ def test_without_reference_likeness_to_the_input_is_reported(run, files):
     assert f'{entry["after"]:.2f}' in screen
 
 
-def test_auto_is_reported_for_each_face(run, files):
-    code, summary, screen, _ = run('-w', 'auto', '--recogniser', files / 'recogniser.pth')
+@pytest.mark.parametrize('told', [False, True])
+def test_auto_is_reported_for_each_face(run, files, tmp_path, told):
+    recogniser, calibration = files / 'recogniser.pth', tmp_path / 'calibration.json'
+    Calibration('tiny', sha256_of(recogniser), {'norm': 0.0}, -2.0, 'nothing').save(calibration)  # confidence 0.12
+    flags = ('--ref', files / 'me.png', '--id_search', 0) if told else ('--calibration', calibration)
+    code, summary, screen, _ = run('-w', 'auto', '--recogniser', recogniser, *flags)
     (entry,) = summary['files'][0]['identity']
-    assert code == 0 and entry['w'] in CANDIDATES and summary['w'] == 'auto'
-    assert f' {entry["w"]:g}' in next(line for line in screen.splitlines() if 'input' in line and 'face.png' in line)
+    assert code == 0 and summary['w'] == 'auto' and (entry['w'] in CANDIDATES if told else entry['w'] == 0.1)
+    assert f' {entry["w"]:g}' in next(
+        line for line in screen.splitlines() if entry['compared_with'] in line and 'face.png' in line
+    )
 
 
 def test_whole_pictures_have_likeness_too(run, files, tmp_path):
@@ -692,6 +720,7 @@ def test_the_input_itself_is_told_when_that_is_asked_for(run, files, tmp_path, m
         (('--ref', 'me.png', '--recogniser', 'none.pth'), 'id.pth', 'none.pth: no such file or recogniser'),
         (('--ref', 'me.png', '--recogniser', ''), 'id.pth', '--ref needs a face recogniser, and none is in'),
         (('-w', 'auto', '--recogniser', ''), 'plain.pth', '-w auto needs a face recogniser, and none is in'),
+        (('-w', 'auto'), 'plain.pth', '-w auto without --ref: nothing in'),
         (('--identity', 'input'), 'plain.pth', 'cannot be told who the faces are'),
         (('--identity', 'input'), 'id.pth', 'calibrate_confidence.py'),
     ],

@@ -84,7 +84,7 @@ def test_an_underexposed_face_has_no_pattern_after_brightening():
 def test_what_is_right_already_stays():
     face = aligned_face(128)
     change = np.abs(fix_colour(face.astype(np.float32), face) - face)
-    assert change.mean() < 0.1 and change.max() < 3  # colours of the input are taken for slightly blurred
+    assert change.mean() < 0.25 and change.max() < 6  # colours of the input are taken for slightly blurred
 
 
 def test_low_frequencies_follow_the_input_and_detail_stays():
@@ -144,3 +144,14 @@ def test_noise_of_the_input_is_not_taken_over():
     face = blurred(aligned_face(128), 1)
     noisy = rounded(face + np.random.default_rng(0).normal(0, 15, face.shape))
     assert np.abs(fix_colour(face, noisy) - face).mean() < 3.5
+
+
+def test_overshoot_beside_an_edge_is_taken_back_but_lights_in_eyes_stay():
+    face = np.full((128, 128, 3), 90, np.float32)
+    face[:, :30] = 200
+    drawn = face.copy()
+    drawn[:, 28:30], drawn[:, 30:32] = 235, 60  # a light and a dark rim
+    drawn[58:60, 48:50] = 250  # a light in an eye
+    fixed = fix_colour(drawn, rounded(blurred(face, 1)))
+    assert fixed[20:108, 24:30].max() < 206 and fixed[20:108, 30:36].min() > 78
+    assert fixed[58:60, 48:50].min() > 220

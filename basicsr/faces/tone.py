@@ -75,6 +75,8 @@ BLURS = (0.0, 0.004, 0.008, 0.012, 0.016, 0.024, 0.032, 0.045)  # of damage that
 COMPARED = 128  # pixels a side at which larger faces are compared; no scale above needs more
 STEADY = 1 / 64  # blur under which contrasts are compared, so that noise does not count
 GAINS = (0.3, 1.25)
+RIM, EDGE = 0.03, 25.0  # reach of overshoot; levels across a strong edge
+FEATURES = (0.5, 0.6, 0.24, 0.26)  # centre and radii of eyes, nose and mouth, parts of the side
 
 
 def fix_colour(restored: np.ndarray, original: np.ndarray) -> np.ndarray:
@@ -83,7 +85,7 @@ def fix_colour(restored: np.ndarray, original: np.ndarray) -> np.ndarray:
     The restoration, blurred as the input is, is to be the input (back-projection; Irani and Peleg, 1991): with all low
     frequencies, as in StableSR (2023), and with finer ones where the difference stands out from its median over the
     face, which is noise. So what is sharper than the input leaves no rims, and eyes keep their colour. Contrasts are
-    matched first.
+    matched first. What overshoots beside strong edges is taken back.
 
     Args:
         restored: RGB levels (n,n,3), from 0 to 255.
@@ -101,7 +103,30 @@ def fix_colour(restored: np.ndarray, original: np.ndarray) -> np.ndarray:
     change = change + _projected(chroma, chroma_in, float(np.hypot(blur, CHROMA_BLUR)), FINE_CHROMA) - chroma
     luma, chroma = _split(restored)
     change = cv2.resize(change, restored.shape[:2], interpolation=cv2.INTER_CUBIC)
-    return (luma - middle) * gain + middle + chroma + change
+    fixed = (luma - middle) * gain + middle + chroma + change
+    return fixed - _rims(fixed @ LUMA, luma_in[..., 0])[..., None]
+
+
+def _rims(luma: np.ndarray, luma_in: np.ndarray) -> np.ndarray:
+    """What is lighter or darker than all of the input around it, beside strong edges outside the features, (n,n).
+
+    Networks draw edges of hair and jaw with overshoot; lights in eyes and on teeth may be finer than in the input.
+
+    Args:
+        luma: of the restoration, (n,n).
+        luma_in: of the input, (m,m).
+    """
+    side = len(luma_in)
+    reach = 2 * round(RIM * side) + 1
+    window = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (reach, reach))
+    steady = _blurred(luma_in, RIM / 4 * side)
+    highest, lowest = cv2.dilate(steady, window), cv2.erode(steady, window)
+    x, y = np.meshgrid(*[(np.arange(side, dtype=np.float32) + 0.5) / side] * 2)
+    middle_x, middle_y, width, height = FEATURES
+    outside = ((np.hypot((x - middle_x) / width, (y - middle_y) / height) - 0.85) / 0.3).clip(0, 1)
+    weight = outside * ((highest - lowest - EDGE) / EDGE).clip(0, 1)
+    highest, lowest, weight = (cv2.resize(each, luma.shape) for each in (highest, lowest, weight))
+    return weight * (luma - luma.clip(lowest, highest))
 
 
 def _small(image: np.ndarray) -> np.ndarray:

@@ -126,9 +126,10 @@ def _of_input(embedder: FaceEmbedder, wishes: Wishes) -> Callable[[Tensor], tupl
     for path in sorted(CALIBRATIONS.glob('*.json')):
         if Calibration.read(path).recogniser_sum == digest:
             return InputIdentity(embedder, path)
-    if wishes.own:
+    if wishes.own or (wishes.choose_w and not wishes.references):
+        flag, other = ('--identity input', '') if wishes.own else ('-w auto without --ref', '; or give -w a number')
         raise CheckpointError(
-            f'--identity input: nothing in {CALIBRATIONS} tells how far {embedder.name} can be trusted on a damaged '
-            'face; make a file with scripts/calibrate_confidence.py, and name it with --calibration'
+            f'{flag}: nothing in {CALIBRATIONS} tells how far {embedder.name} can be trusted on a damaged face; make a '
+            f'file with scripts/calibrate_confidence.py, and name it with --calibration{other}'
         )
     return None

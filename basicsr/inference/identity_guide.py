@@ -17,7 +17,6 @@ from basicsr.recognition.embedder import FaceEmbedder
 from basicsr.utils.image import resized, to_tensor
 
 OWN = 'input'
-UNCALIBRATED = 0.5  # trust in the input's own embedding where nothing is known of how far it can be trusted
 
 
 @dataclass(frozen=True, eq=False)
@@ -113,15 +112,11 @@ class IdentityGuide:
         return known
 
     @staticmethod
-    def targets(seen: Tensor, persons: Sequence[Person | None]) -> tuple[Tensor, Tensor]:
-        """Whom the restorations are to be like (N,D), and how far that can be trusted (N,).
+    def target(seen: Tensor, person: Person | None) -> Tensor:
+        """Whom a restoration is to be like (D,): the references of the person, else the input.
 
         Args:
-            seen: embeddings of the inputs (N,D).
-            persons: who they are.
+            seen: embedding of the input (D,).
+            person: who it is.
         """
-        rows = [
-            person.mean if person and person.files else vector for person, vector in zip(persons, seen, strict=True)
-        ]
-        trust = [person.trust if person else UNCALIBRATED for person in persons]
-        return torch.stack(rows), torch.tensor(trust)
+        return person.mean if person and person.files else seen
