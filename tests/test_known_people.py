@@ -17,16 +17,18 @@ from small_recogniser import save_tiny
 
 from basicsr.archs import build_network
 from basicsr.cli import restore as inference_codeformer
+from basicsr.cli.data_pairs import SEVERITIES, make_pair
 from basicsr.faces.detection import Face, build_detector
 from basicsr.inference import FaceRestorer, ImageRestorer
-from basicsr.inference.auto_fidelity import ALLOWANCE, CANDIDATES, choose_fidelity, sharpness_of
-from basicsr.inference.identity_guide import OWN, UNCALIBRATED, IdentityGuide
+from basicsr.inference.auto_fidelity import ALLOWANCE, CANDIDATES, choose_fidelity, fidelity_from, sharpness_of
+from basicsr.inference.build_guide import CALIBRATIONS
+from basicsr.inference.identity_guide import OWN, IdentityGuide
 from basicsr.inference.identity_meter import FAITHFUL, MARGIN, FaceIdentity, average, compare
 from basicsr.inference.image_restorer import FaceResult
-from basicsr.inference.people import THRESHOLD, People, Person, as_identity
+from basicsr.inference.people import LOW_CONFIDENCE, LOW_SHARE, THRESHOLD, People, Person, as_identity
 from basicsr.inference.references import BadReferenceError, ReferenceReader, gather
 from basicsr.recognition.choose import choose_recogniser, embed_faces
-from basicsr.recognition.confidence import Calibration
+from basicsr.recognition.confidence import Calibration, InputIdentity
 from basicsr.recognition.embedder import FaceEmbedder
 from basicsr.utils.checkpoint import CheckpointError, save_atomic
 from basicsr.utils.download import sha256_of
@@ -235,24 +237,29 @@ def test_faces_find_their_person_and_a_person_is_one_face_at_most():
     ann, bob = person('ann', vector(1, 0, 0), vector(1, 0.2, 0)), person('bob', vector(0, 1, 0))
     people = People((ann, bob), 0.3)
     faces = torch.stack([vector(0, 0, 1), vector(0.2, 1, 0), vector(1, 0.1, 0), vector(1, 0.5, 0)])
-    assert people.match(faces, alone=False) == [None, bob, ann, None]
-    assert people.match(faces, alone=False, taken=[ann]) == [None, bob, None, None]
-    assert people.match(faces[:1], alone=True) == [None]
+    assert people.match(faces) == [None, bob, ann, None]
+    assert people.match(faces, taken=[ann]) == [None, bob, None, None]
+    assert people.match(faces[:1]) == [None]
 
 
-def test_a_face_alone_is_the_only_person_and_one_of_several_only_if_it_is_alike():
-    ann = person('ann', vector(1, 0, 0))
-    people = People((ann,), 0.3, only=True)
-    stranger = vector(-1, 0.1, 0)[None]
-    assert people.match(stranger, alone=True) == [ann]
-    assert people.match(stranger, alone=False) == [None]
-    assert People((ann,), 0.3).match(stranger, alone=True) == [None]
+def assumed(cosine: float, confidence: float, threshold: float = 0.3, only: bool = True) -> bool:
+    people = People((person('ann', vector(1, 0)),), threshold, only)
+    found = people.assume(torch.tensor([cosine, (1 - cosine**2) ** 0.5]), lambda: confidence)
+    assert found is None or (found.assumed and found.name == 'ann')
+    return found is not None
+
+
+def test_only_a_face_that_is_too_damaged_to_be_recognised_is_assumed_to_be_the_only_person():
+    below, above = LOW_CONFIDENCE - 0.01, LOW_CONFIDENCE + 0.01
+    assert assumed(0.15, below) and not assumed(0.15, above) and not assumed(0.29, above)
+    assert not assumed(0.3 * LOW_SHARE - 0.01, below) and assumed(0.3 * LOW_SHARE + 0.01, below)
+    assert not assumed(0.15, below, only=False) and not assumed(0.15, below, threshold=0.6)
 
 
 def test_the_threshold_is_the_smallest_cosine_that_matches():
     ann, face = person('ann', vector(1, 0)), vector(0.6, 0.8)[None]
-    assert People((ann,), 0.59).match(face, alone=False) == [ann]
-    assert People((ann,), 0.61).match(face, alone=False) == [None]
+    assert People((ann,), 0.59).match(face) == [ann]
+    assert People((ann,), 0.61).match(face) == [None]
 
 
 def test_identities_of_a_batch_are_padded_and_masked():
@@ -307,7 +314,29 @@ def test_only_those_who_are_known_are_told_of(monkeypatch):
     assert [face.likeness.compared_with for face in done] == ['input', 'reference']
     assert [face.likeness.person for face in done] == [None, 'ann']
     images.restore_aligned(crops)  # each alone in its picture
-    assert noting.told[-1]['mask'].tolist() == [[1], [1]]
+    assert noting.told[-1]['mask'].tolist() == [[0], [1]]
+
+
+@pytest.mark.parametrize('confidence', [LOW_CONFIDENCE - 0.1, LOW_CONFIDENCE + 0.1, None])
+@pytest.mark.parametrize('whole', [True, False])
+def test_a_stranger_alone_is_restored_blind_unless_too_damaged_to_tell(confidence, whole):
+    noting, ann = Noting(), person('ann', vector(1, -0.4, 0.1))
+    own = confidence and (lambda faces: (torch.zeros(len(faces), 3), torch.full((len(faces),), confidence)))
+    guide = IdentityGuide(ByColour(), People((ann,), 0.98, only=True), own, 64, tells_people=True)
+    images = ImageRestorer(noting, Found(FACE), guide=guide, force=True, upscale=1)
+    picture = tinted(portrait() if whole else aligned_face(64), RED)
+    (face,) = images.restore(picture).faces if whole else images.restore_aligned([picture])
+    assert face.likeness.nearest_cosine > 0.4 if face.person is None else face.likeness.before < 0.98
+    if confidence and confidence < LOW_CONFIDENCE:
+        assert face.person.assumed and noting.told[0]['mask'].tolist() == [[1]]
+        assert 'too damaged to be recognised' in face.likeness.warning and 'taken for ann' in face.likeness.warning
+    else:
+        assert face.person is None and noting.told == [{}]
+        assert f'cosine with ann, {face.likeness.nearest_cosine:.2f}, is below 0.98' in face.likeness.warning
+        insisted = float(face.likeness.warning.split('--id_threshold ')[1].split(';')[0])
+        people = replace(guide.people, threshold=insisted)
+        (face,) = ImageRestorer(noting, guide=replace(guide, people=people)).restore_aligned([face.crop])
+        assert face.person is ann and noting.told[-1]['mask'].tolist() == [[1]]
 
 
 def test_a_network_that_does_not_listen_is_told_nothing_but_measured():
@@ -335,11 +364,10 @@ def test_without_reference_the_input_tells_of_itself_as_far_as_it_is_trusted():
 # Likeness
 
 
-def test_trust_in_who_it_is_like_is_that_of_the_calibration():
-    own = Person(OWN, (), vector(0, 1)[None], 0.2)
-    targets, trust = IdentityGuide.targets(torch.stack([vector(1, 0)] * 3), [own, None, person('ann', vector(0, 1))])
-    assert trust.tolist() == pytest.approx([0.2, UNCALIBRATED, 1])
-    assert torch.equal(targets, torch.stack([vector(1, 0), vector(1, 0), vector(0, 1)]))
+def test_a_restoration_is_to_be_like_the_references_or_else_like_the_input():
+    seen, own = vector(1, 0), Person(OWN, (), vector(0, 1)[None], 0.2)
+    for who, target in ((own, seen), (None, seen), (person('ann', vector(0, 1)), vector(0, 1))):
+        assert torch.equal(IdentityGuide.target(seen, who), target)
 
 
 def test_likeness_before_and_after_is_the_cosine_with_the_mean_reference():
@@ -372,6 +400,19 @@ def test_without_reference_a_face_that_is_somebody_else_is_warned_of():
     assert found.before is None and found.compared_with == 'input' and 'hardly the person of the input' in found.warning
 
 
+def test_a_face_that_is_nobody_is_compared_with_the_input_and_the_most_similar_person_is_named():
+    people = People((person('ann', vector(1, 0)), person('bob', vector(0, 1))), 0.9)
+    found = compare(vector(1, 2), vector(1, 2), None, 1, people)
+    assert (found.compared_with, found.person, found.before) == ('input', None, None)
+    assert (found.nearest, found.nearest_cosine) == ('bob', pytest.approx(0.8944, abs=1e-4))
+    assert 'cosine with bob, 0.89, is below 0.9; if it is bob, insist with --id_threshold 0.89' in found.warning
+    other = compare(vector(1, 2), vector(1, 2), None, 1, replace(people, threshold=0.5))
+    assert other.warning == 'taken for nobody: another face of the picture is bob'
+    frames = [replace(found, nearest_cosine=value) for value in (0.5, 0.7)]
+    assert average(3, frames, people).nearest_cosine == pytest.approx(0.6)
+    assert '0.60, is below 0.9' in average(3, frames, people).warning
+
+
 def test_likeness_in_a_clip_is_the_mean():
     frames = [FaceIdentity(0, 'reference', 'ann', before, after, 0.5) for before, after in ((0.5, 0.3), (0.7, 0.5))]
     found = average(4, frames)
@@ -384,10 +425,8 @@ def test_likeness_in_a_clip_is_the_mean():
 
 def test_the_sharpest_of_those_that_are_hardly_less_alike():
     likeness = [0.50, 0.60, 0.60 + ALLOWANCE * 0.7, 0.60 + ALLOWANCE * 0.9, 0.4]
-    assert choose_fidelity(likeness, [9, 5, 3, 1, 9], trust=1) == 1
-    assert choose_fidelity(likeness, [5, 5, 5, 5, 5], trust=1) == 3
-    assert choose_fidelity(likeness, [9, 5, 3, 1, 8], trust=0.1) == 0
-    assert choose_fidelity(likeness, [1, 1, 1, 1, 9], trust=0) == 4
+    assert choose_fidelity(likeness, [9, 5, 3, 1, 9]) == 1
+    assert choose_fidelity(likeness, [5, 5, 5, 5, 5]) == 3
 
 
 def test_sharpness_falls_with_blur_and_noise_does_not_count():
@@ -414,7 +453,7 @@ def test_each_face_gets_the_weight_that_suits_it():
             ]
 
     network = Bending()
-    guide = IdentityGuide(ByColour(), People((of_colour('ann', RED),), 0.3, only=True))
+    guide = IdentityGuide(ByColour(), People((of_colour('ann', RED),), -1, only=True))
     sharp = cv2.resize(portrait()[40:220, 130:310], (64, 64), interpolation=cv2.INTER_AREA)
     done = ImageRestorer(network, guide=guide, choose_w=True, force=True).restore_aligned(
         [tinted(sharp, RED), tinted(sharp, GREEN)]
@@ -426,6 +465,31 @@ def test_each_face_gets_the_weight_that_suits_it():
     assert green.likeness.after > green.likeness.before + 0.5
     with pytest.raises(ValueError, match='needs a face recogniser'):
         ImageRestorer(network, choose_w=True)
+
+
+def test_without_reference_w_is_the_confidence_in_the_input_and_costs_one_restoration():
+    def own(faces):
+        return torch.zeros(len(faces), 3), 0.25 + 0.5 * (faces[:, 0] > faces[:, 1]).float().mean((1, 2)).round()
+
+    class Weighing(Noting):
+        def restore(self, faces, w=0.8, adain=True, **known):
+            self.told.append((w, len(faces)))
+            return [cv2.resize(face, (64, 64), interpolation=cv2.INTER_AREA) for face in faces]
+
+    assert [fidelity_from(c) for c in (0, 0.37, 0.512, 1)] == [0, 0.35, 0.5, 1]
+    network, people = Weighing(), People((of_colour('ann', BLUE),), 0.9)
+    crops = [tinted(aligned_face(64), colour) for colour in (RED, GREEN, RED)]
+    for who in (None, people):
+        network.told = []
+        guide = IdentityGuide(ByColour(), who, own, 64)
+        done = ImageRestorer(network, guide=guide, choose_w=True).restore_aligned(crops)
+        assert [face.w for face in done] == [face.likeness.w for face in done] == [0.75, 0.25, 0.75]
+        assert network.told == [(0.25, 1), (0.75, 2)]
+    mixed = ImageRestorer(network, guide=guide, choose_w=True).restore_aligned([*crops, tinted(crops[0], BLUE)])
+    assert mixed[3].person is people.persons[0] and [face.w for face in mixed[:3]] == [0.75, 0.25, 0.75]
+    assert [w for w, _ in network.told[2:]] == list(CANDIDATES)
+    for face, crop in zip(mixed, crops, strict=False):
+        assert np.array_equal(face.restored, crop)
 
 
 # Clips
@@ -543,7 +607,8 @@ def test_a_reference_reaches_network_summary_and_screen(run, files, tmp_path):
     code, summary, screen, _ = run('--ref', files / 'me.png', *recogniser)
     assert code == 0 and not np.array_equal(written_face(tmp_path), blind)
     (entry,) = summary['files'][0]['identity']
-    assert entry.keys() == {'face', 'compared_with', 'person', 'before', 'after', 'w', 'warning'}
+    fields = ('face', 'compared_with', 'person', 'before', 'after', 'w', 'warning', 'nearest', 'nearest_cosine')
+    assert entry.keys() == set(fields)
     assert (entry['compared_with'], entry['person'], entry['w']) == ('reference', 'reference', 0.8)
     assert summary['who']['network_is_told'] is True
     assert summary['who']['references'] == {'reference': [str(files / 'me.png')]}
@@ -552,6 +617,22 @@ def test_a_reference_reaches_network_summary_and_screen(run, files, tmp_path):
     told = written_face(tmp_path)
     run('--ref', files / 'me.png', '--id_scale', 0, *recogniser)
     assert not np.array_equal(written_face(tmp_path), told)
+
+
+def test_a_stranger_is_restored_blind_and_nobody_matched_is_said_with_the_best_cosine(run, files, tmp_path):
+    recogniser = ('--recogniser', files / 'recogniser.pth')
+    run(*recogniser)
+    blind = written_face(tmp_path)
+    code, summary, screen, errors = run('--ref', files / 'me.png', '--id_threshold', 0.9999, *recogniser)
+    assert code == 0 and np.array_equal(written_face(tmp_path), blind)
+    (entry,) = summary['files'][0]['identity']
+    assert (entry['person'], entry['nearest']) == (None, 'reference')
+    cosine = f'{entry["nearest_cosine"]:.2f}'
+    assert f'no face was taken for anybody of --ref; the best cosine is {cosine}, of face 0 of face.png' in errors
+    insist = entry['warning'].split('insist with ')[1].split(';')[0].split()
+    assert cosine in screen and insist[0] == '--id_threshold'
+    _, summary, _, errors = run('--ref', files / 'me.png', *insist, *recogniser)
+    assert summary['files'][0]['identity'][0]['person'] == 'reference' and 'no face was taken' not in errors
 
 
 def test_a_network_that_takes_no_identity_says_so_and_restores_as_before(run, files, tmp_path):
@@ -589,11 +670,17 @@ def test_without_reference_likeness_to_the_input_is_reported(run, files):
     assert f'{entry["after"]:.2f}' in screen
 
 
-def test_auto_is_reported_for_each_face(run, files):
-    code, summary, screen, _ = run('-w', 'auto', '--recogniser', files / 'recogniser.pth')
+@pytest.mark.parametrize('told', [False, True])
+def test_auto_is_reported_for_each_face(run, files, tmp_path, told):
+    recogniser, calibration = files / 'recogniser.pth', tmp_path / 'calibration.json'
+    Calibration('tiny', sha256_of(recogniser), {'norm': 0.0}, -2.0, 'nothing').save(calibration)  # confidence 0.12
+    flags = ('--ref', files / 'me.png', '--id_search', 0) if told else ('--calibration', calibration)
+    code, summary, screen, _ = run('-w', 'auto', '--recogniser', recogniser, *flags)
     (entry,) = summary['files'][0]['identity']
-    assert code == 0 and entry['w'] in CANDIDATES and summary['w'] == 'auto'
-    assert f' {entry["w"]:g}' in next(line for line in screen.splitlines() if 'input' in line and 'face.png' in line)
+    assert code == 0 and summary['w'] == 'auto' and (entry['w'] in CANDIDATES if told else entry['w'] == 0.1)
+    assert f' {entry["w"]:g}' in next(
+        line for line in screen.splitlines() if entry['compared_with'] in line and 'face.png' in line
+    )
 
 
 def test_whole_pictures_have_likeness_too(run, files, tmp_path):
@@ -633,6 +720,7 @@ def test_the_input_itself_is_told_when_that_is_asked_for(run, files, tmp_path, m
         (('--ref', 'me.png', '--recogniser', 'none.pth'), 'id.pth', 'none.pth: no such file or recogniser'),
         (('--ref', 'me.png', '--recogniser', ''), 'id.pth', '--ref needs a face recogniser, and none is in'),
         (('-w', 'auto', '--recogniser', ''), 'plain.pth', '-w auto needs a face recogniser, and none is in'),
+        (('-w', 'auto'), 'plain.pth', '-w auto without --ref: nothing in'),
         (('--identity', 'input'), 'plain.pth', 'cannot be told who the faces are'),
         (('--identity', 'input'), 'id.pth', 'id-codeformer recognizer calibrate'),
     ],
@@ -676,7 +764,7 @@ def test_degraded_faces_find_their_person_among_others(shared, people, tmp_path)
     for photos in people.values():
         small = cv2.resize(imread(photos[5]), (56, 56), interpolation=cv2.INTER_AREA)
         crops.append(cv2.resize(small, (128, 128), interpolation=cv2.INTER_CUBIC))
-    matched = found.match(embed_faces(embedder, crops), alone=False)
+    matched = found.match(embed_faces(embedder, crops))
     assert [person and person.name for person in matched] == [*list(people)[:2], None]
 
 
@@ -704,3 +792,28 @@ def test_the_default_threshold_lets_hardly_any_stranger_in(shared):
     cosines = torch.stack(faces) @ torch.stack(means).T
     own = cosines.diagonal()
     assert own.min() > THRESHOLD > (cosines - 2 * torch.diag(own)).max()
+
+
+@pytest.mark.shared
+def test_lone_faces_use_their_references_and_strangers_do_not(shared):
+    """Six people, two photographs of each under mild and severe damage, held against the references of all."""
+    embedder = FaceEmbedder(shared / 'weights' / 'arcface_mbf512.onnx')
+    folders = [sub for name in ('celebref512', 'multi_id') for sub in sorted((shared / 'data' / name).iterdir())[::2]]
+    photos = {folder.name: sorted(folder.iterdir()) for folder in folders}
+    own = InputIdentity(embedder, CALIBRATIONS / 'arcface_mbf512.json')
+    persons = [person(name, *embed_faces(embedder, [imread(f) for f in files[:3]])) for name, files in photos.items()]
+    found = {}
+    for severity, ranges in SEVERITIES.items():
+        shown = [(name, file) for name, files in photos.items() for file in files[5:7]]
+        crops = [make_pair(file, f'{name}/{file.stem}', ranges.scaled(128), 128, 0)['lq'] for name, file in shown]
+        vectors = embed_faces(embedder, crops)
+        rows = []
+        for one in persons:
+            guide = IdentityGuide(embedder, People((one,), only=True), own, 128)
+            rows.append([guide.recognise([c], v[None], alone=True)[0] for c, v in zip(crops, vectors, strict=True)])
+        found[severity] = np.array([[0 if f is None else 1 + f.assumed for f in row] for row in rows])
+    for severity, share in {'small': 0.8, 'large': 0.5}.items():
+        is_own = np.eye(len(persons), dtype=bool).repeat(2, axis=1)
+        others = found[severity][~is_own]
+        assert (found[severity][is_own] > 0).mean() >= share
+        assert not (others == 1).any() and (others == 2).mean() <= 0.1

@@ -11,10 +11,10 @@ import torch
 from small_faces import aligned_face
 from small_recogniser import save_tiny
 
-from basicsr.inference.auto_fidelity import ALLOWANCE
-from basicsr.inference.identity_guide import UNCALIBRATED
 from basicsr.recognition.choose import embed_faces
+from basicsr.recognition.confidence import Calibration
 from basicsr.recognition.embedder import FaceEmbedder
+from basicsr.utils.download import sha256_of
 from basicsr.utils.image import imread, imwrite
 from experiments.measurements import auto_fidelity as measure_auto
 from experiments.measurements import sizes as measure_sizes
@@ -61,7 +61,9 @@ def faces(tmp_path: Path) -> Path:
 def auto_options(root: Path) -> list[str]:
     weights = str(save_tiny(root / 'tiny.pth'))
     folders = ['--pairs', str(root / 'pairs'), '--ref', str(root / 'people')]
-    return [*folders, '--recogniser', weights, '--judge', weights]
+    calibration = root / 'calibration.json'
+    Calibration('tiny', sha256_of(weights), {'norm': 0.0}, 0.0, 'nothing').save(calibration)  # confidence 0.5
+    return [*folders, '--calibration', str(calibration), '--recogniser', weights, '--judge', weights]
 
 
 def test_auto_is_measured_blind_and_told_of_others(faces, monkeypatch, capsys):
@@ -71,8 +73,7 @@ def test_auto_is_measured_blind_and_told_of_others(faces, monkeypatch, capsys):
     assert measure_auto.main(options) == 0
     rows = cells(capsys.readouterr().out)
     assert rows['input'] == rows['blind, w = 1'] == rows['told, w = 0'] == rows['told, `-w auto`']
-    auto = rows['blind, `-w auto`']
-    assert float(auto[0]) >= 1 - ALLOWANCE / UNCALIBRATED and float(auto[1]) >= float(rows['blind, w = 1'][1])
+    assert rows['blind, `-w auto`'] == rows['blind, w = 0.5']
     assert rows['input'][0] == '1.000' > rows['blind, w = 0.5'][0] > rows['blind, w = 0'][0]
     embedder = FaceEmbedder(options[-1])
     other = embed_faces(embedder, [imread(faces / 'people' / f'{name}.png') for name in ('ann/2', 'bob/2')])

@@ -25,7 +25,7 @@ from basicsr.archs import build_network
 from basicsr.faces.detection import Face, build_detector
 from basicsr.faces.geometry import align_face, crop_side
 from basicsr.inference import FaceRestorer, ImageRestorer
-from basicsr.inference.face_restorer import choose_device, find_model, fix_colour
+from basicsr.inference.face_restorer import choose_device, find_model
 from basicsr.inference.image_restorer import FaceResult, is_grey
 from basicsr.inference.upsampler import Upsampler, find_upsampler
 from basicsr.utils.checkpoint import CheckpointError, load_state_dict_file, save_atomic
@@ -374,18 +374,6 @@ def test_the_real_upsampler_enlarges_a_picture(shared):
     result = upsampler.upscale(image, 2)
     assert result.shape == (64, 64, 3)
     assert psnr(cv2.resize(result, (32, 32), interpolation=cv2.INTER_AREA), image) > 22
-
-
-def test_colour_fix_takes_the_low_frequencies_and_leaves_the_high_ones() -> None:
-    rng = np.random.default_rng(0)
-    detail = rng.integers(-20, 21, (128, 128, 1))
-    restored = (np.array([120, 100, 90]) + detail).astype(np.uint8)
-    original = np.full((128, 128, 3), (100, 120, 140), np.uint8)
-    fixed = fix_colour(restored, original)
-    assert np.abs(fixed.mean((0, 1)) - original.mean((0, 1))).max() < 0.5
-    difference = (fixed.astype(float) - fixed.mean((0, 1))) - (restored.astype(float) - restored.mean((0, 1)))
-    assert difference.std() < 2
-    assert np.abs(fix_colour(original, original).astype(int) - original).max() == 0
 
 
 @pytest.mark.parametrize('content', [b'<!DOCTYPE html>', b'', bytes(1000)])

@@ -19,7 +19,14 @@ from basicsr.inference.code_search import STEPS
 from basicsr.inference.face_restorer import PRECISIONS, FaceRestorer
 from basicsr.inference.image_restorer import ImageRestorer
 from basicsr.inference.people import THRESHOLD
-from basicsr.inference.report import FileRecord, exit_code, format_identity, format_table, write_summary
+from basicsr.inference.report import (
+    FileRecord,
+    exit_code,
+    format_identity,
+    format_table,
+    nobody_matched,
+    write_summary,
+)
 from basicsr.inference.runner import SUMMARY, Job, Runner, expand_inputs, has_known_name, plan_jobs, skipped_files
 from basicsr.recognition.choose import REMEDY
 from basicsr.utils.console import patient_streams, printable
@@ -146,6 +153,12 @@ def build_parser() -> argparse.ArgumentParser:
         action=argparse.BooleanOptionalAction,
         help='keep input colours (default: small model only)',
     )
+    add(
+        '--grain',
+        action=argparse.BooleanOptionalAction,
+        default=True,
+        help='give pasted faces the noise of the picture around them (default: on)',
+    )
     add('--device', default='auto', help='auto, cpu, cuda or cuda:N (default: auto)')
     add('--precision', choices=list(PRECISIONS), default='fp32', help='of the network (default: fp32)')
     add('--batch_size', type=int, default=8, help='faces at a time (default: 8)')
@@ -185,7 +198,7 @@ def add_identity_flags(group: argparse._ArgumentGroup) -> None:
         '--id_threshold',
         type=between(-1, 1),
         default=THRESHOLD,
-        help=f'smallest cosine at which a face is taken for a person (default: {THRESHOLD:g})',
+        help=f'smallest cosine at which a face is taken for a person of --ref (default: {THRESHOLD:g})',
     )
     add(
         '--recogniser',
@@ -198,7 +211,11 @@ def add_identity_flags(group: argparse._ArgumentGroup) -> None:
         default='none',
         help='faces without reference: restore blind, or tell the network what the input itself says (default: none)',
     )
-    add('--calibration', type=user_path, help='for --identity input and -w auto: how far the recogniser can be trusted')
+    add(
+        '--calibration',
+        type=user_path,
+        help='how far the recogniser can be trusted on damaged faces (default: that of options/confidence, if any)',
+    )
 
 
 def build_restorer(args: argparse.Namespace) -> ImageRestorer:
@@ -238,6 +255,7 @@ def build_restorer(args: argparse.Namespace) -> ImageRestorer:
         only_center_face=args.only_center_face,
         draw_box=args.draw_box,
         parsing=ParsingMask(parsing, faces.device) if whole and parsing.is_file() else None,
+        grain=args.grain,
         force=args.force,
         guide=build_guide(wishes, faces, detector, args.weights_dir),
         choose_w=auto,
@@ -385,7 +403,7 @@ def restore(args: argparse.Namespace) -> int:
         stop = error
     finally:
         saved = save_summary(output / SUMMARY, records, about | ({'stopped_by': str(stop) or 'SIGINT'} if stop else {}))
-    say_results(records, inputs, skipped, output, saved)
+    say_results(records, inputs, skipped, output, saved, bool(args.ref))
     if stop is not None:
         print(f'error: interrupted; {len(jobs) - len(records)} of {len(jobs)} files were not done', file=sys.stderr)
         return stop_code(stop)
@@ -400,13 +418,20 @@ def say_what(restorer: ImageRestorer) -> None:
 
 
 def say_results(
-    records: Sequence[FileRecord], inputs: Sequence[Path], skipped: Sequence[str], output: Path, saved: bool
+    records: Sequence[FileRecord],
+    inputs: Sequence[Path],
+    skipped: Sequence[str],
+    output: Path,
+    saved: bool,
+    asks_for_people: bool,
 ) -> None:
     """On the screen: what became of each file."""
     root = inputs[0] if len(inputs) == 1 else Path()
     print(format_table(records, root))
     if any(record.identity for record in records):
         print(format_identity(records, root))
+    if asks_for_people and records and (note := nobody_matched(records, root)):
+        print(f'warning: {note}', file=sys.stderr)
     if skipped:
         print(f'Passed over, as the names are not those of pictures or clips: {printable(", ".join(skipped))}')
     print(f'Results {f"and {SUMMARY} " if saved else ""}are in {printable(str(output))}')

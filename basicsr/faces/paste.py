@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import os
+import zlib
 
 import cv2
 import numpy as np
 import torch
 
 from basicsr.faces.geometry import apply_affine, compose, covering_rectangle, frame_corners, invert_affine, warp
+from basicsr.faces.grain import Grain
 from basicsr.utils.checkpoint import load_state, load_state_dict_file
 from basicsr.utils.errors import extra
 from basicsr.utils.finite import check_finite
@@ -16,7 +18,7 @@ from basicsr.utils.image import to_tensor
 
 PARSING_FILE = 'facelib/parsing_parsenet.pth'
 PARSING_SIDE = 512
-BAND_PIXELS = 2**23  # pasted at a time, so that a face that fills a huge picture takes no more memory than another
+BAND_PIXELS = 2**21  # pasted at a time, so that a face that fills a huge picture takes no more memory than another
 NOT_FACE = (0, 14, 16, 17, 18)  # of ParseNet's 19 labels, those that the published paste-back leaves as they were
 
 
@@ -72,7 +74,14 @@ class ParsingMask:
         return np.clip(cv2.resize(soft, (size, size), interpolation=cv2.INTER_AREA), 0, 1)
 
 
-def paste_face(background: np.ndarray, face: np.ndarray, matrix: np.ndarray, mask: np.ndarray) -> None:
+def paste_face(
+    background: np.ndarray,
+    face: np.ndarray,
+    matrix: np.ndarray,
+    mask: np.ndarray,
+    grain: Grain | None = None,
+    upscale: float = 1,
+) -> None:
     """Blend `face` into `background`, which is changed in place.
 
     Only the rectangle around the face is worked on; where the mask is 0, pixels keep their values bit for bit.
@@ -82,6 +91,8 @@ def paste_face(background: np.ndarray, face: np.ndarray, matrix: np.ndarray, mas
         face: RGB uint8 (h,w,3); its values are brought to the range of `background`.
         matrix: from `background` to `face`, (2,3).
         mask: weight of `face`, (h,w) float32 in [0, 1]; it goes on outside `face` as it is at the edge.
+        grain: noise to be added to `face`, drawn from its content.
+        upscale: factor by which `background` was enlarged, as the noise is to be.
     """
     height, width = face.shape[:2]
     to_background = invert_affine(matrix)
@@ -90,6 +101,7 @@ def paste_face(background: np.ndarray, face: np.ndarray, matrix: np.ndarray, mas
     if left == right or top == bottom:
         return
     levels = np.iinfo(background.dtype).max
+    seed = zlib.crc32(np.ascontiguousarray(face))
     if levels > 255:
         face = face * np.float32(levels / 255)
     rows = max(1, BAND_PIXELS // (right - left))
@@ -97,6 +109,9 @@ def paste_face(background: np.ndarray, face: np.ndarray, matrix: np.ndarray, mas
         part = background[start : min(start + rows, bottom), left:right]
         to_part = compose(np.array([[1.0, 0, -left], [0, 1.0, -start]]), to_background)
         size = part.shape[1::-1]
-        warped = warp(face, to_part, *size, border=cv2.BORDER_REPLICATE).astype(np.float32).clip(0, levels)
+        warped = warp(face, to_part, *size, border=cv2.BORDER_REPLICATE).astype(np.float32)
+        if grain is not None:
+            warped += grain.draw(part.shape[0], part.shape[1], upscale, seed + start) * np.float32(levels / 255)
+        warped = warped.clip(0, levels)
         weight = np.clip(warp(mask, to_part, *size, border=cv2.BORDER_REPLICATE), 0, 1)[..., None]
         part[:] = np.rint(part + weight * (warped - part)).astype(part.dtype)

@@ -117,7 +117,7 @@ def _of_input(embedder: FaceEmbedder, wishes: Wishes) -> Callable[[Tensor], tupl
     Raises:
         CheckpointError: it is asked for, and there is no calibration for this recogniser.
     """
-    if not (wishes.own or wishes.choose_w):
+    if not (wishes.own or wishes.choose_w or wishes.references):
         return None
     from basicsr.recognition.confidence import Calibration, InputIdentity  # imports torchvision, which takes seconds
 
@@ -127,9 +127,10 @@ def _of_input(embedder: FaceEmbedder, wishes: Wishes) -> Callable[[Tensor], tupl
     for path in sorted(CALIBRATIONS.glob('*.json')):
         if Calibration.read(path).recogniser_sum == digest:
             return InputIdentity(embedder, path)
-    if wishes.own:
+    if wishes.own or (wishes.choose_w and not wishes.references):
+        flag, other = ('--identity input', '') if wishes.own else ('-w auto without --ref', '; or give -w a number')
         raise CheckpointError(
-            f'--identity input: nothing in {CALIBRATIONS} tells how far {embedder.name} can be trusted on a damaged '
-            'face; make a file with id-codeformer recognizer calibrate, and name it with --calibration'
+            f'{flag}: nothing in {CALIBRATIONS} tells how far {embedder.name} can be trusted on a damaged face; make a '
+            f'file with id-codeformer recognizer calibrate, and name it with --calibration{other}'
         )
     return None

@@ -8,7 +8,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import cv2
 import numpy as np
 import torch
 from torch import nn
@@ -17,11 +16,12 @@ from basicsr.archs.codeformer_arch import CodeFormer
 from basicsr.archs.factory import load_codeformer
 from basicsr.archs.idcodeformer_arch import IDCodeFormer
 from basicsr.archs.vqgan_arch import Upsample
+from basicsr.faces.tone import Tone, fix_colour
 from basicsr.inference.code_search import CodeSearch
 from basicsr.utils.checkpoint import CheckpointError
 from basicsr.utils.finite import check_finite
 from basicsr.utils.folders import packaged, weights_folder
-from basicsr.utils.image import resized, to_image, to_tensor
+from basicsr.utils.image import resized, to_tensor
 from basicsr.utils.memory import give_back_freed_memory
 from basicsr.utils.precision import computes_bf16
 from basicsr.utils.progress import track
@@ -103,18 +103,6 @@ def load_model(model: str | os.PathLike, weights_dir: str | os.PathLike, device:
             raise
         logger.warning('%s. The embedded small model is used instead; fetch the official weights again', error)
         return load_model('small', weights_dir, device)
-
-
-def fix_colour(restored: np.ndarray, original: np.ndarray) -> np.ndarray:
-    """`restored` with the low frequencies of `original`, whose colours survive most damage (after StableSR, 2023).
-
-    Args:
-        restored: RGB uint8 (n,n,3).
-        original: of the same size.
-    """
-    sigma = restored.shape[0] / 24
-    drift = cv2.GaussianBlur(original.astype(np.float32) - restored, (0, 0), sigma)
-    return np.rint(np.clip(restored + drift, 0, 255)).astype(np.uint8)
 
 
 def bound_kept_memory(network: nn.Module) -> None:
@@ -205,6 +193,8 @@ class FaceRestorer:
     ) -> list[np.ndarray]:
         """Restore aligned faces.
 
+        Underexposed and faded ones are shown to the network with the contrast of others, see `Tone`.
+
         Args:
             faces: RGB uint8 pictures (h,w,3) of any square size, aligned as FFHQ; or one such picture.
             w: 0 for quality (codes only) to 1 for fidelity to the input.
@@ -227,7 +217,9 @@ class FaceRestorer:
         if isinstance(faces, np.ndarray) and faces.ndim == 3:
             faces = [faces]
         fitted = [self._fit(face) for face in faces]
-        inputs = [to_tensor(face) for face in fitted]
+        tones = [Tone.of(face) for face in fitted]
+        shown = [face if tone.is_usual else tone.apply(face) for face, tone in zip(fitted, tones, strict=True)]
+        inputs = [to_tensor(face if face.dtype == np.uint8 else face / 255) for face in shown]
         self._check_identity(len(inputs), identity, mask, id_scale)
         if search is not None and len(search.targets) != len(inputs):
             raise ValueError(f'{len(search.targets)} targets of a search for {len(inputs)} faces')
@@ -243,8 +235,11 @@ class FaceRestorer:
                 known |= {'identity': self._moved(identity[part]), 'mask': told, 'id_scale': id_scale}
             restored += self._run(torch.stack(inputs[part]), w, adain, **known)
         if self.color_fix:
-            return [fix_colour(face, original) for face, original in zip(restored, fitted, strict=True)]
-        return restored
+            restored = [fix_colour(face, original) for face, original in zip(restored, shown, strict=True)]
+        return [
+            to_levels(face if tone.is_usual else tone.undo(face, original))
+            for face, tone, original in zip(restored, tones, fitted, strict=True)
+        ]
 
     def _fit(self, face: np.ndarray) -> np.ndarray:
         if face.dtype != np.uint8 or face.ndim != 3 or face.shape[2] != 3 or face.size == 0:
@@ -272,10 +267,15 @@ class FaceRestorer:
     @torch.inference_mode(False)  # a search needs gradients, whatever the caller's mode
     @torch.no_grad()
     def _run(self, batch: torch.Tensor, w: float, adain: bool, **known: Any) -> list[np.ndarray]:
-        """(N,3,S,S) in [-1, 1] to N pictures."""
+        """(N,3,S,S) in [-1, 1] to N pictures (S,S,3), float32 from 0 to 255."""
         output = self.network(self._moved(batch), w=w, adain=adain, **known)[0].float()
         check_finite(output, f'the network ({self.precision})')
-        return [to_image(face) for face in output]
+        return list(((output.clamp(-1, 1) + 1) * 127.5).permute(0, 2, 3, 1).cpu().numpy())
+
+
+def to_levels(image: np.ndarray) -> np.ndarray:
+    """A picture of float levels from 0 to 255 as uint8, clipped and rounded."""
+    return np.rint(image.clip(0, 255)).astype(np.uint8)
 
 
 def check_fidelity(w: float) -> None:

@@ -18,7 +18,6 @@ from basicsr.utils.finite import check_finite
 from basicsr.utils.image import resized, to_tensor
 
 OWN = 'input'
-UNCALIBRATED = 0.5  # trust in the input's own embedding where nothing is known of how far it can be trusted
 
 
 @dataclass(frozen=True, eq=False)
@@ -28,7 +27,8 @@ class IdentityGuide:
     Args:
         embedder: the recogniser.
         people: those with references.
-        own: aligned faces (N,3,H,W) in [-1, 1] to embeddings (N,D) and how far each can be trusted (N,); for faces
+        own: aligned faces (N,3,H,W) in [-1, 1] to embeddings (N,D) and how far each can be trusted (N,), where the
+            recogniser is calibrated; for damaged faces alone in a picture, and with `tells_own` for faces
             without reference.
         size: side at which `own` is shown faces, pixels.
         tells_people: the network is told who has references.
@@ -60,18 +60,24 @@ class IdentityGuide:
         Args:
             crops: the aligned faces, RGB uint8.
             vectors: their embeddings (N,D).
-            alone: see `People.match`.
+            alone: there is one face, and surely no other.
             taken: who is somebody else in the picture.
         """
         found: list[Person | None] = [None] * len(crops)
         if self.people is not None:
-            found = self.people.match(vectors, alone, taken)
-        if self.own is None:
+            found = self.people.match(vectors, taken)
+            if alone and found == [None] and self.own is not None:
+                found = [self.people.assume(vectors[0], lambda: self.confidence(crops)[0])]
+        if not self.tells_own:
             return found
         nobody = [place for place, person in enumerate(found) if person is None]
         for place, person in zip(nobody, self._by_itself([crops[place] for place in nobody]), strict=True):
             found[place] = person
         return found
+
+    def confidence(self, crops: Sequence[np.ndarray]) -> list[float]:
+        """Calibrated confidence in the identity of damaged faces, 0 to 1; `own` is needed."""
+        return [person.trust for person in self._by_itself(crops)]
 
     @torch.inference_mode()
     def _by_itself(self, crops: Sequence[np.ndarray]) -> list[Person]:
@@ -108,15 +114,11 @@ class IdentityGuide:
         return known
 
     @staticmethod
-    def targets(seen: Tensor, persons: Sequence[Person | None]) -> tuple[Tensor, Tensor]:
-        """Whom the restorations are to be like (N,D), and how far that can be trusted (N,).
+    def target(seen: Tensor, person: Person | None) -> Tensor:
+        """Whom a restoration is to be like (D,): the references of the person, else the input.
 
         Args:
-            seen: embeddings of the inputs (N,D).
-            persons: who they are.
+            seen: embedding of the input (D,).
+            person: who it is.
         """
-        rows = [
-            person.mean if person and person.files else vector for person, vector in zip(persons, seen, strict=True)
-        ]
-        trust = [person.trust if person else UNCALIBRATED for person in persons]
-        return torch.stack(rows), torch.tensor(trust)
+        return person.mean if person and person.files else seen

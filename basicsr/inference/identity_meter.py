@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from math import floor
 from statistics import mean
 
 from torch import Tensor
 
-from basicsr.inference.people import Person
+from basicsr.inference.people import People, Person
 
 MARGIN = 0.03  # of a cosine; compressing a degraded face again (JPEG 90) moves 19 of 20 by less
 FAITHFUL = 0.3  # cosine below which a person is hardly to be known again, see `people.THRESHOLD`
@@ -27,6 +28,8 @@ class FaceIdentity:
         after: cosine of the restoration and the same, or the input.
         w: the fidelity weight of the restoration.
         warning: that it moved away from the person, or may be somebody else; empty if there is nothing to say.
+        nearest: the most similar person, where there are references and the face is taken for nobody.
+        nearest_cosine: of the input and the references of that person.
     """
 
     face: int
@@ -36,9 +39,13 @@ class FaceIdentity:
     after: float
     w: float
     warning: str = ''
+    nearest: str | None = None
+    nearest_cosine: float | None = None
 
 
-def compare(seen: Tensor, restored: Tensor, person: Person | None, w: float) -> FaceIdentity:
+def compare(
+    seen: Tensor, restored: Tensor, person: Person | None, w: float, people: People | None = None
+) -> FaceIdentity:
     """What became of the likeness of a face, which gets the number 0.
 
     Args:
@@ -46,29 +53,82 @@ def compare(seen: Tensor, restored: Tensor, person: Person | None, w: float) -> 
         restored: of the restoration.
         person: who it is; with the references that it is compared with, else with the input.
         w: of the restoration.
+        people: everybody with references, so that it is said how similar a face is that is taken for nobody.
     """
-    if person is None or not person.files:
-        return _judged(0, None, None, float(restored @ seen), w)
-    return _judged(0, person.name, float(seen @ person.mean), float(restored @ person.mean), w)
+    if person is not None and person.files:
+        cosines = float(seen @ person.mean), float(restored @ person.mean)
+        return _judged(FaceIdentity(0, REFERENCE, person.name, *cosines, w), _assumption(person, cosines[0]))
+    found = FaceIdentity(0, INPUT, None, None, float(restored @ seen), w)
+    if people is not None:
+        nearest, cosine = people.nearest(seen)
+        found = replace(found, nearest=nearest.name, nearest_cosine=cosine)
+    return _judged(found, _refusal(found, people))
 
 
-def average(face: int, frames: Sequence[FaceIdentity]) -> FaceIdentity:
-    """What became of the likeness of a face over several frames, in the mean."""
-    first = frames[0]
-    before = None if first.before is None else mean(frame.before for frame in frames if frame.before is not None)
-    return _judged(face, first.person, before, mean(frame.after for frame in frames), first.w)
+def average(face: int, frames: Sequence[FaceIdentity], people: People | None = None) -> FaceIdentity:
+    """What became of the likeness of a face over several frames, in the mean.
+
+    Args:
+        face: number of its track.
+        frames: one or more.
+        people: see `compare`.
+    """
+
+    def over_frames(values: Iterable[float | None]) -> float | None:
+        given = [value for value in values if value is not None]
+        return mean(given) if given else None
+
+    found = replace(
+        frames[0],
+        face=face,
+        before=over_frames(frame.before for frame in frames),
+        after=mean(frame.after for frame in frames),
+        nearest_cosine=over_frames(frame.nearest_cosine for frame in frames if frame.nearest == frames[0].nearest),
+    )
+    return _judged(found, _refusal(found, people))
 
 
-def _judged(face: int, person: str | None, before: float | None, after: float, w: float) -> FaceIdentity:
-    """With a warning where there is need of one, and what can be done about it."""
-    warning = ''
+def _judged(found: FaceIdentity, match: str) -> FaceIdentity:
+    """Rounded, with a warning where there is need of one, and what can be done about it.
+
+    Args:
+        found: unrounded; its warning is replaced.
+        match: what there is to say of whom the face was taken for.
+    """
+    before, after, person = found.before, found.after, found.person
+    change = ''
     if before is None and after < FAITHFUL:
-        warning = 'hardly the person of the input'
+        change = 'hardly the person of the input'
     elif before is not None and after < before - MARGIN:
-        warning = f'less like {person} than the input was'
-    if warning and w < 1:
-        warning += '; try a higher -w'
-    if not warning and before is not None and before < FAITHFUL:
-        warning = f'the input is hardly like {person}: is it {person}?'
-    rounded = None if before is None else round(before, 4)
-    return FaceIdentity(face, INPUT if before is None else REFERENCE, person, rounded, round(after, 4), w, warning)
+        change = f'less like {person} than the input was'
+    if change and found.w < 1:
+        change += '; try a higher -w'
+    if not change and not match and before is not None and before < FAITHFUL:
+        change = f'the input is hardly like {person}: is it {person}?'
+    rounded = {name: _rounded(getattr(found, name)) for name in ('before', 'after', 'nearest_cosine')}
+    return replace(found, **rounded, warning='; '.join(filter(None, (match, change))))
+
+
+def _rounded(cosine: float | None) -> float | None:
+    return None if cosine is None else round(cosine, 4)
+
+
+def _assumption(person: Person, cosine: float) -> str:
+    if not person.assumed:
+        return ''
+    return (
+        f'too damaged to be recognised (cosine {cosine:.2f}), taken for {person.name} as the only person of --ref; '
+        'leave --ref out if it is somebody else'
+    )
+
+
+def _refusal(found: FaceIdentity, people: People | None) -> str:
+    if people is None or found.nearest_cosine is None:
+        return ''
+    if found.nearest_cosine >= people.threshold:
+        return f'taken for nobody: another face of the picture is {found.nearest}'
+    insisted = floor(100 * found.nearest_cosine) / 100
+    return (
+        f'taken for nobody: its cosine with {found.nearest}, {found.nearest_cosine:.2f}, is below '
+        f'{people.threshold:g}; if it is {found.nearest}, insist with --id_threshold {insisted:g}'
+    )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
@@ -24,9 +24,10 @@ from basicsr.faces.geometry import (
     scaling,
     warp,
 )
+from basicsr.faces.grain import Grain, missing_grain
 from basicsr.faces.paste import ParsingMask, face_mask, paste_face
 from basicsr.faces.sharpness import LARGEST_LOOK, is_sharper_than, pixel_size
-from basicsr.inference.auto_fidelity import CANDIDATES, choose_all
+from basicsr.inference.auto_fidelity import CANDIDATES, choose_fidelity, fidelity_from, sharpness_of
 from basicsr.inference.face_restorer import FaceRestorer, check_fidelity
 from basicsr.inference.identity_guide import IdentityGuide
 from basicsr.inference.identity_meter import FaceIdentity, compare
@@ -119,9 +120,10 @@ class ImageRestorer:
         only_center_face: restore the face nearest to the middle only.
         draw_box: mark the crops in the result.
         parsing: narrows what is pasted to the face itself.
+        grain: give restored faces the noise of the picture around them.
         force: restore faces that are already sharper than what the network makes, too.
         guide: knows the people and measures their likeness; None measures nothing.
-        choose_w: choose w for each face among a few, see `choose_fidelity`; needs a guide.
+        choose_w: choose w for each face, see `auto_fidelity`; needs a guide.
 
     Raises:
         ValueError: `w` or `upscale` is out of range.
@@ -137,6 +139,7 @@ class ImageRestorer:
     only_center_face: bool = False
     draw_box: bool = False
     parsing: ParsingMask | None = None
+    grain: bool = True
     force: bool = False
     guide: IdentityGuide | None = None
     choose_w: bool = False
@@ -183,7 +186,7 @@ class ImageRestorer:
         for face in faces:
             if face.restored is not None:
                 smaller = [other for other in left if affine_scale(other.matrix) > affine_scale(face.matrix)]
-                self._paste(canvas, face.restored, face, smaller)
+                self._paste(canvas, face.restored, face, smaller, self._missing_grain(image, face, face.restored))
         if self.draw_box:
             self._draw_boxes(canvas, faces)
         return canvas
@@ -244,24 +247,51 @@ class ImageRestorer:
 
     def _restore(self, faces: Sequence[FaceResult], search: bool) -> list[FaceResult]:
         """The same faces, restored; the likeness of those with `seen` is measured."""
-        weights = CANDIDATES if self.choose_w else (self.w,)
-        known = self.guide.condition([face.person for face in faces], search) if self.guide else {}
-        crops = [face.crop for face in faces]
-        rows = [self._in_grey(faces, self.restorer.restore(crops, w, self.adain, **known)) for w in weights]  # [K][N]
-        done = [replace(face, restored=restored, w=weights[0]) for face, restored in zip(faces, rows[0], strict=True)]
-        measured = [place for place, face in enumerate(faces) if face.seen is not None]
-        if self.guide is None or not measured:
-            return done
-        persons = [faces[place].person for place in measured]
-        seen = torch.stack([face.seen for face in faces if face.seen is not None])
-        vectors = torch.stack([self.guide.embed([row[place] for place in measured]) for row in rows])  # (K,N,D)
-        targets, trust = self.guide.targets(seen, persons)
-        candidates = [[row[place] for place in measured] for row in rows]
-        chosen = choose_all(candidates, vectors, targets, trust) if self.choose_w else [0] * len(measured)
-        for n, (place, k) in enumerate(zip(measured, chosen, strict=True)):
-            likeness = compare(seen[n], vectors[k, n], persons[n], weights[k])
-            done[place] = replace(done[place], restored=rows[k][place], w=weights[k], likeness=likeness)
-        return done
+        tried = self._fidelities(faces)
+        made: dict[tuple[int, float], np.ndarray] = {}
+        for w in sorted(set().union(*tried)):
+            places = [place for place, weights in enumerate(tried) if w in weights]
+            some = [faces[place] for place in places]
+            known = self.guide.condition([face.person for face in some], search) if self.guide else {}
+            restored = self.restorer.restore([face.crop for face in some], w, self.adain, **known)
+            made |= zip(((place, w) for place in places), self._in_grey(some, restored), strict=True)
+        measured = [key for key in made if self.guide and faces[key[0]].seen is not None]
+        vectors = (
+            dict(zip(measured, self.guide.embed([made[key] for key in measured]), strict=True)) if measured else {}
+        )
+        return [
+            self._choose(face, {w: (made[place, w], vectors.get((place, w))) for w in weights})
+            for place, (face, weights) in enumerate(zip(faces, tried, strict=True))
+        ]
+
+    def _fidelities(self, faces: Sequence[FaceResult]) -> list[tuple[float, ...]]:
+        """The weights w at which each face is restored: one, or some to choose among for people with references."""
+        if not self.choose_w or self.guide is None:
+            return [(self.w,)] * len(faces)
+        unknown = [place for place, face in enumerate(faces) if not (face.person and face.person.files)]
+        tried = [CANDIDATES] * len(faces)
+        confidences = self.guide.confidence([faces[place].crop for place in unknown])
+        for place, confidence in zip(unknown, confidences or [self.w] * len(unknown), strict=True):
+            tried[place] = (fidelity_from(confidence),)
+        return tried
+
+    def _choose(self, face: FaceResult, candidates: Mapping[float, tuple[np.ndarray, Tensor | None]]) -> FaceResult:
+        """A face with the restoration that suits it, and its likeness where that is measured.
+
+        Args:
+            face: to be restored.
+            candidates: restorations by w, with their embeddings where the face has one.
+        """
+        w = next(iter(candidates))
+        if self.guide is None or face.seen is None:
+            return replace(face, restored=candidates[w][0], w=w)
+        images, vectors = zip(*candidates.values(), strict=True)
+        if len(candidates) > 1:
+            likeness = torch.stack(vectors) @ self.guide.target(face.seen, face.person)
+            w = list(candidates)[choose_fidelity(likeness.tolist(), [sharpness_of(image) for image in images])]
+        restored, vector = candidates[w]
+        likeness = compare(face.seen, vector, face.person, w, self.guide.people)
+        return replace(face, restored=restored, w=w, likeness=likeness)
 
     @staticmethod
     def _in_grey(faces: Sequence[FaceResult], restored: Sequence[np.ndarray]) -> list[np.ndarray]:
@@ -284,6 +314,11 @@ class ImageRestorer:
             return replace(self.take_aligned(image), face=face, matrix=scaling(self.restorer.size / side))
         return self.cut_out(image, face, self.judge(image, face))
 
+    def _missing_grain(self, image: np.ndarray, face: FaceResult, restored: np.ndarray) -> Grain | None:
+        """Noise of the picture that a restored face lacks; none where the picture itself is enlarged without noise."""
+        wanted = self.grain and self.bg_upsampler is None and not face.whole
+        return missing_grain(image, restored, face.matrix) if wanted else None
+
     def _enlarge(self, image: np.ndarray) -> np.ndarray:
         if self.bg_upsampler is not None:
             return self.bg_upsampler.upscale(image, self.upscale)
@@ -291,7 +326,12 @@ class ImageRestorer:
         return resized(image, width, height)
 
     def _paste(
-        self, canvas: np.ndarray, face: np.ndarray, result: FaceResult, spared: Sequence[FaceResult] = ()
+        self,
+        canvas: np.ndarray,
+        face: np.ndarray,
+        result: FaceResult,
+        spared: Sequence[FaceResult] = (),
+        grain: Grain | None = None,
     ) -> None:
         """Blend a restored `face` into the enlarged picture, where `result` says that it came from; not over others."""
         size = face.shape[0]
@@ -307,7 +347,7 @@ class ImageRestorer:
             face = self.face_upsampler.upscale(face, factor)
             mask = cv2.resize(mask, face.shape[1::-1], interpolation=cv2.INTER_LINEAR)
             matrix = compose(scaling(factor), matrix)
-        paste_face(canvas, face, matrix, mask)
+        paste_face(canvas, face, matrix, mask, grain, self.upscale)
 
     def _draw_boxes(self, canvas: np.ndarray, faces: Sequence[FaceResult]) -> None:
         thickness = max(1, round(max(canvas.shape) / 400))

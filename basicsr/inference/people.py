@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import torch
@@ -14,6 +14,9 @@ from torch import Tensor
 # 2,400 pairs of a face and another person is taken for a match, at 0.25 one in 200; 87 % of the faces find their person
 # under the small degradation of training and 25 % under the large one (89 and 33 % at 0.25). With arcface_mbf512.
 THRESHOLD = 0.3
+# Of faces under the large degradation whose confidence is below 0.5, an eighth reach 0.3 with references of their own
+# person, so that a low cosine says little. A third of 0.3 is reached by 57 % of them, and by 9 % of strangers.
+LOW_CONFIDENCE, LOW_SHARE = 0.5, 1 / 3
 
 
 @dataclass(frozen=True, eq=False)
@@ -25,12 +28,14 @@ class Person:
         files: the references; none if the face in the input itself tells who it is.
         vectors: unit embeddings (R,D).
         trust: how far they can be trusted, 0 to 1.
+        assumed: the face is too damaged to be recognised, and taken for the only person with references.
     """
 
     name: str
     files: tuple[Path, ...]
     vectors: Tensor
     trust: float = 1.0
+    assumed: bool = False
 
     @property
     def mean(self) -> Tensor:
@@ -45,8 +50,8 @@ class People:
     Args:
         persons: one or more.
         threshold: smallest cosine of a face and a person's mean embedding at which the face is that person's.
-        only: they are the references of one person, who the pictures are of: a face that is alone in its picture is
-            that person, whatever its cosine.
+        only: they are the references of one person, who the pictures are of: a face that is alone in its picture and
+            too damaged to be recognised is assumed to be that person, see `assume`.
         notes: what was left out, and why.
     """
 
@@ -55,18 +60,39 @@ class People:
     only: bool = False
     notes: list[str] = field(default_factory=list)
 
-    def match(self, faces: Tensor, alone: bool, taken: Collection[Person] = ()) -> list[Person | None]:
+    def cosines(self, faces: Tensor) -> Tensor:
+        """Cosines (N,P) of unit embeddings (N,D) with the mean references of everybody."""
+        return faces @ torch.stack([person.mean for person in self.persons]).T
+
+    def nearest(self, face: Tensor) -> tuple[Person, float]:
+        """The person most similar to a unit embedding (D,), and the cosine."""
+        cosine, place = self.cosines(face[None])[0].max(0)
+        return self.persons[int(place)], float(cosine)
+
+    def assume(self, face: Tensor, confidence: Callable[[], float]) -> Person | None:
+        """The only person, for a face alone in its picture that is too damaged to reach the threshold.
+
+        Args:
+            face: its unit embedding (D,), below the threshold.
+            confidence: measures the calibrated confidence in the embedding, 0 to 1.
+
+        Returns:
+            None if the confidence is not below `LOW_CONFIDENCE`, or the cosine below `LOW_SHARE` of the threshold.
+        """
+        person, cosine = self.nearest(face)
+        if not self.only or cosine < LOW_SHARE * self.threshold or confidence() >= LOW_CONFIDENCE:
+            return None
+        return replace(person, assumed=True)
+
+    def match(self, faces: Tensor, taken: Collection[Person] = ()) -> list[Person | None]:
         """Who the faces of one picture are; a person is at most one of them, the most similar.
 
         Args:
             faces: unit embeddings (N,D).
-            alone: there is one face, and surely no other.
             taken: who is somebody else in the picture.
         """
-        if self.only and alone:
-            return [self.persons[0]]
         found: list[Person | None] = [None] * len(faces)
-        cosines = faces @ torch.stack([person.mean for person in self.persons]).T  # (N,P)
+        cosines = self.cosines(faces)
         used = set(taken)
         for place in cosines.flatten().argsort(descending=True).tolist():
             face, person = place // len(self.persons), self.persons[place % len(self.persons)]

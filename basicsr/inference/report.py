@@ -76,6 +76,19 @@ def format_identity(records: Sequence[FileRecord], root: str | os.PathLike) -> s
     return '\n'.join(_aligned(rows))
 
 
+def nobody_matched(records: Sequence[FileRecord], root: str | os.PathLike) -> str:
+    """A line on references that no restored face was taken for, with the best cosine; empty if one was."""
+    faces = [(face, record) for record in records for face in record.identity]
+    if any(face.person is not None for face, _ in faces):
+        return ''
+    similar = [(face.nearest_cosine, face, record) for face, record in faces if face.nearest_cosine is not None]
+    if not similar:
+        return 'the references were not used: no face was restored'
+    cosine, face, record = max(similar, key=lambda each: each[0])
+    nearest = f'face {face.face} of {_name(record, root)} with {face.nearest}'
+    return printable(f'no face was taken for anybody of --ref; the best cosine is {cosine:.2f}, of {nearest}')
+
+
 def _name(record: FileRecord, root: str | os.PathLike) -> str:
     path = Path(record.input)
     return printable(str(path.relative_to(root) if path.is_relative_to(root) and path != Path(root) else path))

@@ -47,7 +47,8 @@ class TrackIdentities:
 
     def report(self) -> list[FaceIdentity]:
         """Of every track that was measured, in order."""
-        return [average(track, frames) for track, frames in sorted(self._measured.items())]
+        people = self.guide.people
+        return [average(track, frames, people) for track, frames in sorted(self._measured.items())]
 
     def _embed_new(self, frames: Sequence[Faces]) -> dict[int, Tensor]:
         """The mean embedding over these frames of each track that is new."""
@@ -83,7 +84,7 @@ class TrackIdentities:
         known = self._persons[track]
         if self.guide.people is None or (known is not None and known.files):
             return
-        (found,) = self.guide.people.match(seen[None], False, self._taken(faces))
+        (found,) = self.guide.people.match(seen[None], self._taken(faces))
         if found is not None:
             self._persons[track] = found
             self._measured.pop(track, None)  # against the input

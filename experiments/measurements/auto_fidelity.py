@@ -104,6 +104,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument('--pairs', type=Path, nargs='+', required=True, help='folders of scripts/make_val_pairs.py')
     parser.add_argument('--ref', type=Path, required=True, help='aligned photographs of the people')
     parser.add_argument('--recogniser', required=True, help='that the network was trained with')
+    parser.add_argument('--calibration', help='how far it can be trusted (default: that of options/confidence)')
     parser.add_argument('--judge', required=True, help='another recogniser')
     parser.add_argument('--model', default='small', help='auto, official, small, or a file')
     parser.add_argument('--limit', type=int, default=sys.maxsize, help='faces of each folder, at even steps')
@@ -114,7 +115,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         parser.error('--limit and --count must be 1 or more')
     try:
         restorer = FaceRestorer(args.model, args.device)
-        guide = build_guide(Wishes(recogniser=args.recogniser, choose_w=True), restorer, None, weights_folder())
+        guide = build_guide(
+            Wishes(recogniser=args.recogniser, calibration=args.calibration, choose_w=True),
+            restorer,
+            None,
+            weights_folder(),
+        )
         assert guide is not None  # a recogniser was named
         judge, photos = FaceEmbedder(args.judge).to(restorer.device), Folder.scan(args.ref, '--ref')
         columns = [measure(pairs, photos, restorer, guide, judge, args.limit, args.count) for pairs in args.pairs]
