@@ -11,10 +11,17 @@ from typing import Any
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from basicsr.archs import CodeFormer, build_network
+from basicsr.archs.codeformer_arch import CodeFormer
 from basicsr.utils.checkpoint import CheckpointError, load_state, read_checkpoint, read_metadata, unwrap
+from basicsr.utils.registry import ARCH_REGISTRY
 
-STATED = ('n_head', 'img_size', 'attn_resolutions', 'recogniser')  # what shapes do not tell
+STATED = (
+    'n_head', 'img_size', 'attn_resolutions', 'recogniser', 'w_identity', 'w_generated', 'prior_adain',
+    'texture_from', 'max_shift', 'integrate', 'tokens', 'heads',
+)  # fmt: skip
+"""Options that shapes do not tell."""
+PARTS = ('prior', 'dam', 'tgrn')
+"""Sub-networks of CodeFormer++, whose options stand in sections of their own."""
 DRAWING = (Tensor.uniform_, Tensor.normal_, nn.init.uniform_, nn.init.normal_, nn.init.kaiming_uniform_)
 
 
@@ -88,15 +95,32 @@ def _describe_identity(state: Mapping[str, Tensor]) -> dict[str, Any]:
     return {**sizes, 'identity_dim': first.shape[1]}
 
 
+def _describe_plusplus(state: Mapping[str, Tensor]) -> dict[str, Any]:
+    parts = {
+        part: {key[len(part) + 1 :]: value for key, value in state.items() if key.startswith(f'{part}.')}
+        for part in PARTS
+    }
+    prior, dam = describe(parts['prior']), parts['dam']
+    enlarged = 2 ** (len(_numbered(dam, 'down')) - len(_numbered(dam, 'up')))
+    return {
+        'type': 'CodeFormerPlusPlus',
+        'prior': prior,
+        'dam': {'width': dam['flow.weight'].shape[1], 'stride': enlarged},
+        'tgrn': {'width': parts['tgrn']['last.weight'].shape[1]},
+    }
+
+
 def describe(state: Mapping[str, Tensor]) -> dict[str, Any]:
     """The options (`type` and sizes) of the network a state dict belongs to.
 
-    What shapes do not tell keeps its default: `n_head`, and an autoencoder's side (16x16 codes are assumed).
+    What shapes do not tell keeps its default: `STATED`, and an autoencoder's side (16x16 codes are assumed).
 
     Raises:
         CheckpointError: no network of this project has such keys.
     """
     try:
+        if 'prior.position_emb' in state:
+            return _describe_plusplus(state)
         if 'position_emb' in state and 'encoder.blocks.0.weight' in state:
             fused = {key.split('.')[1] for key in state if key.startswith('fuse_convs_dict.')}
             return {
@@ -116,17 +140,28 @@ def describe(state: Mapping[str, Tensor]) -> dict[str, Any]:
     except (KeyError, IndexError, ValueError) as error:
         raise CheckpointError(f'the keys are those of no known network: {error!r} is missing or odd') from error
     raise CheckpointError(
-        f'the keys are those of no known network (CodeFormer, VQAutoEncoder, VQGANDiscriminator); first: '
+        f'the keys are those of no known network (CodeFormer, CodeFormerPlusPlus, VQAutoEncoder, VQGANDiscriminator); first: '
         f'{", ".join(list(state)[:3])}'
     )
 
 
-def load_network(path: str | os.PathLike, map_location: str = 'cpu', key: str | None = None) -> nn.Module:
-    """The network in a `.pth` or `.safetensors` file, with its weights, in eval mode.
+def _told(sizes: Mapping[str, Any], stated: Mapping[str, Any]) -> dict[str, Any]:
+    """Sizes read off the shapes, completed by what the checkpoint states and shapes do not tell."""
+    told = {
+        name: stated[name] for name in STATED if name in stated and (name != 'recogniser' or 'identity_dim' in sizes)
+    }
+    parts = {part: _told(sizes[part], stated.get(part) or {}) for part in PARTS if part in sizes}
+    return {**sizes, **told, **parts}
+
+
+def read_network(
+    path: str | os.PathLike, map_location: str = 'cpu', key: str | None = None
+) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """Options (`type` and sizes) and weights of the network in a file.
 
     Args:
-        path: the file; `params_ema`, `params`, … and `module.` are unwrapped.
-        map_location: where to put it.
+        path: a `.pth` or `.safetensors` file; `params_ema`, `params`, … and `module.` are unwrapped.
+        map_location: where to put the weights.
         key: the entry to take instead of the first usual one.
 
     Raises:
@@ -136,15 +171,18 @@ def load_network(path: str | os.PathLike, map_location: str = 'cpu', key: str | 
     state = unwrap(checkpoint, key, str(path))
     stated = checkpoint.get('network') or json.loads(read_metadata(path).get('network', '{}'))
     try:
-        sizes = describe(state)
-        told = {
-            name: stated[name]
-            for name in STATED
-            if name in stated and (name != 'recogniser' or 'identity_dim' in sizes)
-        }
+        return _told(describe(state), stated), state
+    except CheckpointError as error:
+        raise CheckpointError(f'{path}: {error}') from error
+
+
+def load_network(path: str | os.PathLike, map_location: str = 'cpu', key: str | None = None) -> nn.Module:
+    """The network in a file, with its weights, in eval mode; arguments and errors as for `read_network`."""
+    options, state = read_network(path, map_location, key)
+    try:
         with _WithoutDraws():
-            network = build_network({**sizes, **told})
-    except (CheckpointError, ValueError) as error:
+            network = ARCH_REGISTRY.build(options)
+    except ValueError as error:
         raise CheckpointError(f'{path}: {error}') from error
     load_state(network, state, source=path)
     return network.to(map_location).eval()
