@@ -48,7 +48,7 @@ def faces(*vectors) -> list[torch.Tensor]:
 @pytest.mark.parametrize('size', [64, 192])
 def test_the_mask_is_symmetrical_and_covers_the_components(size):
     mask = component_mask(size)
-    assert mask.shape == (1, 1, size, size) and 0 <= mask.min() and mask.max() <= 1
+    assert mask.shape == (1, 1, size, size) and mask.min() >= 0 and mask.max() <= 1
     torch.testing.assert_close(mask, mask.flip(3))
     x, y = torch.from_numpy(ffhq_template(size)).round().long().T
     assert (mask[0, 0, y, x] > 0.5).all()  # the corners of the mouth are the farthest from a centre

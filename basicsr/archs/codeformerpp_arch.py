@@ -287,8 +287,8 @@ class CodeFormerPlusPlus(nn.Module):
         w_identity: fidelity weight of I_F, 0 to 1.
         w_generated: fidelity weight of I_G, 0 to 1.
         prior_adain: the prior's codes take the statistics of its encoder's features, see `CodeFormer.forward`.
-        texture_from: what the transfer network looks at: `I_warp`; `I_G`, unregistered; or `I_F`, the control that tells
-            a transfer of texture from a mere refinement.
+        texture_from: what the transfer network looks at: `I_warp`; `I_G`, unregistered; or `I_F`, the control that
+            tells a transfer of texture from a mere refinement.
         fix_modules: sub-modules that are not trained, beside the prior.
 
     Attributes:

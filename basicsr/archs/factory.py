@@ -140,8 +140,8 @@ def describe(state: Mapping[str, Tensor]) -> dict[str, Any]:
     except (KeyError, IndexError, ValueError) as error:
         raise CheckpointError(f'the keys are those of no known network: {error!r} is missing or odd') from error
     raise CheckpointError(
-        f'the keys are those of no known network (CodeFormer, CodeFormerPlusPlus, VQAutoEncoder, VQGANDiscriminator); first: '
-        f'{", ".join(list(state)[:3])}'
+        f'the keys are those of no known network (CodeFormer, CodeFormerPlusPlus, VQAutoEncoder, '
+        f'VQGANDiscriminator); first: {", ".join(list(state)[:3])}'
     )
 
 

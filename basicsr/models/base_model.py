@@ -117,9 +117,8 @@ class BaseModel(ABC):
         broadcast_module(network)
         if isinstance(network, (VQAutoEncoder, CodeFormerPlusPlus)):
             self._check_size(network)
-        if isinstance(network, VQAutoEncoder):
-            if self.train_opt.get('grad_checkpointing'):
-                network.set_grad_checkpointing()
+        if isinstance(network, VQAutoEncoder) and self.train_opt.get('grad_checkpointing'):
+            network.set_grad_checkpointing()
         if ema_decay > 0:
             self.averages[name] = copy.deepcopy(network).eval().requires_grad_(False)
         size = sum(p.numel() for p in network.parameters() if p.requires_grad) / 1e6

@@ -86,8 +86,8 @@ class _PlusPlusModel(BaseModel):
 class CodeFormerPPAlignModel(_PlusPlusModel):
     """Stage 1. Loss: `train:registration_opt`, see `RegistrationLoss`. No truth is needed.
 
-    A share of the generated faces (`train:bend`: `prob` 0.5) is bent at random before, by points of `deviation` 0.026 of
-    the side; the field should undo that too. Logs `lncc_before` and `lncc` (correlation with I_F before and after),
+    A share of the generated faces (`train:bend`: `prob` 0.5) is bent at random before, by points of `deviation` 0.026
+    of the side; the field should undo that too. Logs `lncc_before` and `lncc` (correlation with I_F before and after),
     `shift` (mean displacement in pixels of a 128-pixel face) and `folded` (share of the field that folds).
     """
 
