@@ -2,16 +2,26 @@
 
 from __future__ import annotations
 
+import json
+import re
+
+import numpy as np
+import onnxruntime
 import pytest
 import torch
 import torch.nn.functional as F
 from drawing import fill, image
 from small import CODEFORMER, VQGAN, face_crops
+from small_faces import aligned_face
 
 from basicsr.archs import CodeFormerPlusPlus, build_network
 from basicsr.archs.codeformerpp_arch import TGRN, TextureAttention
-from basicsr.archs.loader import describe, load_network
+from basicsr.archs.factory import describe, load_network
+from basicsr.cli import export
+from basicsr.cli.restore import main
+from basicsr.inference import FaceRestorer
 from basicsr.utils.checkpoint import CheckpointError, save_atomic
+from basicsr.utils.image import imread, imwrite, to_image, to_tensor
 
 ID_CODEFORMER = {**CODEFORMER, 'type': 'IDCodeFormer', 'identity_dim': 16, 'identity_tokens': 2}
 IDENTITY = F.normalize(torch.randn(2, 3, 16, generator=torch.Generator().manual_seed(5)), dim=2)
@@ -253,3 +263,93 @@ def test_the_prior_is_read_from_its_file(tmp_path):
         CodeFormerPlusPlus(prior_path=str(tmp_path / 'vqgan.pth'))
     with pytest.raises(CheckpointError, match='does not fit'):
         CodeFormerPlusPlus(prior={**CODEFORMER, 'n_layers': 2}, prior_path=str(tmp_path / 'prior.pth'))
+
+
+# ---- restoring
+
+
+@pytest.fixture(scope='module')
+def files(tmp_path_factory):
+    """A prior, and CodeFormer++ files of it after stage 1 and stage 2."""
+    folder = tmp_path_factory.mktemp('plusplus')
+    prior = fill(build_network(CODEFORMER))
+    save_atomic({'params_ema': prior.state_dict(), 'network': CODEFORMER}, folder / 'prior.pth')
+    network = CodeFormerPlusPlus(prior_path=str(folder / 'prior.pth'), tgrn={'width': 8}, w_identity=0.9)
+    fill(network.dam)
+    save_atomic({'params': network.state_dict(), 'network': network.options}, folder / 'stage1.pth')
+    fill(network.tgrn)
+    save_atomic({'params': network.state_dict(), 'network': network.options}, folder / 'stage2.pth')
+    imwrite(folder / 'faces' / 'face.png', aligned_face(64))
+    return folder
+
+
+def restored(files, out, *flags) -> np.ndarray:
+    """The aligned face after the command."""
+    arguments = ['-i', str(files / 'faces'), '-o', str(out), '--has_aligned', '--force', '--device', 'cpu', *flags]
+    assert main(arguments) == 0
+    return imread(out / 'restored_faces' / 'face.png')
+
+
+def test_the_command_restores_by_the_file(files, tmp_path):
+    given = {
+        'prior': ['--model', str(files / 'prior.pth'), '-w', '0.9'],
+        'none': ['--model', str(files / 'stage2.pth'), '--texture', '0'],
+        'whole': ['--model', str(files / 'stage2.pth')],
+        'faithful': ['--model', str(files / 'stage2.pth'), '--texture', '0', '-w', '1', '--no-adain'],
+    }
+    faces = {name: restored(files, tmp_path / name, *flags) for name, flags in given.items()}
+    assert np.array_equal(faces['none'], faces['prior'])  # at the weight that it was trained with
+    assert np.abs(faces['whole'].astype(int) - faces['none']).mean() > 1
+    assert not np.array_equal(faces['faithful'], faces['none'])
+    flags = json.loads((tmp_path / 'whole' / 'summary.json').read_text())
+    assert (flags['w'], flags['adain']) == (0.9, True)
+    network = load_network(files / 'stage2.pth')
+    with torch.no_grad():
+        expected = to_image(network(to_tensor(imread(files / 'faces' / 'face.png'))[None])[0][0])
+    assert np.abs(faces['whole'].astype(int) - expected).max() <= 1
+
+
+@pytest.mark.parametrize(
+    ('flags', 'words'),
+    [
+        (['--model', 'stage1.pth'], 'stage 1 only.*train stage 2, or give the prior itself'),
+        (['--model', 'prior.pth', '--texture', '0.5'], 'texture: .*adds no texture'),
+    ],
+)
+def test_what_cannot_be_restored_with(flags, words, files, tmp_path, capsys):
+    flags = [flags[0], str(files / flags[1]), *flags[2:]]
+    assert main(['-i', str(files / 'faces'), '-o', str(tmp_path), '--has_aligned', '--device', 'cpu', *flags]) == 2
+    assert re.search(words, capsys.readouterr().err)
+
+
+def test_texture_is_from_0_to_1(files, capsys):
+    with pytest.raises(ValueError, match=r'texture = 1\.5: must be from 0 to 1'):
+        FaceRestorer(files / 'stage2.pth', 'cpu', texture=1.5)
+    with pytest.raises(SystemExit):
+        main(['-i', 'x', '--texture', '2'])
+    assert 'outside 0 to 1' in capsys.readouterr().err
+
+
+def test_references_and_precision_reach_the_prior(tmp_path):
+    prior = fill(build_network(ID_CODEFORMER | {'recogniser': 'somebody'}))
+    options = {'type': 'CodeFormerPlusPlus', 'prior': ID_CODEFORMER | {'recogniser': 'somebody'}, 'tgrn': {'width': 8}}
+    network = fill(build_network(options))
+    network.prior.load_state_dict(prior.state_dict())
+    save_atomic({'params': network.state_dict(), 'network': network.options}, tmp_path / 'net.pth')
+    restorer = FaceRestorer(tmp_path / 'net.pth', 'cpu')
+    assert restorer.takes_identity and restorer.told_by == ('somebody', 16)
+    blind, known = (restorer.restore(aligned_face(64), identity=identity)[0] for identity in (None, IDENTITY[:1]))
+    assert not np.array_equal(blind, known)
+    half = FaceRestorer(tmp_path / 'net.pth', 'cpu', 'bf16').restore(aligned_face(64))[0]
+    assert np.abs(half.astype(int) - blind).mean() < 16  # drawn weights; 10 as measured
+
+
+def test_onnx_file_agrees_with_the_network(files, tmp_path):
+    path = tmp_path / 'net.onnx'
+    assert export.main(['--model', str(files / 'stage2.pth'), '--output', str(path)]) == 0
+    session = onnxruntime.InferenceSession(str(path), providers=['CPUExecutionProvider'])
+    x = image(1, 1, 64)
+    found, _ = session.run(None, {'x': x.numpy(), 'w': np.array(0.7, np.float32)})
+    with torch.no_grad():
+        expected = load_network(files / 'stage2.pth')(x, w=0.7)[0]
+    torch.testing.assert_close(torch.from_numpy(found), expected, rtol=0, atol=1e-3)

@@ -15,12 +15,12 @@ from test_stages import batch_of
 from basicsr import train
 from basicsr.archs import build_network
 from basicsr.archs.codeformerpp_arch import warp
-from basicsr.archs.loader import load_network
+from basicsr.archs.factory import load_network
 from basicsr.losses.registration_loss import residual_bend, similarity, smoothness
 from basicsr.models import build_model
 from basicsr.models.codeformer_joint_model import every_second
 from basicsr.models.codeformerpp_model import random_bend
-from basicsr.schema import check_options
+from basicsr.models.schema import check_options
 from basicsr.utils.checkpoint import load_state_dict_file, save_atomic
 from basicsr.utils.options import OptionError
 

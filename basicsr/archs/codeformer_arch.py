@@ -101,9 +101,17 @@ class CodeFormer(VQAutoEncoder):
         vqgan_path: a stage I checkpoint whose encoder, codebook and generator are taken over.
         img_size, nf, ch_mult, quantizer, res_blocks, attn_resolutions, emb_dim: as in `VQAutoEncoder`.
 
+    Attributes:
+        takes_identity: `forward` takes embeddings of who the faces are.
+        recogniser, identity_dim: whose embeddings these are, if that is known, and how many numbers they have.
+
     Raises:
         ValueError: sizes that do not fit together.
     """
+
+    takes_identity = False
+    recogniser: str | None = None
+    identity_dim: int | None = None
 
     def __init__(
         self,

@@ -366,6 +366,21 @@ class CodeFormerPlusPlus(nn.Module):
         return self.prior.codebook_size
 
     @property
+    def takes_identity(self) -> bool:
+        """Whether the prior takes embeddings of who the faces are."""
+        return self.prior.takes_identity
+
+    @property
+    def recogniser(self) -> str | None:
+        """Recognizer whose embeddings the prior takes, if that is known."""
+        return self.prior.recogniser
+
+    @property
+    def identity_dim(self) -> int | None:
+        """Length of these embeddings."""
+        return self.prior.identity_dim
+
+    @property
     def transfers_texture(self) -> bool:
         """Whether stage 2 has trained it: the last layer of the transfer network is not all zero."""
         return bool(self.tgrn.last.weight.any())

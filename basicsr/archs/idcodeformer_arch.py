@@ -180,6 +180,8 @@ class IDCodeFormer(CodeFormer):
         ValueError: sizes that do not fit together.
     """
 
+    takes_identity = True
+
     def __init__(
         self,
         condition_transformer: bool = True,

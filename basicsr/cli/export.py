@@ -1,4 +1,4 @@
-"""Export a CodeFormer to ONNX, and compare it with the original on onnxruntime.
+"""Export a CodeFormer or a CodeFormer++ to ONNX, and compare it with the original on onnxruntime.
 
     python scripts/export_onnx.py --model weights/CodeFormer/codeformer.pth --output codeformer.onnx
 
@@ -18,8 +18,8 @@ import onnxruntime
 import torch
 from torch import Tensor, nn
 
-from basicsr.archs import CodeFormer
-from basicsr.archs.factory import load_codeformer
+from basicsr.archs import CodeFormer, CodeFormerPlusPlus
+from basicsr.inference.face_restorer import load_restorer
 from basicsr.utils.checkpoint import CheckpointError
 from basicsr.utils.files import replacing
 
@@ -37,7 +37,7 @@ class Restoration(nn.Module):
         adain: as in `CodeFormer.forward`; fixed in the file.
     """
 
-    def __init__(self, network: CodeFormer, adain: bool = True) -> None:
+    def __init__(self, network: CodeFormer | CodeFormerPlusPlus, adain: bool = True) -> None:
         super().__init__()
         self.network = network
         self.adain = adain
@@ -101,13 +101,13 @@ def compare(module: Restoration, path: Path) -> float:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """The command line; 0 if the file agrees with the original, 1 if not, 2 if there is nothing to export."""
-    parser = argparse.ArgumentParser(description='Export a CodeFormer to ONNX, with w as an input.')
+    parser = argparse.ArgumentParser(description='Export a CodeFormer or a CodeFormer++ to ONNX, with w as an input.')
     parser.add_argument('--model', type=Path, default=Path('weights/small/codeformer_128.safetensors'))
     parser.add_argument('--output', type=Path, default=Path('codeformer.onnx'))
     parser.add_argument('--adain', action=argparse.BooleanOptionalAction, default=True, help='as inference does')
     args = parser.parse_args(argv)
     try:
-        module = Restoration(load_codeformer(args.model), args.adain).eval()
+        module = Restoration(load_restorer(args.model), args.adain).eval()
     except CheckpointError as error:
         print(f'error: {error}', file=sys.stderr)
         return 2

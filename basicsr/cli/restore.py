@@ -89,8 +89,7 @@ def build_parser() -> argparse.ArgumentParser:
         '--w',
         '--fidelity_weight',
         type=fidelity,
-        default=0.8,
-        help='0 quality to 1 fidelity, or auto: chosen for each face (default: 0.8)',
+        help='0 quality to 1 fidelity, or auto: chosen for each face (default: 0.8; with a CodeFormer++, its own)',
     )
     add('-s', '--upscale', type=float, default=2, help='factor by which pictures are enlarged (default: 2)')
     add('--has_aligned', action='store_true', help='the pictures are aligned, cropped faces')
@@ -117,7 +116,8 @@ def build_parser() -> argparse.ArgumentParser:
     )
     add('--suffix', default='', help='appended to the names of the results')
     add('--model', default='auto', help='auto (official weights if downloaded, else small), official, small, or a file')
-    add('--adain', action=argparse.BooleanOptionalAction, default=True, help='as the published inference (default: on)')
+    add('--texture', type=between(0, 1), help='how much texture a CodeFormer++ adds, 0 to 1 (default: 1)')
+    add('--adain', action=argparse.BooleanOptionalAction, help='as the published inference (default: on)')
     add(
         '--color_fix',
         action=argparse.BooleanOptionalAction,
@@ -174,7 +174,9 @@ def add_identity_flags(group: argparse._ArgumentGroup) -> None:
 
 def build_restorer(args: argparse.Namespace) -> ImageRestorer:
     """Everything that the flags ask for, loaded."""
-    faces = FaceRestorer(args.model, args.device, args.precision, args.batch_size, args.weights_dir, args.color_fix)
+    faces = FaceRestorer(
+        args.model, args.device, args.precision, args.batch_size, args.weights_dir, args.color_fix, args.texture
+    )
     background = None if args.bg_upsampler in ('None', 'none', '') else args.bg_upsampler
     upsampler = None
     if background or args.face_upsample:
@@ -199,8 +201,8 @@ def build_restorer(args: argparse.Namespace) -> ImageRestorer:
     return ImageRestorer(
         faces,
         detector=detector if whole else None,
-        w=0.8 if auto else args.w,
-        adain=args.adain,
+        w=faces.default_w if auto or args.w is None else args.w,
+        adain=faces.default_adain if args.adain is None else args.adain,
         upscale=args.upscale,
         bg_upsampler=upsampler if background else None,
         face_upsampler=upsampler if args.face_upsample else None,
@@ -288,7 +290,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     say_identity(restorer)
     records: list[FileRecord] = []
     skipped = skipped_files(args.input_path, output)
-    flags = {**vars(args), 'save_video_fps': str(args.save_video_fps or '') or None}
+    flags = vars(args) | {'w': AUTO if restorer.choose_w else restorer.w, 'adain': restorer.adain}
+    flags = {**flags, 'save_video_fps': str(args.save_video_fps or '') or None}
     about = {**flags, 'model': restorer.restorer.description, 'skipped': skipped, 'who': about_identity(restorer)}
     about['planned'] = len(jobs)
     interrupted = False
