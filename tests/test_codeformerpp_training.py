@@ -119,6 +119,18 @@ def test_stage_2_learns_with_a_discriminator(tmp_path):
     assert {'l_g_gan', 'l_d_real', 'l_d_fake', 'd_weight', 'grad_norm_d'} <= set(model.log)
 
 
+@pytest.mark.parametrize('stage', [1, 2])
+def test_a_step_in_bf16(stage, tmp_path):
+    opt = options(stage, tmp_path, precision='bf16')
+    model = build_model(opt)
+    part = fill(model.net_g.dam if stage == 1 else model.net_g.tgrn)
+    before = part.state_dict()['flow.weight' if stage == 1 else 'last.weight'].clone()
+    model.optimize_parameters([batch_of(opt)], 1)
+    after = part.state_dict()['flow.weight' if stage == 1 else 'last.weight']
+    assert torch.isfinite(after).all() and not torch.equal(after, before)
+    assert torch.isfinite(model.infer(batch_of(opt) | {'lq': batch_of(opt)['in']})).all()
+
+
 def test_stages_follow_one_another_and_resume_bit_for_bit(tmp_path, monkeypatch, caplog):
     monkeypatch.chdir(tmp_path)
     for stage in (1, 2):
