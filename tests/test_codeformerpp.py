@@ -36,7 +36,7 @@ def network(request) -> CodeFormerPlusPlus:
     return built.eval()
 
 
-def told(network) -> dict[str, torch.Tensor]:
+def identity_of(network) -> dict[str, torch.Tensor]:
     """Who the faces are, for a prior that listens."""
     return {} if type(network.prior).__name__ == 'CodeFormer' else {'identity': IDENTITY, 'mask': MASK}
 
@@ -44,7 +44,7 @@ def told(network) -> dict[str, torch.Tensor]:
 @pytest.mark.parametrize('adain', [False, True])
 def test_one_encoding_serves_both_pictures(network, adain):
     """Bit for bit what the prior makes of the faces at w = 1 and w = 0, with one encoding and one Transformer pass."""
-    faces, known = image(1, 2, 64), told(network)
+    faces, known = image(1, 2, 64), identity_of(network)
     calls = []
     network.prior.encoder.register_forward_hook(lambda *_: calls.append('encoder'))
     network.prior.idx_pred_layer.register_forward_hook(lambda *_: calls.append('transformer'))
@@ -61,7 +61,7 @@ def test_one_encoding_serves_both_pictures(network, adain):
 @torch.no_grad()
 @pytest.mark.parametrize('texture', [0, 0.5, 1.0])
 def test_a_fresh_network_restores_as_its_prior(network, texture):
-    faces, known = image(1, 2, 64), told(network)
+    faces, known = image(1, 2, 64), identity_of(network)
     expected = network.prior(faces, w=network.w_identity, adain=True, **known)[0]
     assert torch.equal(network(faces, texture=texture, **known)[0], expected)
     expected = network.prior(faces, w=0.3, adain=False, **known)[0]

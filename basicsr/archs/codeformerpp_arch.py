@@ -62,7 +62,10 @@ def warp(image: Tensor, phi: Tensor, mode: str = 'bilinear') -> Tensor:
 
 
 def folded(phi: Tensor) -> Tensor:
-    """Share of places where a field (N,2,S,S) folds: det(1 + grad phi) <= 0 by forward differences, () float32."""
+    """Share of places where a field (N,2,S,S) folds, () float32.
+
+    There det(1 + grad phi) <= 0, by forward differences.
+    """
     along_x = phi[:, :, :-1, 1:] - phi[:, :, :-1, :-1]
     along_y = phi[:, :, 1:, :-1] - phi[:, :, :-1, :-1]
     determinant = (1 + along_x[:, 0]) * (1 + along_y[:, 1]) - along_x[:, 1] * along_y[:, 0]

@@ -1,4 +1,4 @@
-"""Deep metric loss of CodeFormer++: pull a face towards texture and person, push it from what lacks either.
+"""Deep metric loss of CodeFormer++: triplets of texture and of identity.
 
 Reddem et al., arXiv 2510.04410. The paper's weights, margins and layers are not public; those here are this project's.
 """
@@ -27,7 +27,7 @@ NOSE_ABOVE_TIP = 0.033
 
 
 def component_mask(size: int, landmarks: Tensor | None = None) -> Tensor:
-    """Soft mask of eyes, brows, nose and mouth, 1 at their centres and 0 far from them.
+    """Soft mask of eyes, brows, nose and mouth: 1 at their centres, 0 far off.
 
     Args:
         size: side S in pixels.
@@ -50,7 +50,7 @@ def component_mask(size: int, landmarks: Tensor | None = None) -> Tensor:
 
 
 def low_frequencies(image: Tensor, window: int) -> Tensor:
-    """Box mean of pictures (N,C,H,W) over an odd window, reflected at the edges."""
+    """Box mean of pictures (N,C,H,W), reflected at the edges; `window` is odd."""
     half = window // 2
     padded = F.pad(image, (half,) * 4, mode='reflect')
     return F.avg_pool2d(F.avg_pool2d(padded, (window, 1), stride=1), (1, window), stride=1)
@@ -58,7 +58,9 @@ def low_frequencies(image: Tensor, window: int) -> Tensor:
 
 @torch.no_grad()
 def hard_positive(faithful: Tensor, warped: Tensor, mask: Tensor) -> Tensor:
-    """I_AP: the facial components of I_F, the texture of I_warp elsewhere, and the colours of I_F everywhere.
+    """I_AP, the hard positive: components and colours of I_F, texture of I_warp.
+
+    Inside the mask it is I_F; elsewhere it is I_warp with the low frequencies of I_F.
 
     Args:
         faithful, warped: I_F and I_warp (N,3,S,S).
@@ -73,7 +75,7 @@ def hard_positive(faithful: Tensor, warped: Tensor, mask: Tensor) -> Tensor:
 
 
 class MetricTerms(NamedTuple):
-    """Terms of the loss, weighted, and for the log which share of the hinges is active.
+    """Weighted terms of the loss, and the share of active hinges.
 
     Attributes:
         texture: of the triplets of VGG features.

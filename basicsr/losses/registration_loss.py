@@ -1,4 +1,4 @@
-"""Registration loss: how well a bent picture lies on another, how smooth the field is, how far a known bend is undone.
+"""Registration loss: correlation of two faces, smoothness, known bends.
 
 Local normalized cross-correlation as in VoxelMorph (Balakrishnan et al., IEEE TMI 2019), on luma.
 """
@@ -27,9 +27,10 @@ def luma(image: Tensor) -> Tensor:
 
 
 def lncc(a: Tensor, b: Tensor, window: int = 9, eps: float = 1e-3) -> Tensor:
-    """Local normalized cross-correlation, (): the mean of cov / sqrt((var_a + eps) (var_b + eps)) over the windows.
+    """Local normalized cross-correlation, ().
 
-    Windows at the edges count the pixels that they have. Flat windows count nothing.
+    The mean of cov / sqrt((var_a + eps) (var_b + eps)) over all windows. Those at the edges count the pixels that they
+    have, and flat ones count nothing.
 
     Args:
         a, b: (N,1,H,W), float32 or better.
@@ -47,7 +48,10 @@ def lncc(a: Tensor, b: Tensor, window: int = 9, eps: float = 1e-3) -> Tensor:
 
 
 def similarity(a: Tensor, b: Tensor, window: int = 9) -> Tensor:
-    """Mean `lncc` of the luma of faces (N,3,S,S), reduced by area to the sides of `SIDES` where they are larger."""
+    """Mean `lncc` of the luma of faces (N,3,S,S), ().
+
+    Faces larger than a side of `SIDES` are reduced to it by area.
+    """
     a, b = luma(a.float()), luma(b.float())
     sides = sorted({min(a.shape[2], side) for side in SIDES})
     values = [lncc(*(F.interpolate(x, size=(side, side), mode='area') for x in (a, b)), window) for side in sides]
@@ -55,14 +59,18 @@ def similarity(a: Tensor, b: Tensor, window: int = 9) -> Tensor:
 
 
 def smoothness(phi: Tensor) -> Tensor:
-    """mean |dphi/dx|^2 + mean |dphi/dy|^2 of a field (N,2,S,S) by forward differences, (); the same at every scale."""
+    """Mean squared slope of a field (N,2,S,S), ().
+
+    mean |dphi/dx|^2 + mean |dphi/dy|^2 by forward differences; the same at every scale.
+    """
     return (phi.diff(dim=3) ** 2).sum(1).mean() + (phi.diff(dim=2) ** 2).sum(1).mean()
 
 
 def residual_bend(phi: Tensor, bend: Tensor, eps: float = 0.01) -> Tensor:
-    """How far `phi` is from undoing `bend`, both (N,2,S,S): mean sqrt(|phi(x) + bend(x + phi(x))|^2 + eps), (N,).
+    """Mean distance of each field from the inverse of a bend, (N,).
 
-    In pixels of a face of `REFERENCE_SIDE`; sqrt(eps) for the exact inverse.
+    mean sqrt(|phi(x) + bend(x + phi(x))|^2 + eps) of fields (N,2,S,S), in pixels of a face of `REFERENCE_SIDE`;
+    sqrt(eps) for the exact inverse.
     """
     left = (phi + warp(bend, phi)) * (REFERENCE_SIDE / phi.shape[3])
     return (left.square().sum(1) + eps).sqrt().mean((1, 2))
@@ -86,7 +94,9 @@ class RegistrationTerms(NamedTuple):
 
 @LOSS_REGISTRY.register()
 class RegistrationLoss(nn.Module):
-    """(1 - LNCC) + smooth_weight * smoothness + bend_weight * residual bend; the first stage of CodeFormer++.
+    """Loss of the first stage of CodeFormer++.
+
+    (1 - LNCC) + smooth_weight * smoothness + bend_weight * residual bend.
 
     Args:
         smooth_weight: of `smoothness`.

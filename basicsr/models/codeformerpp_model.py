@@ -1,4 +1,7 @@
-"""CodeFormer++ (Reddem et al., arXiv 2510.04410): stage 1 trains the registration, stage 2 the texture transfer."""
+"""Both stages of CodeFormer++: registration, then texture transfer.
+
+Reddem et al., arXiv 2510.04410.
+"""
 
 from __future__ import annotations
 
@@ -26,7 +29,7 @@ BEND_POINTS = 5
 
 
 def random_bend(count: int, side: int, deviation: float) -> Tensor:
-    """Smooth random fields (N,2,S,S) in pixels, bicubic between 5x5 points of normal displacement.
+    """Draw smooth fields (N,2,S,S) in pixels, bicubic between 5x5 normal points.
 
     Args:
         count: N.
@@ -73,7 +76,10 @@ class _PlusPlusModel(BaseModel):
         raise NotImplementedError
 
     def restore_twice(self, batch: Batch, iteration: int) -> tuple[Tensor, Tensor]:
-        """I_F and I_G (N,3,S,S) of a batch's faces, mildly and severely damaged in turns where it has both."""
+        """Restore a batch's faces: I_F and I_G (N,3,S,S).
+
+        Mildly and severely damaged ones take turns where it has both.
+        """
         source = batch['in']
         if 'in_large_de' in batch:
             source = every_second(source, batch['in_large_de'], iteration)
@@ -84,7 +90,9 @@ class _PlusPlusModel(BaseModel):
 
 @MODEL_REGISTRY.register()
 class CodeFormerPPAlignModel(_PlusPlusModel):
-    """Stage 1. Loss: `train:registration_opt`, see `RegistrationLoss`. No truth is needed.
+    """Stage 1: registration. Loss: `train:registration_opt`, see `RegistrationLoss`.
+
+    No truth is needed.
 
     A share of the generated faces (`train:bend`: `prob` 0.5) is bent at random before, by points of `deviation` 0.026
     of the side; the field should undo that too. Logs `lncc_before` and `lncc` (correlation with I_F before and after),
@@ -133,7 +141,7 @@ class CodeFormerPPAlignModel(_PlusPlusModel):
 
 @MODEL_REGISTRY.register()
 class CodeFormerPPModel(_PlusPlusModel):
-    """Stage 2. Loss: pixel + perceptual [+ metric] [+ identity] [+ adversarial].
+    """Stage 2: texture transfer. Loss: pixel + perceptual [+ metric] [+ identity] [+ adversarial].
 
     `train:metric_opt` (see `DeepMetricLoss`), `identity_opt` (see `IdentityLoss`) and `gan_opt` with `network_d` are
     left out where the options have none.
