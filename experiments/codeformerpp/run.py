@@ -61,7 +61,11 @@ def changes(args: argparse.Namespace, size: int, sets: dict[str, Path]) -> tuple
     plan += [f'sets:{name}:limit={args.judged}' for name in sets]
     rows = load_plan(HERE / 'plan.yml', plan).rows.values()
     plan += [f'rows:{row.name}:checkpoint={args.prior}' for row in rows if row.checkpoint]
-    plan += [f'judge:recogniser={args.judge}', f'judge:weights:feature={args.vgg}']
+    plan += [
+        f'judge:recogniser={args.judge}',
+        f'judge:weights:feature={args.vgg}',
+        f'judge:weights:niqe_192={args.niqe}',
+    ]
     options = {
         'network_g:prior_path': args.prior, 'datasets:train:dataroot_gt': args.train,
         'datasets:train:gt_size': size, 'datasets:train:in_size': size,
@@ -98,6 +102,7 @@ def parser() -> argparse.ArgumentParser:
     add('--vgg', default='weights/vgg/vgg16-397923af.pth', help='VGG16 in torchvision names')
     add('--recognizer', default='weights/arcface/arcface_mbf512.onnx', help='of the training loss')
     add('--judge', default='mobilefacenet_casia128', help='of the judging; another one')
+    add('--niqe', default='weights/metrics/niqe_pris_params.npz', help="NIQE's statistics")
     add('--limit', type=int, help='pairs made of each set (all by default)')
     add('--judged', type=int, default=100, help='faces judged of each set, at even steps')
     add('--rows', nargs='+', help='only these')
