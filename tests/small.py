@@ -8,6 +8,9 @@ from typing import Any
 import numpy as np
 import skimage.data
 import skimage.transform
+import torch
+import torch.nn.functional as F
+from torch import Tensor
 
 from basicsr.archs import build_network
 from basicsr.utils.checkpoint import save_atomic
@@ -94,3 +97,21 @@ def stage_options(stage: int, root: Path, **train: Any) -> dict[str, Any]:
         opt['train']['curriculum'] = [{'severity': 'small', 'w': 1.0}]
     opt['train'] |= train
     return opt
+
+
+def face_crops(count: int, size: int, seed: int = 0) -> Tensor:
+    """`count` crops around the astronaut's face, of different size and place, half of them mirrored.
+
+    Returns:
+        (count,3,size,size) in [-1, 1].
+    """
+    portrait = torch.from_numpy(skimage.data.astronaut()).permute(2, 0, 1).float() / 127.5 - 1
+    rng = np.random.default_rng(seed)
+    crops = []
+    for _ in range(count):
+        side = int(rng.integers(140, 200))
+        y, x = int(rng.integers(0, 40)), int(rng.integers(120, 160))
+        crop = portrait[None, :, y : y + side, x : x + side]
+        crop = F.interpolate(crop, size=(size, size), mode='area')
+        crops.append(crop.flip(3) if rng.random() < 0.5 else crop)
+    return torch.cat(crops)

@@ -40,7 +40,7 @@ def test_script_adds_rows_and_writes_the_page(tmp_path):
     assert len(read(table)) == 2 and page.read_text(encoding='utf-8') == text
 
 
-@pytest.mark.parametrize('name', ['forward', 'batch', 'picture', 'video'])
+@pytest.mark.parametrize('name', ['forward', 'plusplus', 'batch', 'picture', 'video'])
 def test_measurements_are_finite_and_complete(name, setup):
     threads = torch.get_num_threads()
     rows = MEASUREMENTS[name](setup)

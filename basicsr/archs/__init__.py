@@ -8,12 +8,13 @@ from typing import Any
 from torch import nn
 
 from basicsr.archs.codeformer_arch import CodeFormer
+from basicsr.archs.codeformerpp_arch import CodeFormerPlusPlus
 from basicsr.archs.discriminator_arch import VQGANDiscriminator
 from basicsr.archs.idcodeformer_arch import IDCodeFormer
 from basicsr.archs.vqgan_arch import VQAutoEncoder
 from basicsr.utils.registry import ARCH_REGISTRY
 
-__all__ = ['CodeFormer', 'IDCodeFormer', 'VQAutoEncoder', 'VQGANDiscriminator', 'build_network']
+__all__ = ['CodeFormer', 'CodeFormerPlusPlus', 'IDCodeFormer', 'VQAutoEncoder', 'VQGANDiscriminator', 'build_network']
 
 
 def build_network(opt: Mapping[str, Any]) -> nn.Module:

@@ -101,9 +101,17 @@ class CodeFormer(VQAutoEncoder):
         vqgan_path: a stage I checkpoint whose encoder, codebook and generator are taken over.
         img_size, nf, ch_mult, quantizer, res_blocks, attn_resolutions, emb_dim, out_scale: as in `VQAutoEncoder`.
 
+    Attributes:
+        takes_identity: `forward` takes embeddings of who the faces are.
+        recogniser, identity_dim: whose embeddings these are, if that is known, and how many numbers they have.
+
     Raises:
         ValueError: sizes that do not fit together.
     """
+
+    takes_identity = False
+    recogniser: str | None = None
+    identity_dim: int | None = None
 
     def __init__(
         self,
@@ -210,42 +218,47 @@ class CodeFormer(VQAutoEncoder):
     def forward(
         self,
         x: Tensor,
-        w: float | Tensor = 0,
+        w: float | Tensor | tuple[float | Tensor, ...] = 0,
         detach_16: bool = True,
         code_only: bool = False,
         adain: bool = False,
         search: Search | None = None,
         **known: Any,
-    ) -> tuple[Tensor, ...]:
+    ) -> tuple[Any, ...]:
         """Restore faces.
 
         Args:
             x: low-quality faces (N,3,S,S) in [-1, 1].
             w: weight of the fused encoder features. The number 0 decodes the codes alone, and computes no fusion; a
-                tensor without dimensions always computes it, so that one compiled graph serves every w.
+                tensor without dimensions always computes it, so that one compiled graph serves every w. A tuple of
+                weights decodes the same codes once for each, and the image is a tuple then.
             detach_16: stop gradients at the looked-up code features.
             code_only: predict codes, decode no image.
             adain: give the code features the mean and deviation of the encoder's features, as the published inference
                 does and its training does not.
-            search: finds better logits than the predicted ones; no gradient goes through it.
+            search: finds better logits than the predicted ones; no gradient goes through it. It renders at the first
+                of several weights.
             known: what a network that knows more of the faces than their pixels passes to its own parts.
 
         Returns:
             (logits, features) with `code_only`, else (image (N,3,out_size,out_size), logits, features);
             logits (N,positions,codebook_size), features (N,emb_dim,s,s).
         """
-        fuses = not code_only and (isinstance(w, Tensor) or w > 0)
-        lq_feat, seen = self.encode(x, self.connect_list if fuses else ())
+        weights = w if isinstance(w, tuple) else (w,)
+        fusing = [isinstance(weight, Tensor) or weight > 0 for weight in weights]
+        lq_feat, seen = self.encode(x, self.connect_list if any(fusing) and not code_only else ())
         logits = self.predict_logits(lq_feat, **known)  # (N,s*s,K)
         if code_only:
             return logits, lq_feat
 
-        def render(codes: Tensor) -> Tensor:
+        def render(codes: Tensor, index: int = 0) -> Tensor:
             if adain:
                 codes = adaptive_instance_normalization(codes, lq_feat)
-            return self.decode(codes, seen, w, **known)
+            return self.decode(codes, seen if fusing[index] else {}, weights[index], **known)
 
         if search is not None:
             logits = search(logits, lambda tried: render(self.look_up_softly(tried).to(lq_feat.dtype)))
         codes = self.look_up(logits)
-        return render(codes.detach() if detach_16 else codes), logits, lq_feat
+        codes = codes.detach() if detach_16 else codes
+        images = tuple(render(codes, index) for index in range(len(weights)))
+        return images if isinstance(w, tuple) else images[0], logits, lq_feat

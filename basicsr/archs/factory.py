@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from basicsr.archs import CodeFormer, build_network
+from basicsr.archs.codeformer_arch import CodeFormer
 from basicsr.utils.checkpoint import (
     CheckpointError,
     load_state,
@@ -23,9 +23,16 @@ from basicsr.utils.checkpoint import (
     unwrap,
     without_prefix,
 )
+from basicsr.utils.registry import ARCH_REGISTRY
 
-STATED = ('n_head', 'img_size', 'attn_resolutions', 'recogniser')  # what shapes do not tell
-ANCHORS = ('encoder.blocks.0.weight', 'main.0.weight')  # of every network of this project, one or the other
+STATED = (
+    'n_head', 'img_size', 'attn_resolutions', 'recogniser', 'w_identity', 'w_generated', 'prior_adain',
+    'texture_from', 'max_shift', 'integrate', 'tokens', 'heads',
+)  # fmt: skip
+"""Options that shapes do not tell."""
+PARTS = ('prior', 'dam', 'tgrn')
+"""Sub-networks of CodeFormer++, whose options stand in sections of their own."""
+ANCHORS = ('encoder.blocks.0.weight', 'main.0.weight', 'prior.position_emb')  # of every network here, one of them
 FOREIGN = {
     'GFPGAN': 'stylegan_decoder.',
     'RestoreFormer, or another VQGAN of taming-transformers': 'encoder.conv_in.',
@@ -146,15 +153,32 @@ def _describe_identity(state: Mapping[str, Tensor]) -> dict[str, Any]:
     return {**sizes, 'identity_dim': first.shape[1]}
 
 
+def _describe_plusplus(state: Mapping[str, Tensor]) -> dict[str, Any]:
+    parts = {
+        part: {key[len(part) + 1 :]: value for key, value in state.items() if key.startswith(f'{part}.')}
+        for part in PARTS
+    }
+    prior, dam = describe(parts['prior']), parts['dam']
+    enlarged = 2 ** (len(_numbered(dam, 'down')) - len(_numbered(dam, 'up')))
+    return {
+        'type': 'CodeFormerPlusPlus',
+        'prior': prior,
+        'dam': {'width': dam['flow.weight'].shape[1], 'stride': enlarged},
+        'tgrn': {'width': parts['tgrn']['last.weight'].shape[1]},
+    }
+
+
 def describe(state: Mapping[str, Tensor]) -> dict[str, Any]:
     """The options (`type` and sizes) of the network a state dict belongs to.
 
-    What shapes do not tell keeps its default: `n_head`, and an autoencoder's side (16x16 codes are assumed).
+    What shapes do not tell keeps its default: `STATED`, and an autoencoder's side (16x16 codes are assumed).
 
     Raises:
         CheckpointError: no network of this project has such keys.
     """
     try:
+        if 'prior.position_emb' in state:
+            return _describe_plusplus(state)
         if 'position_emb' in state and 'encoder.blocks.0.weight' in state:
             fused = {key.split('.')[1] for key in state if key.startswith('fuse_convs_dict.')}
             return {
@@ -179,13 +203,13 @@ def describe(state: Mapping[str, Tensor]) -> dict[str, Any]:
                 f'the keys are those of {name}, which this project does not run; give weights of CodeFormer'
             )
     raise CheckpointError(
-        f'the keys are those of no known network (CodeFormer, VQAutoEncoder, VQGANDiscriminator); first: '
-        f'{", ".join(list(state)[:3])}'
+        f'the keys are those of no known network (CodeFormer, CodeFormerPlusPlus, VQAutoEncoder, '
+        f'VQGANDiscriminator); first: {", ".join(list(state)[:3])}'
     )
 
 
-def _stated(checkpoint: Mapping[str, Any], path: str | os.PathLike) -> dict[str, Any]:
-    """Return the network options that a file states beside its weights, of `STATED`.
+def _stated(checkpoint: Mapping[str, Any], path: str | os.PathLike) -> Mapping[str, Any]:
+    """Return the network options that a file states beside its weights.
 
     Raises:
         CheckpointError: they are no mapping.
@@ -198,15 +222,31 @@ def _stated(checkpoint: Mapping[str, Any], path: str | os.PathLike) -> dict[str,
     stated = {} if stated is None else stated
     if not isinstance(stated, Mapping):
         raise CheckpointError(f'{path}: its `network` is a {type(stated).__name__}, not a mapping of options')
-    return {name: stated[name] for name in STATED if name in stated}
+    return stated
 
 
-def load_network(path: str | os.PathLike, map_location: str = 'cpu', key: str | None = None) -> nn.Module:
-    """Load the network in a `.pth` or `.safetensors` file with its weights, in eval mode.
+def _completed(sizes: Mapping[str, Any], stated: Mapping[str, Any]) -> dict[str, Any]:
+    """Complete the sizes read off the shapes by what the checkpoint states and shapes do not tell."""
+    told = {
+        name: stated[name] for name in STATED if name in stated and (name != 'recogniser' or 'identity_dim' in sizes)
+    }
+    sections = {part: stated.get(part) for part in PARTS if part in sizes}
+    parts = {
+        part: _completed(sizes[part], section if isinstance(section, Mapping) else {})
+        for part, section in sections.items()
+    }
+    return {**sizes, **told, **parts}
+
+
+def read_network(
+    path: str | os.PathLike, map_location: str = 'cpu', key: str | None = None
+) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """Read the options (`type` and sizes) and the weights of the network in a file.
 
     Args:
-        path: the file; what trainers and wrappers put around the weights is taken away (`unwrap`, `without_prefix`).
-        map_location: where to put it.
+        path: a `.pth` or `.safetensors` file; what trainers and wrappers put around the weights is taken away
+            (`unwrap`, `without_prefix`).
+        map_location: where to put the weights.
         key: the entry to take instead of the first usual one.
 
     Raises:
@@ -219,10 +259,14 @@ def load_network(path: str | os.PathLike, map_location: str = 'cpu', key: str | 
     if sum(sizes_of) > Path(path).stat().st_size or 0 in sizes_of:
         raise CheckpointError(f'{path}: its parameters are empty, or share their values')
     with building(state, path):
-        sizes = describe(state)
-        if 'identity_dim' not in sizes:
-            stated.pop('recogniser', None)
-        network = build_network({**sizes, **stated})
+        return _completed(describe(state), stated), state
+
+
+def load_network(path: str | os.PathLike, map_location: str = 'cpu', key: str | None = None) -> nn.Module:
+    """Load the network in a file, with its weights, in eval mode; arguments and errors as for `read_network`."""
+    options, state = read_network(path, map_location, key)
+    with building(state, path):
+        network = ARCH_REGISTRY.build(options)
     load_state(network, state, source=path)
     return network.to(map_location).eval()
 

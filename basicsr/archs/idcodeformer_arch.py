@@ -180,6 +180,8 @@ class IDCodeFormer(CodeFormer):
         ValueError: sizes that do not fit together.
     """
 
+    takes_identity = True
+
     def __init__(
         self,
         condition_transformer: bool = True,
@@ -285,7 +287,7 @@ class IDCodeFormer(CodeFormer):
     def forward(
         self,
         x: Tensor,
-        w: float | Tensor = 0,
+        w: float | Tensor | tuple[float | Tensor, ...] = 0,
         detach_16: bool = True,
         code_only: bool = False,
         adain: bool = False,
@@ -293,7 +295,7 @@ class IDCodeFormer(CodeFormer):
         identity: Tensor | None = None,
         mask: Tensor | None = None,
         id_scale: float = 1.0,
-    ) -> tuple[Tensor, ...]:
+    ) -> tuple[Any, ...]:
         """Restore faces, as `CodeFormer.forward` does, of people who may be known.
 
         Args:

@@ -1,4 +1,4 @@
-"""Export a CodeFormer to ONNX, and compare it with the original on onnxruntime.
+"""Export a CodeFormer or a CodeFormer++ to ONNX, and compare it with the original on onnxruntime.
 
     id-codeformer export --model weights/CodeFormer/codeformer.pth --output codeformer.onnx
 
@@ -17,10 +17,9 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from basicsr.archs import CodeFormer
-from basicsr.archs.factory import load_codeformer
+from basicsr.archs import CodeFormer, CodeFormerPlusPlus
 from basicsr.cli.arguments import ArgumentParser
-from basicsr.inference.face_restorer import SMALL
+from basicsr.inference.face_restorer import SMALL, load_restorer
 from basicsr.utils.checkpoint import CheckpointError
 from basicsr.utils.errors import extra
 from basicsr.utils.files import replacing
@@ -44,7 +43,7 @@ class Restoration(nn.Module):
         adain: as in `CodeFormer.forward`; fixed in the file.
     """
 
-    def __init__(self, network: CodeFormer, adain: bool = True) -> None:
+    def __init__(self, network: CodeFormer | CodeFormerPlusPlus, adain: bool = True) -> None:
         super().__init__()
         self.network = network
         self.adain = adain
@@ -108,13 +107,13 @@ def compare(module: Restoration, path: Path) -> float:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """The command line; 0 if the file agrees with the original, 1 if not, 2 if there is nothing to export."""
-    parser = ArgumentParser(description='Export a CodeFormer to ONNX, with w as an input.')
+    parser = ArgumentParser(description='Export a CodeFormer or a CodeFormer++ to ONNX, with w as an input.')
     parser.add_argument('--model', type=Path, default=packaged('weights') / SMALL)
     parser.add_argument('--output', type=Path, default=Path('codeformer.onnx'))
     parser.add_argument('--adain', action=argparse.BooleanOptionalAction, default=True, help='as inference does')
     args = parser.parse_args(argv)
     try:
-        module = Restoration(load_codeformer(args.model), args.adain).eval()
+        module = Restoration(load_restorer(args.model), args.adain).eval()
     except CheckpointError as error:
         print(f'error: {error}', file=sys.stderr)
         return 2

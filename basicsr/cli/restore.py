@@ -108,8 +108,7 @@ def build_parser() -> argparse.ArgumentParser:
         '--w',
         '--fidelity_weight',
         type=fidelity,
-        default=0.8,
-        help='0 quality to 1 fidelity, or auto: chosen for each face (default: 0.8)',
+        help='0 quality to 1 fidelity, or auto: chosen for each face (default: 0.8; with a CodeFormer++, its own)',
     )
     add('-s', '--upscale', type=positive, default=2, help='factor by which pictures are enlarged (default: 2)')
     add('--has_aligned', action='store_true', help='the pictures are aligned, cropped faces')
@@ -147,7 +146,8 @@ def build_parser() -> argparse.ArgumentParser:
         default='auto',
         help='auto (official weights if downloaded, else small), official, small, or a file',
     )
-    add('--adain', action=argparse.BooleanOptionalAction, default=True, help='as the published inference (default: on)')
+    add('--texture', type=between(0, 1), help='how much texture a CodeFormer++ adds, 0 to 1 (default: 1)')
+    add('--adain', action=argparse.BooleanOptionalAction, help='as the published inference (default: on)')
     add(
         '--color_fix',
         action=argparse.BooleanOptionalAction,
@@ -220,7 +220,9 @@ def add_identity_flags(group: argparse._ArgumentGroup) -> None:
 
 def build_restorer(args: argparse.Namespace) -> ImageRestorer:
     """Everything that the flags ask for, loaded."""
-    faces = FaceRestorer(args.model, args.device, args.precision, args.batch_size, args.weights_dir, args.color_fix)
+    faces = FaceRestorer(
+        args.model, args.device, args.precision, args.batch_size, args.weights_dir, args.color_fix, args.texture
+    )
     background = None if args.bg_upsampler in ('None', 'none', '') else args.bg_upsampler
     upsampler = None
     if background or args.face_upsample:
@@ -247,8 +249,8 @@ def build_restorer(args: argparse.Namespace) -> ImageRestorer:
     return ImageRestorer(
         faces,
         detector=detector if whole else None,
-        w=0.8 if auto else args.w,
-        adain=args.adain,
+        w=faces.default_w if auto or args.w is None else args.w,
+        adain=faces.default_adain if args.adain is None else args.adain,
         upscale=args.upscale,
         bg_upsampler=upsampler if background else None,
         face_upsampler=upsampler if args.face_upsample else None,
@@ -363,6 +365,12 @@ def about_run(args: argparse.Namespace, jobs: Sequence[Job], skipped: Sequence[s
     return {**flags, 'skipped': list(skipped), 'planned': len(jobs)}
 
 
+def about_restorer(restorer: ImageRestorer) -> dict[str, Any]:
+    """What restored, and with which settings, for the summary."""
+    settings = {'w': AUTO if restorer.choose_w else restorer.w, 'adain': restorer.adain}
+    return {**settings, 'model': restorer.restorer.description, 'who': about_identity(restorer)}
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Restore what the flags name; returns the exit code.
 
@@ -393,7 +401,7 @@ def restore(args: argparse.Namespace) -> int:
         return 2
     try:
         if runner is not None:
-            about |= {'model': runner.restorer.restorer.description, 'who': about_identity(runner.restorer)}
+            about |= about_restorer(runner.restorer)
             say_what(runner.restorer)
             with progress(len(jobs), 'file') as step:
                 for record in runner.run(jobs):

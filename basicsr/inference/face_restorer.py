@@ -12,9 +12,8 @@ import numpy as np
 import torch
 from torch import nn
 
-from basicsr.archs.codeformer_arch import CodeFormer
-from basicsr.archs.factory import load_codeformer
-from basicsr.archs.idcodeformer_arch import IDCodeFormer
+from basicsr.archs import CodeFormer, CodeFormerPlusPlus
+from basicsr.archs.factory import load_network
 from basicsr.archs.vqgan_arch import Upsample
 from basicsr.faces.tone import Tone, fix_colour
 from basicsr.inference.code_search import CodeSearch
@@ -28,6 +27,7 @@ from basicsr.utils.progress import track
 
 OFFICIAL = Path('CodeFormer') / 'codeformer.pth'
 SMALL = Path('small') / 'codeformer_128.safetensors'
+DEFAULT_W = 0.8
 PRECISIONS = {'fp32': torch.float32, 'bf16': torch.bfloat16, 'fp16': torch.float16}
 
 logger = logging.getLogger('basicsr')
@@ -82,7 +82,26 @@ def find_model(model: str | os.PathLike, weights_dir: str | os.PathLike) -> tupl
     return path, str(path)
 
 
-def load_model(model: str | os.PathLike, weights_dir: str | os.PathLike, device: str) -> tuple[Path, str, CodeFormer]:
+def load_restorer(path: str | os.PathLike, map_location: str = 'cpu') -> CodeFormer | CodeFormerPlusPlus:
+    """Load a network that restores faces, in eval mode; its keys tell which.
+
+    Raises:
+        CheckpointError: the file holds another network, or a CodeFormer++ after its first stage.
+    """
+    network = load_network(path, map_location)
+    if isinstance(network, CodeFormerPlusPlus) and not network.transfers_texture:
+        raise CheckpointError(
+            f'{path}: a CodeFormer++ of stage 1 only, which transfers no texture yet; train stage 2, or give the prior '
+            'itself'
+        )
+    if not isinstance(network, CodeFormer | CodeFormerPlusPlus):
+        raise CheckpointError(f'{path}: holds a {type(network).__name__}, not a CodeFormer; it cannot restore faces')
+    return network
+
+
+def load_model(
+    model: str | os.PathLike, weights_dir: str | os.PathLike, device: str
+) -> tuple[Path, str, CodeFormer | CodeFormerPlusPlus]:
     """Load the network that `find_model` finds, frozen.
 
     Where `auto` finds official weights that cannot be used, a damaged file for example, it takes the embedded model,
@@ -97,7 +116,7 @@ def load_model(model: str | os.PathLike, weights_dir: str | os.PathLike, device:
     """
     path, name = find_model(model, weights_dir)
     try:
-        return path, name, load_codeformer(path, map_location=device).requires_grad_(False)
+        return path, name, load_restorer(path, map_location=device).requires_grad_(False)
     except CheckpointError as error:
         if model != 'auto' or path.name == SMALL.name:
             raise
@@ -136,17 +155,19 @@ class FaceRestorer:
             see `weights_folder`. The small model comes with the package.
         color_fix: keep the colours of the input, see `fix_colour`. By default on for the embedded small model, whose
             short training lost rare colours, and off for others.
+        texture: how much texture a CodeFormer++ adds, 0 to 1 (the default).
 
     Attributes:
         size: side at which the network works; results have it.
         takes_identity: the network can be told who the faces are.
         told_by: the recogniser whose embeddings it takes, if its checkpoint says so, and how many numbers they have.
+        default_w, default_adain: what is meant where `restore` is given none.
         description: which weights these are.
 
     Raises:
         FileNotFoundError: the weights are not there.
-        CheckpointError: the file is not CodeFormer's.
-        ValueError: an unknown device or precision, or a batch size below 1.
+        CheckpointError: see `load_restorer`.
+        ValueError: an unknown device or precision, a batch size below 1, or a texture for a network that adds none.
     """
 
     def __init__(
@@ -157,6 +178,7 @@ class FaceRestorer:
         batch_size: int = 8,
         weights_dir: str | os.PathLike | None = None,
         color_fix: bool | None = None,
+        texture: float | None = None,
     ) -> None:
         if precision not in PRECISIONS:
             raise ValueError(f"unknown precision '{precision}'; use {', '.join(PRECISIONS)}")
@@ -175,17 +197,24 @@ class FaceRestorer:
         self.precision = precision
         self.batch_size = batch_size
         self.size: int = network.out_size
-        self.takes_identity = isinstance(network, IDCodeFormer)
-        self.told_by: tuple[str | None, int | None] = (None, None)
-        if isinstance(network, IDCodeFormer):
-            self.told_by = (network.recogniser, network.identity_dim)
+        self.takes_identity = network.takes_identity
+        self.told_by = (network.recogniser, network.identity_dim)
+        self.default_w, self.default_adain = DEFAULT_W, True
+        self.settings: dict[str, Any] = {}
+        if isinstance(network, CodeFormerPlusPlus):
+            self.default_w, self.default_adain = network.w_identity, network.prior_adain
+            self.settings['texture'] = 1.0 if texture is None else texture
+        elif texture is not None:
+            raise ValueError(f'texture: {name} adds no texture; give a CodeFormer++ model, or leave it out')
+        if texture is not None and not 0 <= texture <= 1:
+            raise ValueError(f'texture = {texture}: must be from 0 to 1')
         self.description = f'{name}, {self.size}x{self.size} pixels, {precision} on {self.device}'
 
     def restore(
         self,
         faces: Sequence[np.ndarray] | np.ndarray,
-        w: float = 0.8,
-        adain: bool = True,
+        w: float | None = None,
+        adain: bool | None = None,
         identity: torch.Tensor | None = None,
         mask: torch.Tensor | None = None,
         id_scale: float = 1.0,
@@ -197,8 +226,10 @@ class FaceRestorer:
 
         Args:
             faces: RGB uint8 pictures (h,w,3) of any square size, aligned as FFHQ; or one such picture.
-            w: 0 for quality (codes only) to 1 for fidelity to the input.
-            adain: give the code features the statistics of the input's features, as the published inference does.
+            w: 0 for quality (codes only) to 1 for fidelity to the input; None for `default_w`, 0.8 but for a
+                CodeFormer++, which says what it was trained with.
+            adain: give the code features the statistics of the input's features, as the published inference does; None
+                for `default_adain`, True but for a CodeFormer++ that was trained without.
             identity: who the faces are, embeddings (N,D) or (N,R,D) of the recogniser that the network was trained
                 with; None restores them as if nothing were known.
             mask: which of R references there are (N,R), or how far each can be trusted, 0 to 1; None means all.
@@ -213,6 +244,8 @@ class FaceRestorer:
                 faces or the network.
             RuntimeError: the network failed, or returned values that are not finite.
         """
+        w = self.default_w if w is None else w
+        adain = self.default_adain if adain is None else adain
         check_fidelity(w)
         if isinstance(faces, np.ndarray) and faces.ndim == 3:
             faces = [faces]
@@ -268,7 +301,7 @@ class FaceRestorer:
     @torch.no_grad()
     def _run(self, batch: torch.Tensor, w: float, adain: bool, **known: Any) -> list[np.ndarray]:
         """(N,3,S,S) in [-1, 1] to N pictures (S,S,3), float32 from 0 to 255."""
-        output = self.network(self._moved(batch), w=w, adain=adain, **known)[0].float()
+        output = self.network(self._moved(batch), w=w, adain=adain, **self.settings, **known)[0].float()
         check_finite(output, f'the network ({self.precision})')
         return list(((output.clamp(-1, 1) + 1) * 127.5).permute(0, 2, 3, 1).cpu().numpy())
 

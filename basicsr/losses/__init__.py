@@ -13,17 +13,21 @@ from basicsr.losses.code_loss import code_cross_entropy, code_feature_loss
 from basicsr.losses.gan_loss import GANLoss
 from basicsr.losses.identity_loss import IdentityLoss
 from basicsr.losses.lpips_loss import LPIPSLoss
+from basicsr.losses.metric_loss import DeepMetricLoss
 from basicsr.losses.perceptual_loss import PerceptualLoss
+from basicsr.losses.registration_loss import RegistrationLoss
 from basicsr.utils.registry import LOSS_REGISTRY
 
 __all__ = [
     'CharbonnierLoss',
+    'DeepMetricLoss',
     'GANLoss',
     'IdentityLoss',
     'L1Loss',
     'LPIPSLoss',
     'MSELoss',
     'PerceptualLoss',
+    'RegistrationLoss',
     'adaptive_disc_weight',
     'build_loss',
     'code_cross_entropy',

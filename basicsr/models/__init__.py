@@ -16,6 +16,7 @@ with extra('train'):
 from basicsr.models.base_model import BaseModel, NonFiniteLossError
 from basicsr.models.codeformer_idx_model import CodeFormerIdxModel
 from basicsr.models.codeformer_joint_model import CodeFormerJointModel, CodeFormerModel
+from basicsr.models.codeformerpp_model import CodeFormerPPAlignModel, CodeFormerPPModel
 from basicsr.models.vqgan_model import VQGANModel
 from basicsr.utils.registry import MODEL_REGISTRY
 
@@ -24,6 +25,8 @@ __all__ = [
     'CodeFormerIdxModel',
     'CodeFormerJointModel',
     'CodeFormerModel',
+    'CodeFormerPPAlignModel',
+    'CodeFormerPPModel',
     'NonFiniteLossError',
     'VQGANModel',
     'build_model',

@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from basicsr.archs import VQAutoEncoder, build_network
+from basicsr.archs import CodeFormerPlusPlus, VQAutoEncoder, build_network
 from basicsr.models.checkpoints import check_optimizer, network_file, read_saved, state_file, taking_up
 from basicsr.models.schedule import learning_rate
 from basicsr.utils.checkpoint import CheckpointError, load_state, load_state_dict_file, save_atomic, unwrap
@@ -123,17 +123,17 @@ class BaseModel(ABC):
         if not self.is_train:
             return network.eval()
         broadcast_module(network)
-        if isinstance(network, VQAutoEncoder):
+        if isinstance(network, (VQAutoEncoder, CodeFormerPlusPlus)):
             self._check_size(network)
-            if self.train_opt.get('grad_checkpointing'):
-                network.set_grad_checkpointing()
+        if isinstance(network, VQAutoEncoder) and self.train_opt.get('grad_checkpointing'):
+            network.set_grad_checkpointing()
         if ema_decay > 0:
             self.averages[name] = copy.deepcopy(network).eval().requires_grad_(False)
         size = sum(p.numel() for p in network.parameters() if p.requires_grad) / 1e6
         logger.info('%s: %s, %.2f M trained parameters', name, type(network).__name__, size)
         return network
 
-    def _check_size(self, network: VQAutoEncoder) -> None:
+    def _check_size(self, network: VQAutoEncoder | CodeFormerPlusPlus) -> None:
         """Raise OptionError where the training faces are of another size than the network's."""
         faces = (self.opt.get('datasets') or {}).get('train') or {}
         for key, side in (('gt_size', network.out_size), ('in_size', network.img_size)):
@@ -273,7 +273,7 @@ class BaseModel(ABC):
         """
         content: dict[str, Any] = {
             'params': self.networks[name].state_dict(),
-            'network': dict(self.opt[f'network_{name[-1]}']),
+            'network': getattr(self.networks[name], 'options', None) or dict(self.opt[f'network_{name[-1]}']),
         }
         if name in self.averages:
             content['params_ema'] = self.averages[name].state_dict()

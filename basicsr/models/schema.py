@@ -43,7 +43,9 @@ PATH = {
 TRAIN = {
     'optim_g': SECTION, 'optim_d': SECTION, 'id_lr_scale': float, 'scheduler': SECTION, 'total_iter': int,
     'warmup_iter': int, 'ema_decay': float, 'pixel_opt': SECTION, 'perceptual_opt': SECTION, 'gan_opt': SECTION,
-    'identity_opt': SECTION, 'alignment_opt': AlignmentTerm.OPTIONS, 'style_opt': StyleLesson.OPTIONS,
+    'identity_opt': SECTION, 'registration_opt': SECTION, 'metric_opt': SECTION,
+    'bend': {'prob': float, 'deviation': float},
+    'alignment_opt': AlignmentTerm.OPTIONS, 'style_opt': StyleLesson.OPTIONS,
     'identity_input': IdentitySource.INPUT_OPTIONS,
     'identity_reference': IdentitySource.REFERENCE_OPTIONS,
     'codebook_opt': {'loss_weight': float},
@@ -119,7 +121,7 @@ def check_options(opt: Mapping[str, Any]) -> None:
     if not train.get('total_iter'):
         raise OptionError("train: 'total_iter' is missing")
     _check_losses_are_read(train, opt['model_type'])
-    for name in ('pixel_opt', 'perceptual_opt', 'gan_opt'):
+    for name in ('pixel_opt', 'perceptual_opt', 'gan_opt', 'registration_opt', 'metric_opt'):
         if train.get(name):
             _check_entry(f'train:{name}', train[name], LOSS_REGISTRY)
     for number, entry in enumerate(train.get('losses') or ()):
@@ -209,7 +211,7 @@ def _check_listed_loss(where: str, entry: Any) -> None:
 
 def _check_identity(section: Mapping[str, Any], model_type: str) -> None:
     """The loss's own arguments, and from stage II on those of its way through the codes."""
-    ways = {} if model_type == 'VQGANModel' else IdentityTerm.OPTIONS
+    ways = {} if model_type in ('VQGANModel', 'CodeFormerPPModel') else IdentityTerm.OPTIONS
     check_values('train:identity_opt', {name: section[name] for name in section if name in ways}, ways)
     _check_entry('train:identity_opt', {k: v for k, v in section.items() if k not in ways}, LOSS_REGISTRY)
 

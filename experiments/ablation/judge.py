@@ -16,9 +16,10 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 from tqdm import tqdm
 
+from basicsr.archs import CodeFormerPlusPlus
 from basicsr.inference import FaceRestorer
 from basicsr.inference.code_search import CodeSearch
 from basicsr.metrics.builders import Settings
@@ -54,6 +55,7 @@ class Job:
         judge: `recogniser` and `weights`.
         device: cpu, cuda, …
         out: folder of the results.
+        output: see `plan.Row`.
     """
 
     label: str
@@ -71,6 +73,7 @@ class Job:
     judge: Mapping[str, Any]
     device: str
     out: str
+    output: str = ''
 
     def save(self, path: Path) -> None:
         """To a file that `run_job` reads."""
@@ -139,6 +142,14 @@ def _batches(items: Sequence[Any]) -> Iterator[Sequence[Any]]:
         yield items[start : start + BATCH]
 
 
+class Registered(nn.Module):
+    """In place of the transfer network of a CodeFormer++: the registered face as it is."""
+
+    def forward(self, faithful: Tensor, warped: Tensor, texture: float) -> Tensor:
+        """I_F and I_warp (N,3,S,S) -> I_warp."""
+        return warped
+
+
 class Restorer:
     """A job's network, and what it is told.
 
@@ -150,6 +161,10 @@ class Restorer:
     def __init__(self, job: Job) -> None:
         self.job = job
         self.restorer = FaceRestorer(job.checkpoint, job.device, batch_size=BATCH, color_fix=job.color_fix)
+        if job.output:
+            if not isinstance(self.restorer.network, CodeFormerPlusPlus):
+                raise PlanError(f'{job.checkpoint}: no CodeFormer++, so there is no {job.output}')
+            self.restorer.network.tgrn = Registered()
         self.inputs = Folder.scan(job.folders['lq'], 'lq')
         self.references = None
         if job.references:

@@ -16,7 +16,7 @@ from basicsr.utils.registry import nearest
 NUMBERS = (int, float, list)
 ROW = {
     'stages': list, 'checkpoint': str, 'pictures': str, 'references': (bool, str), 'search': int, 'vary': int,
-    'parts': list, 'w': NUMBERS, 'adain': bool,
+    'parts': list, 'w': NUMBERS, 'adain': bool, 'output': str,
 }  # fmt: skip
 SET = {'lq': str, 'bicubic': str, 'reconstruction': str, 'gt': str, 'ref': str, 'w': NUMBERS, 'limit': int}
 TOP = {
@@ -28,6 +28,7 @@ STAGE = {'opt': str, 'force_yml': list, 'seed': int}
 KINDS = ('stages', 'checkpoint', 'pictures')
 PICTURES = ('lq', 'bicubic', 'reconstruction')
 REFERENCES = {False: '', True: 'own', 'none': '', 'true': 'own', 'own': 'own', 'wrong': 'wrong'}
+OUTPUTS = ('', 'I_warp')
 PARTS = {'identity_loss': 'identity loss', 'transformer': 'conditioned Transformer', 'ia_cft': 'IA-CFT'}
 
 
@@ -67,6 +68,7 @@ class Row:
         parts: what a checkpoint was trained with, of `PARTS`; of stages it is read off their options.
         w: fidelity weights; none means those of the set.
         adain: give the code features the statistics of the input's, as inference does.
+        output: what is judged of a CodeFormer++ in place of its result: 'I_warp', the registered generated face.
     """
 
     name: str
@@ -79,6 +81,7 @@ class Row:
     parts: tuple[str, ...] | None
     w: tuple[float, ...]
     adain: bool
+    output: str = ''
 
 
 @dataclass(frozen=True)
@@ -162,6 +165,9 @@ def _row(name: str, section: Mapping[str, Any], adain: bool) -> Row:
     for part in parts or ():
         if part not in PARTS:
             raise PlanError(f"rows:{name}:parts: unknown '{part}'{nearest(part, PARTS)}")
+    output = section.get('output', '')
+    if output not in OUTPUTS:
+        raise PlanError(f"rows:{name}:output: unknown '{output}'{nearest(output, OUTPUTS)}")
     return Row(
         name=name,
         stages=tuple(_stage(stage) for stage in section.get('stages') or ()),
@@ -173,6 +179,7 @@ def _row(name: str, section: Mapping[str, Any], adain: bool) -> Row:
         parts=None if parts is None else tuple(parts),
         w=_numbers(section['w']) if section.get('w') is not None else (),
         adain=section.get('adain', adain),
+        output=output,
     )
 
 

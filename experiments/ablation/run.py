@@ -156,6 +156,8 @@ class Ablation:
                 line = {'row': row.name, 'set': face_set.name, 'w': '' if row.pictures else f'{w:g}', **fixed}
                 job = self._job(row, face_set, w, checkpoint, self.folder(line))
                 stated = {**vars(job), 'checkpoint': line['sha256'], 'device': '', 'out': ''}
+                if not job.output:
+                    del stated['output']  # fingerprints stay those of earlier results
                 judge = (job.judge['recogniser'], *job.judge['weights'].values())
                 contents = [self.digest(place) for place in (*job.folders.values(), job.recogniser, *judge)]
                 text = json.dumps({**stated, 'limit': face_set.limit, 'contents': contents}, sort_keys=True)
@@ -185,6 +187,7 @@ class Ablation:
             judge=self.plan.judge,
             device=self.device,
             out=str(out),
+            output=row.output,
         )
 
     def _judge(self, row: Row, seed: int, work: list[tuple[Job, Result]]) -> int:

@@ -20,7 +20,7 @@ from skimage.data import astronaut
 from torch.utils.data import default_collate
 from torch.utils.flop_counter import FlopCounterMode
 
-from basicsr.archs import build_network
+from basicsr.archs import CodeFormerPlusPlus, build_network
 from basicsr.cli.train import run_options
 from basicsr.data import FFHQBlindJointDataset, build_dataset
 from basicsr.faces.detection import build_detector
@@ -163,15 +163,50 @@ print(peak_memory())
 """
 
 
+def peak_of(checkpoint: Path, precision: str) -> tuple[float, float]:
+    """GB that a process holds before and after it restores one face."""
+    command = [sys.executable, '-c', RESTORE_ONE, str(checkpoint), precision]
+    output = subprocess.run(command, check=True, capture_output=True, text=True, cwd=ROOT).stdout
+    before, after = (float(line) / 1e9 for line in output.split())
+    return before, after
+
+
 def memory(setup: Setup) -> list[Row]:
     """The most memory that a process holds that restores one face."""
     rows = []
     for precision in ('fp32', 'bf16'):
-        command = [sys.executable, '-c', RESTORE_ONE, str(setup.checkpoint), precision]
-        output = subprocess.run(command, check=True, capture_output=True, text=True, cwd=ROOT).stdout
-        before, after = (float(line) / 1e9 for line in output.split())
+        before, after = peak_of(setup.checkpoint, precision)
         note = f'{before:.2f} GB of it after the imports'
         rows.append(Row('memory', precision, 'peak', after, after, 'GB', note))
+    return rows
+
+
+@torch.inference_mode()
+def plusplus(setup: Setup) -> list[Row]:
+    """One face through CodeFormer++, beside its prior at w = 0.8, in turns."""
+    checkpoint = setup.folder / 'plusplus.pth'
+    network = CodeFormerPlusPlus(prior=setup.network, prior_path=str(setup.checkpoint))
+    for layer in (network.tgrn.last, network.dam.flow):
+        torch.nn.init.normal_(layer.weight, std=0.01)
+    save_atomic({'params': network.state_dict(), 'network': network.options}, checkpoint)
+    rows = []
+    for precision in ('fp32', 'bf16'):
+        restorers = [FaceRestorer(path, 'cpu', precision) for path in (setup.checkpoint, checkpoint)]
+        face = drawn_faces(restorers[0], 1)
+        prior, whole = interleaved(
+            setup.repeats,
+            lambda n=restorers[0].network, x=face: n(x, w=W, adain=True),
+            lambda n=restorers[1].network, x=face: n(x),
+        )
+        del restorers
+        peak = peak_of(checkpoint, precision)[1]
+        ratios = (min(whole) / min(prior), median(whole) / median(prior))
+        rows += [
+            Row('plusplus', precision, 'CodeFormer, time of a face', min(prior), median(prior), 's'),
+            Row('plusplus', precision, 'CodeFormer++, time of a face', min(whole), median(whole), 's'),
+            Row('plusplus', precision, 'of the time of CodeFormer', *ratios, 'x'),
+            Row('plusplus', precision, 'peak', peak, peak, 'GB'),
+        ]
     return rows
 
 
@@ -334,5 +369,5 @@ def start(setup: Setup) -> list[Row]:
 
 MEASUREMENTS: dict[str, Callable[[Setup], list[Row]]] = {
     work.__name__: work
-    for work in (forward, memory, batch, profile, degradation, training, picture, video, start)
+    for work in (forward, memory, plusplus, batch, profile, degradation, training, picture, video, start)
 }  # fmt: skip

@@ -17,6 +17,9 @@ TEXTS = {
         'quotient of the two rates above it.'
     ),
     'memory': 'The most that a process holds which loads the network and restores one face.',
+    'plusplus': (
+        'One face through CodeFormer++ and through its prior at w = 0.8, in turns, and the most memory a process holds.'
+    ),
     'batch': 'Faces a second when several go through the network at a time.',
     'profile': 'Where the time of the network goes, by operation.',
     'degradation': (
@@ -35,6 +38,8 @@ TARGETS = {
     ('forward', 'fp32', 'share of the product'): ('at least', 0.80),
     ('forward', 'bf16', 'share of the product'): ('at least', 0.60),
     ('memory', 'fp32', 'peak'): ('at most', 1.6),
+    ('plusplus', 'fp32', 'of the time of CodeFormer'): ('at most', 1.6),
+    ('plusplus', 'fp32', 'peak'): ('at most', 2.5),
     ('degradation', 'joint, 512', 'of the plain rate'): ('at least', 1.8),
     ('training', 'stage 2, 128, identity loss on 2 of 8', 'of the plain time'): ('at most', 1.6),
     ('video', '512, bf16', 'network busy'): ('at least', 0.9),

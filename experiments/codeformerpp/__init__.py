@@ -1,0 +1,1 @@
+"""CodeFormer++ on the embedded model: where the method helps, where it does not, and why."""
