@@ -17,7 +17,7 @@ from basicsr.utils.weights import read_manifest
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = [
     'README.md', 'docs/TRAINING.md', 'docs/IDENTITY.md', 'docs/evaluation.md', 'docs/results/trials.md',
-    'weights/README.md', 'CONTRIBUTING.md',
+    'weights/README.md', 'CONTRIBUTING.md', 'experiments/README.md',
 ]  # fmt: skip
 FENCE = re.compile(r'^```\w*\n(.*?)^```$', re.MULTILINE | re.DOTALL)
 LINES = [

@@ -24,7 +24,7 @@ from basicsr.utils.download import DownloadError, download, sha256_of
 from basicsr.utils.folders import weights_folder
 from basicsr.utils.weights import read_manifest
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 CONTENT = bytes(range(256)) * 400
 SUM = hashlib.sha256(CONTENT).hexdigest()
 

@@ -20,7 +20,7 @@ from basicsr.models import build_model
 from basicsr.utils import dist
 from basicsr.utils.checkpoint import CheckpointError, load_state_dict_file
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 
 
 def write(opt, path: Path) -> str:

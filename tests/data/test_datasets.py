@@ -18,7 +18,7 @@ import yaml
 from basicsr.data import DataError, FFHQBlindDataset, build_dataloader, build_dataset
 from basicsr.utils.image import imread, imwrite, to_tensor
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 PUBLISHED_STAGE2 = """
 name: FFHQ
 type: FFHQBlindDataset
