@@ -17,7 +17,7 @@ from basicsr.utils.weights import read_manifest
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = [
     'README.md', 'docs/TRAINING.md', 'docs/IDENTITY.md', 'docs/evaluation.md', 'docs/results/trials.md',
-    'docs/recipes.md', 'weights/README.md', 'CONTRIBUTING.md', 'docs/CODEFORMERPP.md',
+    'docs/recipes.md', 'weights/README.md', 'CONTRIBUTING.md', 'docs/CODEFORMERPP.md', 'experiments/README.md',
     'experiments/codeformerpp/README.md',
 ]  # fmt: skip
 FENCE = re.compile(r'^```\w*\n(.*?)^```$', re.MULTILINE | re.DOTALL)

@@ -22,7 +22,6 @@ from basicsr.data.common import (
     option,
     resize_square,
 )
-from basicsr.data.components import ENLARGE_RATIOS, ComponentBoxes
 from basicsr.data.degradation import LARGE, ColourRanges, DegradationRanges, change_colour, degrade, to_bytes, to_unit
 from basicsr.data.latents import LatentCodes
 from basicsr.data.storage import Files, open_files, read_file
@@ -31,6 +30,8 @@ from basicsr.utils.registry import DATASET_REGISTRY
 logger = logging.getLogger(__name__)
 
 Item = dict[str, Any]
+PART_KEYS = ('component_path', 'eye_enlarge_ratio', 'mouth_enlarge_ratio', 'nose_enlarge_ratio')
+"""Keys of published option files for boxes of face parts, which no loss of this project reads."""
 
 
 @DATASET_REGISTRY.register()
@@ -44,9 +45,9 @@ class FFHQBlindDataset(Dataset):
         opt: `dataroot_gt`, `io_backend` (see `open_files`), `gt_size`, `in_size` (default `gt_size`), `mean`, `std`,
             `use_hflip` (default true), `use_corrupt` (default true; false: the input is the resized picture), the
             degradation keys of `DegradationRanges` (missing ones as LARGE for `gt_size` pixels) and of `ColourRanges`,
-            `latent_gt_path`, `component_path`, `seed` (default 0), `on_error` ('raise', or 'skip': a picture that
-            cannot be used is listed in `skipped` and the next good one takes its place). The loader's keys and
-            `filename_tmpl` have no effect here.
+            `latent_gt_path`, `seed` (default 0), `on_error` ('raise', or 'skip': a picture that
+            cannot be used is listed in `skipped` and the next good one takes its place). The loader's keys,
+            `filename_tmpl` and the boxes of face parts (`PART_KEYS`) have no effect here.
 
     Raises:
         DataError: wrong options, no pictures, or tables that do not fit them.
@@ -57,9 +58,9 @@ class FFHQBlindDataset(Dataset):
             *LOADER_KEYS,
             *FILE_KEYS,
             *(field.name for kind in (DegradationRanges, ColourRanges) for field in fields(kind)),
-            *ENLARGE_RATIOS,
+            *PART_KEYS,
             *('in_size', 'gt_size', 'use_hflip', 'use_corrupt', 'use_motion_kernel'),
-            *('latent_gt_path', 'component_path', 'on_error'),
+            *('latent_gt_path', 'on_error'),
         }
     )
     default_ranges = LARGE
@@ -82,11 +83,11 @@ class FFHQBlindDataset(Dataset):
         self._bad = torch.zeros(len(self.paths), dtype=torch.uint8)
         if self.on_error == 'skip':
             self._bad.share_memory_()
-        self.latents, self.components = None, None
+        self.latents = None
         if opt.get('latent_gt_path'):
             self.latents = LatentCodes(opt['latent_gt_path'], self.paths, self.root, strict=self.on_error == 'raise')
         if opt.get('component_path'):
-            self.components = ComponentBoxes(opt, self.paths, self.root, self.gt_size)
+            logger.warning('component_path: the boxes of face parts are not read, as no loss of this project uses them')
 
     def _open(self, opt: Mapping[str, Any]) -> Files:
         """The pictures."""
@@ -115,8 +116,6 @@ class FFHQBlindDataset(Dataset):
         extra: Item = {'gt_path': str(self.paths[index])}
         if self.latents:
             extra['latent_gt'] = self.latents(index, flip)
-        if self.components:
-            extra.update(self.components(index, flip))
         return image, extra
 
     def _load_good(self, index: int, flip: bool) -> tuple[np.ndarray, Item]:
@@ -154,7 +153,7 @@ class FFHQBlindDataset(Dataset):
 
         Returns:
             'in' (3,in_size,in_size) and 'gt' (3,gt_size,gt_size), normalised; 'gt_path'; with a latent file 'latent_gt'
-            (positions,) int64; with a component file 'loc_left_eye', 'loc_right_eye', 'loc_mouth' (4,).
+            (positions,) int64.
 
         Raises:
             DataError: the picture cannot be used (`on_error: raise`), or none can.

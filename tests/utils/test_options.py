@@ -13,7 +13,7 @@ from basicsr.models.schema import check_options
 from basicsr.utils.options import OptionError, drop_nulls, dump_options, load_options, merge, parse_value
 from basicsr.utils.weights import read_manifest
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 FILES = sorted(
     path
     for folder in ('options', 'experiments/small_model/options')

@@ -22,7 +22,7 @@ from basicsr.utils import dist
 from basicsr.utils.checkpoint import CheckpointError, load_state_dict_file
 from basicsr.utils.image import imread, imwrite
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 
 
 def write(opt, path: Path) -> str:

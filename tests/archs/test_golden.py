@@ -13,8 +13,8 @@ from torch import Tensor
 from basicsr.archs import build_network
 from basicsr.losses.code_loss import code_cross_entropy, code_feature_loss
 
-GOLDEN = json.loads((Path(__file__).parent / 'golden' / 'golden.json').read_text())
-SHAPES = json.loads((Path(__file__).parent / 'golden' / 'state_dict_shapes.json').read_text())
+GOLDEN = json.loads((Path(__file__).parents[1] / 'golden' / 'golden.json').read_text())
+SHAPES = json.loads((Path(__file__).parents[1] / 'golden' / 'state_dict_shapes.json').read_text())
 VQGAN = {'type': 'VQAutoEncoder', 'img_size': 512, 'nf': 64, 'ch_mult': [1, 2, 2, 4, 4, 8], 'quantizer': 'nearest'}
 OPTIONS = {
     'VQAutoEncoder(img_size=512,nf=64,ch_mult=[1,2,2,4,4,8],quantizer=nearest,codebook_size=1024)': VQGAN,

@@ -27,7 +27,7 @@ from basicsr.utils.download import DownloadError, _Redirects, download, sha256_o
 from basicsr.utils.folders import weights_folder
 from basicsr.utils.weights import read_manifest
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 CONTENT = bytes(range(256)) * 400
 SUM = hashlib.sha256(CONTENT).hexdigest()
 

@@ -37,8 +37,8 @@ from experiments.ablation.results import Results, read_results
 from experiments.ablation.stages import check_shared, parts_of, run_process, trainings_of
 from experiments.ablation.tables import write_tables
 
-PLANS = sorted((Path(__file__).resolve().parents[1] / 'experiments' / 'ablation' / 'plans').glob('*.yml'))
-ROOT = Path(__file__).resolve().parents[1]
+PLANS = sorted((Path(__file__).resolve().parents[2] / 'experiments' / 'ablation' / 'plans').glob('*.yml'))
+ROOT = Path(__file__).resolve().parents[2]
 
 
 @pytest.fixture

@@ -20,7 +20,7 @@ from basicsr.inference.report import FileRecord, exit_code, format_table
 from basicsr.inference.runner import Runner, plan_jobs, skipped_files
 from basicsr.utils.image import imread, imwrite
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 
 
 @pytest.fixture(scope='module')

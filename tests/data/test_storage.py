@@ -21,7 +21,7 @@ from basicsr.data import DataError, build_dataloader, build_dataset
 from basicsr.utils.image import imwrite
 
 lmdb = pytest.importorskip('lmdb')
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 NAMES = ['a.png', 'b.jpg', 'deep/er/c.webp', 'deep/d.e.bmp', 'z z (1).png']
 
 

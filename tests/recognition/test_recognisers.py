@@ -34,7 +34,7 @@ from basicsr.utils.image import imwrite, to_image
 from basicsr.utils.templates import ARCFACE_112, FFHQ_512, ffhq_template
 from basicsr.utils.weights import read_manifest
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 
 
 @pytest.fixture

@@ -39,7 +39,7 @@ from basicsr.utils.files import InUseError, lock
 from basicsr.utils.logger import get_root_logger
 from basicsr.utils.options import OptionError
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 
 
 @pytest.fixture(scope='module')

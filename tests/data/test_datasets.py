@@ -1,4 +1,4 @@
-"""The datasets: items, options, errors, latent codes and component boxes."""
+"""The datasets: items, options, errors and latent codes."""
 
 from __future__ import annotations
 
@@ -19,11 +19,10 @@ from small import save_vqgan
 from small_recogniser import save_tiny
 
 from basicsr.data import DataError, FFHQBlindDataset, build_dataloader, build_dataset
-from basicsr.data.components import flip_boxes
 from basicsr.utils.image import imread, imwrite, to_tensor
 
 COMMANDS = ['basicsr.cli.data_latents', 'experiments.ablation.reconstruct', 'basicsr.cli.data_embed']
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 PUBLISHED_STAGE2 = """
 name: FFHQ
 type: FFHQBlindDataset
@@ -442,53 +441,13 @@ def test_a_latent_file_cannot_run_code(faces: Path, tmp_path: Path) -> None:
         build_dataset(options(faces, latent_gt_path=str(tmp_path / 'codes.pth')))
 
 
-BOXES = {'left_eye': [200.0, 240.0, 20.0], 'right_eye': [310.0, 242.0, 24.0], 'mouth': [250.0, 370.0, 40.0]}
-
-
-def test_flipping_boxes_twice_gives_them_back_and_changes_none() -> None:
-    boxes = {part: tuple(box) for part, box in BOXES.items()}
-    before = dict(boxes)
-    flipped = flip_boxes(boxes, 512)
-    assert flipped == {'right_eye': (312, 240, 20), 'left_eye': (202, 242, 24), 'mouth': (262, 370, 40)}
-    assert boxes == before
-    assert flip_boxes(flipped, 512) == boxes
-
-
-@pytest.mark.parametrize('by_number', [True, False])
-def test_boxes_stay_right_however_often_an_item_is_flipped(by_number: bool, faces: Path, tmp_path: Path) -> None:
-    paths = FFHQBlindDataset(options(faces)).paths
-    table = {f'{n:08d}' if by_number else path.stem: BOXES for n, path in enumerate(paths)}
-    torch.save(table, tmp_path / 'boxes.pth')
-    ratios = {'eye_enlarge_ratio': 1.5, 'mouth_enlarge_ratio': 1.0}
-    data = build_dataset(options(faces, component_path=str(tmp_path / 'boxes.pth'), **ratios))
-    straight = build_dataset(options(faces, use_hflip=False))
-    as_is = {
-        'loc_left_eye': [170, 210, 230, 270],
-        'loc_right_eye': [274, 206, 346, 278],
-        'loc_mouth': [210, 330, 290, 410],
-    }
-    mirrored = {
-        'loc_right_eye': [282, 210, 342, 270],
-        'loc_left_eye': [166, 206, 238, 278],
-        'loc_mouth': [222, 330, 302, 410],
-    }
-    flips = 0
-    for v in [index for index in range(10) for _ in range(4)]:
-        item = data[v]
-        flipped = not torch.equal(item['gt'], straight[v]['gt'])
-        flips += flipped
-        for key, box in (mirrored if flipped else as_is).items():
-            torch.testing.assert_close(item[key], torch.tensor(box) * (64 / 512))
-    assert 0 < flips < 40
-
-
-def test_missing_boxes_are_named(faces: Path, tmp_path: Path) -> None:
-    torch.save({'a': BOXES}, tmp_path / 'boxes.pth')
-    with pytest.raises(DataError, match=r'b\.jpg.*boxes\.pth'):
-        build_dataset(options(faces, component_path=str(tmp_path / 'boxes.pth')))
-    torch.save({stem: {'mouth': [1, 2, 3]} for stem in 'abcde'}, tmp_path / 'boxes.pth')
-    with pytest.raises(DataError, match=r"'a' lacks \['left_eye', 'right_eye'\]"):
-        build_dataset(options(faces, component_path=str(tmp_path / 'boxes.pth')))
+def test_boxes_of_face_parts_are_passed_over_and_that_is_said(
+    faces: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    with caplog.at_level('WARNING'):
+        data = build_dataset(options(faces, component_path=str(tmp_path / 'none.pth'), eye_enlarge_ratio=1.5))
+    assert 'component_path' in caplog.text
+    assert data[0].keys() == build_dataset(options(faces))[0].keys()
 
 
 def paired(root: Path, **more: Any) -> dict[str, Any]:

@@ -28,7 +28,7 @@ from basicsr.recognition.registry import RECOGNISERS
 from basicsr.utils.image import imread, imwrite, to_tensor
 from basicsr.utils.options import OptionError, load_options
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 sys.path.append(str(ROOT))
 
 from basicsr.cli import data_embed as embed_references  # noqa: E402
