@@ -151,7 +151,7 @@ def build_parser() -> argparse.ArgumentParser:
     add(
         '--color_fix',
         action=argparse.BooleanOptionalAction,
-        help='keep input colours (default: small model only)',
+        help='keep the colours and contrast of the input (default: small model only)',
     )
     add(
         '--grain',

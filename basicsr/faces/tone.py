@@ -119,8 +119,7 @@ def _rims(luma: np.ndarray, luma_in: np.ndarray) -> np.ndarray:
     side = len(luma_in)
     reach = 2 * round(RIM * side) + 1
     window = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (reach, reach))
-    steady = _blurred(luma_in, RIM / 4 * side)
-    highest, lowest = cv2.dilate(steady, window), cv2.erode(steady, window)
+    highest, lowest = cv2.dilate(luma_in, window), cv2.erode(luma_in, window)
     x, y = np.meshgrid(*[(np.arange(side, dtype=np.float32) + 0.5) / side] * 2)
     middle_x, middle_y, width, height = FEATURES
     outside = ((np.hypot((x - middle_x) / width, (y - middle_y) / height) - 0.85) / 0.3).clip(0, 1)
