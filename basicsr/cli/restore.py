@@ -140,6 +140,15 @@ def build_parser() -> argparse.ArgumentParser:
         help='frames a second of the results of clips, such as 25 or 30000/1001; the duration stays (default: as is)',
     )
     add('--suffix', default='', help='appended to the names of the results')
+    add('--force', action='store_true', help='restore faces that are already sharper than the model can make them, too')
+    add_network_flags(parser.add_argument_group('the network'))
+    add_identity_flags(parser.add_argument_group('who the people are'))
+    return parser
+
+
+def add_network_flags(group: argparse._ArgumentGroup) -> None:
+    """Those about the face network, and where and how it computes."""
+    add = group.add_argument
     add(
         '--model',
         type=user_path,
@@ -162,15 +171,12 @@ def build_parser() -> argparse.ArgumentParser:
     add('--device', default='auto', help='auto, cpu, cuda or cuda:N (default: auto)')
     add('--precision', choices=list(PRECISIONS), default='fp32', help='of the network (default: fp32)')
     add('--batch_size', type=int, default=8, help='faces at a time (default: 8)')
-    add('--force', action='store_true', help='restore faces that are already sharper than the model can make them, too')
     add(
         '--weights_dir',
         type=user_path,
         default=str(weights_folder()),
         help=f"the weights folder (default: ${WEIGHTS_VARIABLE}, else that of the clone or the user's cache)",
     )
-    add_identity_flags(parser.add_argument_group('who the people are'))
-    return parser
 
 
 def add_identity_flags(group: argparse._ArgumentGroup) -> None:

@@ -93,7 +93,7 @@ def test_aligned_faces(run, tmp_path):
     code, output, files = run(source, '--has_aligned', '--batch_size', '2', '-w', '0.5', '--suffix', 'x')
     assert code == 0 and len(files) == 3
     assert written(output) == [*(f'restored_faces/nested/{i}_x.png' for i in range(3)), 'summary.json']
-    assert imread(output / 'restored_faces/nested/0_x.png').shape == (64, 64, 3)
+    assert imread(output / 'restored_faces/nested/0_x.png').shape == (100, 100, 3)
     imwrite(source / 'wide.png', np.zeros((40, 80, 3), np.uint8))
     (source / 'zero.png').touch()
     code, _, files = run(source, '--has_aligned')
@@ -147,7 +147,6 @@ def test_w_out_of_range_is_a_usage_error(run, tmp_path, w, capsys):
         (['--bg_upsampler', 'realesrgan', '--weights_dir', 'nowhere'], 'id-codeformer download'),
         (['--model', 'none.pth'], 'no such model file'),
         (['--device', 'quantum'], 'unknown device'),
-        (['-s', '0'], 'upscale'),
         (['--batch_size', '0'], 'batch size'),
     ],
 )
