@@ -11,7 +11,6 @@ from typing import Any
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from basicsr.archs.codeformer_arch import CodeFormer
 from basicsr.utils.checkpoint import CheckpointError, load_state, read_checkpoint, read_metadata, unwrap
 from basicsr.utils.registry import ARCH_REGISTRY
 
@@ -186,15 +185,3 @@ def load_network(path: str | os.PathLike, map_location: str = 'cpu', key: str | 
         raise CheckpointError(f'{path}: {error}') from error
     load_state(network, state, source=path)
     return network.to(map_location).eval()
-
-
-def load_codeformer(path: str | os.PathLike, map_location: str = 'cpu') -> CodeFormer:
-    """`load_network` for a file that must hold a CodeFormer.
-
-    Raises:
-        CheckpointError: it does not.
-    """
-    network = load_network(path, map_location)
-    if not isinstance(network, CodeFormer):
-        raise CheckpointError(f'{path}: holds a {type(network).__name__}, not a CodeFormer; it cannot restore faces')
-    return network
