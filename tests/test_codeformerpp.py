@@ -56,6 +56,8 @@ def test_one_encoding_serves_both_pictures(network, adain):
             assert torch.equal(found, expected[0])
             assert torch.equal(logits, expected[1]) and torch.equal(lq_feat, expected[2])
     assert not torch.equal(faithful, generated)
+    again, free, *_ = network.restore_twice(faces, w=0.0, adain=adain, **known)
+    assert torch.equal(again, free) and torch.equal(free, generated)
 
 
 @torch.no_grad()

@@ -14,7 +14,6 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from basicsr.archs.codeformer_arch import CodeFormer
 from basicsr.utils.checkpoint import (
     CheckpointError,
     load_state,
@@ -269,15 +268,3 @@ def load_network(path: str | os.PathLike, map_location: str = 'cpu', key: str | 
         network = ARCH_REGISTRY.build(options)
     load_state(network, state, source=path)
     return network.to(map_location).eval()
-
-
-def load_codeformer(path: str | os.PathLike, map_location: str = 'cpu') -> CodeFormer:
-    """`load_network` for a file that must hold a CodeFormer.
-
-    Raises:
-        CheckpointError: it does not.
-    """
-    network = load_network(path, map_location)
-    if not isinstance(network, CodeFormer):
-        raise CheckpointError(f'{path}: holds a {type(network).__name__}, not a CodeFormer; it cannot restore faces')
-    return network

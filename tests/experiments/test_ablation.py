@@ -21,7 +21,7 @@ from small_recogniser import save_tiny, smooth_faces
 
 import basicsr.cli.train
 from basicsr.archs import build_network
-from basicsr.archs.factory import load_codeformer
+from basicsr.archs.factory import load_network
 from basicsr.metrics import METRICS
 from basicsr.metrics.table import EvaluationError
 from basicsr.recognition.embedder import FaceEmbedder
@@ -263,7 +263,7 @@ def test_a_network_is_told_of_references(here: Path) -> None:
     identity, mask = references.batch([references.choose('p0/1', 'own', 2)])
     with torch.inference_mode():
         face = to_tensor(imread(here / 'lq/p0/1.png'))[None]
-        expected = load_codeformer(here / 'net.pth')(face, w=0.5, adain=True, identity=identity, mask=mask)[0][0]
+        expected = load_network(here / 'net.pth')(face, w=0.5, adain=True, identity=identity, mask=mask)[0][0]
     assert np.abs(results['own'].astype(int) - to_image(expected)).max() <= 1
     assert sorted(path.name for path in (here / 'job_own' / 'varied' / 'p0').iterdir())[:3] == [
         '0__0.png', '0__1.png', '0__2.png'
