@@ -102,13 +102,19 @@ def test_aligned_faces(run, tmp_path):
     assert 'square' in files['wide.png']['message']
 
 
-def test_an_already_sharp_face_is_left_alone_unless_forced(run, tmp_path):
+def test_an_already_sharp_face_is_left_alone_unless_forced(run, tmp_path, capsys):
     source = tmp_path / 'in'
     imwrite(source / 'sharp.png', portrait())
     code, output, files = run(source, '-s', '1')
     assert code == 0
     assert files['sharp.png']['status'] == 'already_sharp' and files['sharp.png']['restored'] == 0
     assert np.array_equal(imread(output / 'final_results' / 'sharp.png'), portrait())
+    (face,) = files['sharp.png']['found']
+    assert (face['number'], face['status'], face['size']) == (0, 'already_sharp', pytest.approx(168, abs=8))
+    left, top, right, bottom = face['box']
+    assert left < 205 < 247 < right and top < 100 < 140 < bottom
+    assert '--force' in face['message'] and face['message'] in files['sharp.png']['message']
+    assert '--force' in capsys.readouterr().out
     code, output, files = run(source, '-s', '1', '--force')
     assert code == 0 and files['sharp.png']['status'] == 'restored'
     assert not np.array_equal(imread(output / 'final_results' / 'sharp.png'), portrait())
@@ -251,7 +257,7 @@ def test_an_interrupted_run_says_what_is_left(model, tmp_path, capsys, monkeypat
 def test_the_exit_code_and_the_table():
     done = [FileRecord('in/a.png', 'restored', 2, 1), FileRecord('in/b.png', 'already_sharp', 1, 0)]
     assert exit_code(done) == 0
-    for status in ('no_face', 'failed'):
+    for status in ('no_face', 'uncertain', 'failed'):
         assert exit_code([*done, FileRecord('in/c.png', status)]) == 1
     assert exit_code([]) == 1
     *_, last = table = format_table(done, 'in').splitlines()

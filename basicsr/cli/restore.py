@@ -95,7 +95,7 @@ def build_parser() -> argparse.ArgumentParser:
     add('-s', '--upscale', type=float, default=2, help='factor by which pictures are enlarged (default: 2)')
     add('--has_aligned', action='store_true', help='the pictures are aligned, cropped faces')
     add('--only_center_face', action='store_true', help='restore the face nearest to the middle only')
-    add('--draw_box', action='store_true', help='mark the faces in the result')
+    add('--draw_box', action='store_true', help='mark the faces in the result, with their numbers')
     add(
         '--detection_model',
         default=DEFAULT_DETECTOR,

@@ -148,7 +148,7 @@ def _of_natural_scenes(grey: np.ndarray, inside: np.ndarray) -> list[float]:
 
 
 def _of_rows_and_columns(grey: np.ndarray, inside: np.ndarray) -> list[float]:
-    """Combed rows, repeated rows and columns: differences over two pixels against those over one, signs that alternate."""
+    """Combed and repeated rows and columns: differences over two pixels against those over one, alternating signs."""
     result: list[float] = []
     for picture, mask in ((grey, inside), (grey.T, inside.T)):
         one = (picture[1:] - picture[:-1])[:-1]

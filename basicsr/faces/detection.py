@@ -34,7 +34,10 @@ NEARLY = 1.25  # a picture at most this many times the first of them is looked a
 # A strip longer than this many short sides is looked at in windows of so many, which overlap by one.
 STRIP = 2.5
 LEAST_WINDOW = 480  # pixels
-TURNED_SIDE = 800  # pixels of the long side of a picture without faces that is looked at turned
+UPSIDE_DOWN = (
+    0.5  # of the largest of these sizes: in it, the picture is looked at upside down, for a quarter of the time
+)
+TURNED_SIDE = 800  # pixels of the long side of a picture without faces that is looked at turned in every way
 CLOSE_UP = 64  # pixels in the first look: a face that is larger there, and was not seen, is doubtful
 MOSTLY = 0.7  # a face with more than this part of its box inside a larger face is none
 OVERLAP = 0.4  # two boxes that share more than this (intersection over union) are the same face
@@ -56,8 +59,9 @@ class ScaledDetector:
     Networks see upright faces of some 16 to 500 pixels. So a small picture is enlarged, and a large one is looked at
     twice, small for its close-ups and larger for its groups; a strip, window after window. What is found twice is kept
     once. What is doubtful (turned, of low score, landmarks unlike a face's, a close-up that the first look has not
-    seen) is looked at again by itself, in all directions; a picture without faces is looked at turned, too. A face
-    within or upon a larger or surer one is a mouth or an eye taken for one, and is dropped.
+    seen) is looked at again by itself, in all directions. Faces that are upside down are often not seen at all: the
+    picture is looked at in that way, too, and in every way if it is without faces. A face within or upon a larger or
+    surer one is a mouth or an eye taken for one, and is dropped.
 
     Args:
         find: RGB uint8 (H,W,3) to rows of box (4), score, landmarks (10), float (N,15).
@@ -81,9 +85,11 @@ class ScaledDetector:
     def detect(self, image: np.ndarray) -> list[Face]:
         """The faces in an RGB uint8 (H,W,3) picture, the largest first."""
         sure, doubtful = self._look_over(image)
-        faces = distinct([*sure, *self._settled(image, doubtful, sure)])
+        upside_down = self._look_turned(image, (2,), lambda width, height: UPSIDE_DOWN * factors(width, height)[-1])
+        faces = distinct([*sure, *self._settled(image, [*doubtful, *upside_down], sure)])
         if not any(face.consistent for face in faces):
-            faces = distinct([*self._settled(image, self._turned(image), []), *faces])
+            turned = self._look_turned(image, (1, 2, 3), lambda width, height: TURNED_SIDE / max(width, height))
+            faces = distinct([*self._settled(image, turned, []), *faces])
         faces = [face for face in faces if face.eye_distance >= self.min_eye_distance]
         return sorted(faces, key=lambda face: -face.eye_distance)
 
@@ -107,22 +113,17 @@ class ScaledDetector:
 
     def _look_at(self, image: np.ndarray) -> Iterator[tuple[Face, bool]]:
         """What is found in a window; and whether it should have been seen in the first look, and was not."""
-        height, width = image.shape[:2]
-        long_side, (near, far) = max(height, width), LONG_SIDES
-        far_factor = min(1.0, max(far / long_side, float(np.sqrt(MOST_PIXELS / (height * width)))))
-        factors = [near / long_side] if long_side <= NEARLY * near else [near / long_side, far_factor]
-        looks = [self._find_at(image, factor) for factor in factors]
+        sizes = factors(image.shape[1], image.shape[0])
+        looks = [self._find_at(image, factor) for factor in sizes]
         rows = np.concatenate(looks)
         boxes = [(x, y, right - x, bottom - y) for x, y, right, bottom in rows[:, :4].tolist()]
         kept = cv2.dnn.NMSBoxes(boxes, rows[:, 4].tolist(), min(HINT, self.min_score), OVERLAP) if boxes else []
         seen = looks[0][looks[0][:, 4] >= self.min_score]
         for row in rows[np.asarray(kept, int)]:
-            large = factors[0] * np.max(row[2:4] - row[:2]) > CLOSE_UP
+            large = sizes[0] * np.max(row[2:4] - row[:2]) > CLOSE_UP
             yield _face(row), bool(large and not (_overlaps(row, seen) > OVERLAP).any())
 
-    def _settled(
-        self, image: np.ndarray, doubtful: Sequence[tuple[Face, bool]], sure: Sequence[Face]
-    ) -> list[Face]:
+    def _settled(self, image: np.ndarray, doubtful: Sequence[tuple[Face, bool]], sure: Sequence[Face]) -> list[Face]:
         """What a second look makes of the doubtful faces that are apart from the others, and of a few hints."""
         settled: list[Face] = []
         hints = 0
@@ -137,22 +138,22 @@ class ScaledDetector:
                 settled.append(replace(again or face, consistent=False))
         return settled
 
-    def _turned(self, image: np.ndarray) -> list[tuple[Face, bool]]:
-        """Hints from the picture turned by a quarter, a half and three quarters; the best scores first."""
-        height, width = image.shape[:2]
+    def _look_turned(
+        self, image: np.ndarray, turns: Sequence[int], factor_of: Callable[[int, int], float]
+    ) -> list[tuple[Face, bool]]:
+        """Hints from the picture turned by so many quarters and resized, the best scores first."""
         faces: list[Face] = []
-        for left, top, right, bottom in windows(width, height):
+        for left, top, right, bottom in windows(image.shape[1], image.shape[0]):
             part = image[top:bottom, left:right]
-            factor = min(1.0, TURNED_SIDE / max(part.shape[:2]))
-            size = [max(16, round(length * factor)) for length in part.shape[1::-1]]
-            small = resized(part, *size)
-            for quarters, turn in enumerate((cv2.ROTATE_90_CLOCKWISE, cv2.ROTATE_180, cv2.ROTATE_90_COUNTERCLOCKWISE)):
-                seen = cv2.rotate(small, turn)
-                rows = self._find_at(seen, LONG_SIDES[0] / max(size)) if max(size) < LONG_SIDES[0] else self.find(seen)
-                back = _turned_back(quarters + 1, *size)
-                scale = np.array([right - left, bottom - top]) / size
-                place = np.array([[scale[0], 0, left + (scale[0] - 1) / 2], [0, scale[1], top + (scale[1] - 1) / 2]])
-                faces += [_moved(_face(row), compose(place, back)) for row in rows if row[4] >= self.min_score]
+            factor = factor_of(part.shape[1], part.shape[0])
+            width, height = (max(16, round(length * factor)) for length in part.shape[1::-1])
+            small = resized(part, width, height)
+            x, y = part.shape[1] / width, part.shape[0] / height
+            place = np.array([[x, 0, left + (x - 1) / 2], [0, y, top + (y - 1) / 2]])
+            for quarters in turns:
+                rows = np.asarray(self.find(np.ascontiguousarray(np.rot90(small, -quarters))), np.float64)
+                back = compose(place, _turned_back(quarters, width, height))
+                faces += [_moved(_face(row), back) for row in rows.reshape(-1, 15) if row[4] >= self.min_score]
         return [(face, True) for face in sorted(faces, key=lambda face: -face.score)]
 
     def _find_at(self, image: np.ndarray, factor: float) -> np.ndarray:
@@ -163,6 +164,14 @@ class ScaledDetector:
         rows[:, :4] = (rows[:, :4] + 0.5) * np.tile(ratio, 2) - 0.5
         rows[:, 5:] = (rows[:, 5:] + 0.5) * np.tile(ratio, 5) - 0.5
         return rows[rows[:, 4] >= min(HINT, self.min_score)]
+
+
+def factors(width: int, height: int) -> list[float]:
+    """By how much a picture of that size is resized for each look."""
+    long_side, (near, far) = max(width, height), LONG_SIDES
+    if long_side <= NEARLY * near:
+        return [near / long_side]
+    return [near / long_side, min(1.0, max(far / long_side, float(np.sqrt(MOST_PIXELS / (height * width)))))]
 
 
 def windows(width: int, height: int) -> list[tuple[int, int, int, int]]:

@@ -1,10 +1,10 @@
 """Whether a face is already sharper than a restoration network of a given size could make it.
 
-A network that works at `size` pixels returns nothing finer than half a wave per crop pixel, and a face loses by it when
-it has finer detail than that, and no damage. A small classifier decides: it weighs statistics of the pixels inside the
-face (`basicsr.faces.damage_features`), in the pixels of the picture, where blocks, few colours, rows and overlays are as
-they came about, and reduced to `LOOK` times the network's size, where blur is seen in the measure of what the network
-makes. `experiments/face_damage` trains it and has its table.
+A network that works at `size` pixels returns nothing finer than half a wave per crop pixel. A face loses by it when it
+has finer detail than that, and no damage. A small classifier decides, by statistics of the pixels inside the face
+(`basicsr.faces.damage_features`), taken twice: in the pixels of the picture, where blocks, few colours, rows and
+overlays are as they came about, and reduced to `LOOK` times the network's size, where blur is seen in the measure of
+what the network makes. `experiments/face_damage` trains it and has its table.
 """
 
 from __future__ import annotations
@@ -26,8 +26,6 @@ WEIGHTS = Path(__file__).with_name('sharpness.safetensors')
 LOOK = 1.5  # times the network's size: in a larger face, blur is looked for at this size
 LARGEST_LOOK = 512  # pixels of the crop: a larger face is reduced to it
 LEAST_SIZE = 0.75  # smaller faces, in that measure, look better restored even where they are sharp
-STILL = 0.3  # of the mean change from a row of pixels to the next: less is none
-REPEATED = 1.5  # pixels for one; photographs have up to 1.2 by this measure
 HALF = 0.5
 
 
@@ -167,16 +165,3 @@ def measure_sharpness(face: np.ndarray, size: int) -> Sharpness:
     fine, coarse = (np.sqrt(cv2.GaussianBlur(band**2, (0, 0), spread)).ravel() for band in (beyond, below))
     flat = min(fine.std(), coarse.std()) < 1e-6
     return Sharpness(float(detail), 0.0 if flat else float(np.corrcoef(fine, coarse)[0, 1]))
-
-
-def pixel_size(image: np.ndarray) -> float:
-    """How many pixels a side stand for one, in a picture (RGB uint8) that was enlarged without interpolation; else 1.
-
-    Most rows and columns are like their neighbours then. After JPEG compression this is seen from 8 pixels on.
-    """
-    if min(image.shape[:2]) < 2:
-        return 1.0
-    grey = cv2.cvtColor(image, cv2.COLOR_RGB2GRAY).astype(np.float32)
-    changes = [np.abs(np.diff(grey, axis=axis)).mean(1 - axis) for axis in (0, 1)]
-    size = min(len(change) / max(1, int((change > STILL * change.mean()).sum())) for change in changes)
-    return size if size >= REPEATED else 1.0

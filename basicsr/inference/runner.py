@@ -15,7 +15,7 @@ import cv2
 
 from basicsr.inference.identity_meter import FaceIdentity
 from basicsr.inference.image_restorer import FAILED, FaceResult, ImageRestorer
-from basicsr.inference.report import FileRecord
+from basicsr.inference.report import FileRecord, describe_faces, why_left
 from basicsr.utils.files import LONGEST_NAME, is_video_file, shorten_name
 from basicsr.utils.image import to_8_bits
 from basicsr.utils.picture import (
@@ -181,9 +181,10 @@ class Runner:
         except FILE_ERRORS as error:
             return _failed(job, error, written)
         done = sum(face.restored is not None for face in result.faces)
-        messages = ['' if result.faces else 'no face found; the picture was only enlarged', picture.note]
-        identity = _likeness(result.faces)
-        return FileRecord(str(job.path), result.status, len(result.faces), done, written, _joined(messages), identity)
+        found = describe_faces(result.faces)
+        nobody = '' if result.faces else 'no face found; the picture was only enlarged'
+        message, identity = _joined([nobody, why_left(found), picture.note]), _likeness(result.faces)
+        return FileRecord(str(job.path), result.status, len(found), done, written, message, identity, found)
 
     def _read(self, path: Path) -> Picture:
         """A picture to restore, if it and its result are within the limit."""
@@ -217,8 +218,9 @@ class Runner:
             written = [self._write(RESTORED_FACES, job.name, result)]
         except FILE_ERRORS as error:
             return _failed(job, error, [])
-        message = _joined(['left as it was' if left else '', picture.note])
-        return FileRecord(str(job.path), face.status, 1, int(not left), written, message, _likeness([face]))
+        found = describe_faces([face])
+        message, identity = _joined([why_left(found), picture.note]), _likeness([face])
+        return FileRecord(str(job.path), face.status, 1, int(not left), written, message, identity, found)
 
     def _write(self, folder: str, name: str, picture: Picture, ending: str = '') -> str:
         """Write a result as PNG; its path relative to the output folder."""
