@@ -41,7 +41,7 @@ TURNED_SIDE = 800  # pixels of the long side of a picture without faces that is 
 CLOSE_UP = 64  # pixels in the first look: a face that is larger there, and was not seen, is doubtful
 MOSTLY = 0.7  # a face with more than this part of its box inside a larger face is none
 OVERLAP = 0.4  # two boxes that share more than this (intersection over union) are the same face
-HINT = 0.3  # score below which nothing is worth a second look
+HINT = 0.45  # score below which nothing is worth a second look
 MOST_HINTS = 8  # that are looked at, those with the best scores
 
 

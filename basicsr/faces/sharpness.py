@@ -26,7 +26,7 @@ WEIGHTS = Path(__file__).with_name('sharpness.safetensors')
 LOOK = 1.5  # times the network's size: in a larger face, blur is looked for at this size
 LARGEST_LOOK = 512  # pixels of the crop: a larger face is reduced to it
 LEAST_SIZE = 0.75  # smaller faces, in that measure, look better restored even where they are sharp
-HALF = 0.5
+LEAST_PROBABILITY = 0.7  # that a face is sharp and undamaged: below it, it is restored
 
 
 def look_at(
@@ -126,7 +126,7 @@ def is_sharper_than(
     if round(crop_side(points)) < LEAST_SIZE * size:
         return False
     statistics = look_at(image, points, size, others)
-    return statistics is not None and bool(classifier()(statistics) >= HALF)
+    return statistics is not None and bool(classifier()(statistics) >= LEAST_PROBABILITY)
 
 
 @dataclass(frozen=True)

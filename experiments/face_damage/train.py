@@ -24,7 +24,7 @@ from tqdm import tqdm
 
 from basicsr.faces.detection import build_detector
 from basicsr.faces.geometry import crop_side
-from basicsr.faces.sharpness import LEAST_SIZE, LOOK, WEIGHTS, Classifier, look_at
+from basicsr.faces.sharpness import LEAST_PROBABILITY, LEAST_SIZE, LOOK, WEIGHTS, Classifier, look_at
 from basicsr.utils.image import imread
 from basicsr.utils.templates import ffhq_template
 from experiments.face_damage.damages import CLEAN, KINDS, UNSEEN
@@ -33,7 +33,7 @@ NETWORKS = (64, 128, 128, 128, 256, 512, 512)  # sizes, as often as they are to 
 LARGEST, LEAST_PHOTO, TILT = 620, 110, 20.0  # pixels of the crop, likewise; degrees
 HELD_OUT = ('val', 'serena_williams', 'virat_kohli', '00075', '00086', 'img15', 'img18', 'couple', 'skimage')
 SAVE_EVERY = 100
-HIDDEN, STEPS, RATE, DECAY = 24, 3000, 0.003, 3e-3
+HIDDEN, STEPS, RATE, DECAY = 48, 6000, 0.003, 0.09
 
 
 @dataclass(frozen=True)
@@ -168,7 +168,7 @@ def fit(x: np.ndarray, clean: np.ndarray, weight: np.ndarray, seed: int = 0) -> 
     data = torch.from_numpy(np.clip((x - mean) / scale, -5, 5)).float()
     target, weight_ = torch.from_numpy(clean).float(), torch.from_numpy(weight).float()
     network = torch.nn.Sequential(torch.nn.Linear(x.shape[1], HIDDEN), torch.nn.Tanh(), torch.nn.Linear(HIDDEN, 1))
-    optimizer = torch.optim.AdamW(network.parameters(), RATE, weight_decay=DECAY * 30)
+    optimizer = torch.optim.AdamW(network.parameters(), RATE, weight_decay=DECAY)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, STEPS)
     loss_of = functools.partial(torch.nn.functional.binary_cross_entropy_with_logits, reduction='none')
     for _ in range(STEPS):
@@ -190,11 +190,11 @@ def table(probability: np.ndarray, kind: np.ndarray, name: np.ndarray) -> str:
     for label in dict.fromkeys([*CLEAN, *KINDS, *UNSEEN]):
         mine = kind == label
         if mine.any():
-            rows.append(f'| {label} | {mine.sum()} | {100 * np.mean(probability[mine] >= 0.5):.1f} |')
+            rows.append(f'| {label} | {mine.sum()} | {100 * np.mean(probability[mine] >= LEAST_PROBABILITY):.1f} |')
     clean = np.isin(kind, list(CLEAN))
     for group in sorted({n.split('/')[0] for n in name}):
         mine = clean & np.array([n.startswith(group) for n in name])
-        rows.append(f'| clean, {group} | {mine.sum()} | {100 * np.mean(probability[mine] >= 0.5):.1f} |')
+        rows.append(f'| clean, {group} | {mine.sum()} | {100 * np.mean(probability[mine] >= LEAST_PROBABILITY):.1f} |')
     return '\n'.join(['| held-out faces | number | left alone, % |', '|---|---|---|', *rows])
 
 
