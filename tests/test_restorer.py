@@ -258,7 +258,7 @@ def test_each_pixel_belongs_to_the_face_it_is_nearest_to():
             for face in (large, other)
         )
         assert theirs[tuple(middle.astype(int)[::-1])] < 1
-        spared, away = theirs < own, (own < 0.6 * theirs)
+        spared, away = theirs < own, own < 0.3 * theirs
         assert np.array_equal(both[spared], image[spared]) and (alone[spared] != image[spared]).any()
         assert np.abs(both[away].astype(int) - alone[away]).max() <= 1 and (alone[away] != image[away]).any()
 
@@ -369,7 +369,7 @@ def test_boxes_are_drawn_around_the_crops():
     boxed = ImageRestorer(Unchanged(), detector, upscale=1, draw_box=True).restore(blurred_portrait()).image
     changed = (plain != boxed).any(axis=2)
     assert 0 < changed.mean() < 0.05
-    numbered = changed[70:90, 146:156]  # in the upper left corner of the outline
+    numbered = changed[27:45, 147:160]  # in the upper left corner of the outline
     assert numbered.any()
     assert (boxed[changed][:, 1] > 150).mean() > 0.5
 

@@ -14,6 +14,7 @@ from torch import Tensor
 from basicsr.faces.detection import FaceDetector
 from basicsr.faces.face import Face
 from basicsr.faces.geometry import (
+    affine_scale,
     align_face,
     apply_affine,
     compose,
@@ -42,6 +43,7 @@ GREY_OF_DARK = (0.5, 0.03)  # and in a dark one: this, and so much of the mean l
 BOX_COLOUR = (0, 255, 0)
 # Between two faces, the part of the distance over which the restored one fades.
 FADE = 0.2
+CUBIC_REACH = 2  # pixels to each side
 DISAGREEING = 'two looks at it disagree on where its eyes and mouth are'
 
 
@@ -307,8 +309,9 @@ class ImageRestorer:
         """Blend a restored `face` into the enlarged picture, where `result` says that it came from; not over others."""
         size = face.shape[0]
         mask = np.ones((size, size), np.float32) if result.whole else face_mask(size)
+        reach = CUBIC_REACH * max(1.0, affine_scale(result.matrix) / self.upscale)
         for other in others:
-            mask = mask * share(result, other, size)
+            mask = mask * share(result, other, size, reach)
         if self.parsing is not None:
             mask = mask * self.parsing(face)
         matrix = compose(result.matrix, scaling(1 / self.upscale))
@@ -329,19 +332,29 @@ class ImageRestorer:
             _write_number(canvas, number, outline, colour, thickness)
 
 
-def share(face: FaceResult, other: FaceResult, size: int) -> np.ndarray:
+def share(face: FaceResult, other: FaceResult, size: int, reach: float) -> np.ndarray:
     """How much of each pixel of a face's crop is the face's, beside another face, (size,size) float32 in [0, 1].
 
     A pixel is nearest to the face in whose ellipse it lies deepest. Beside a face that is left alone the restored one
     fades on its own side; beside one that is restored, too, on the other's, so that nothing between them stays as it
     was.
+
+    Args:
+        face: that is restored.
+        other: beside it.
+        size: side of the crop.
+        reach: pixels of the crop by which pasting blurs the result of this; so far from the other it is 0, too.
     """
     template = ffhq_template(size)
     apart = apply_affine(template, compose(face.matrix, invert_affine(other.matrix)))
     own, theirs = (ellipse_distance(points, size, size) for points in (template, apart))
     lead = (theirs - own) / np.maximum(np.minimum(own, theirs), 1e-3) / FADE
     t = np.clip(lead if other.restored is None else lead + 1, 0, 1)
-    return (t * t * (3 - 2 * t)).astype(np.float32)
+    weight = (t * t * (3 - 2 * t)).astype(np.float32)
+    if other.restored is not None:
+        return weight
+    window = 2 * int(np.ceil(reach)) + 1
+    return cv2.erode(weight, np.ones((window, window), np.uint8))
 
 
 def _write_number(canvas: np.ndarray, number: int, outline: np.ndarray, colour: Sequence[int], thickness: int) -> None:

@@ -272,7 +272,7 @@ def noise(image: np.ndarray, unit: float, rng: Rng) -> np.ndarray:
 
 def hard_noise(image: np.ndarray, unit: float, rng: Rng) -> np.ndarray:
     """Much grain."""
-    return _clip(image + _grain(image.shape, rng) * _log_uniform(rng, 18, 45))
+    return _clip(image + _grain(image.shape, rng) * _log_uniform(rng, 14, 45))
 
 
 def noise_jpeg(image: np.ndarray, unit: float, rng: Rng) -> np.ndarray:
@@ -286,6 +286,26 @@ def _grain(shape: tuple[int, ...], rng: Rng) -> np.ndarray:
         grain = cv2.GaussianBlur(grain, (0, 0), 0.7).reshape(grain.shape)
         grain = grain / grain.std()
     return grain
+
+
+def coarse_noise(image: np.ndarray, unit: float, rng: Rng) -> np.ndarray:
+    """Grain of several pixels, as in enlarged pictures."""
+    height, width = image.shape[:2]
+    factor = rng.uniform(1.3, 4) * np.sqrt(unit)
+    size = (max(4, round(width / factor)), max(4, round(height / factor)))
+    grain = cv2.resize(_grain((size[1], size[0], 3), rng) * np.ones(3), (width, height), interpolation=cv2.INTER_LINEAR)
+    return _clip(image + grain * _log_uniform(rng, 12, 35))
+
+
+def chain(image: np.ndarray, unit: float, rng: Rng) -> np.ndarray:
+    """Blurred, reduced, grain, JPEG, enlarged: what restoration networks are trained on."""
+    height, width = image.shape[:2]
+    factor = unit * _log_uniform(rng, 1.5, 8)
+    size = (max(8, round(width / factor)), max(8, round(height / factor)))
+    base = cv2.GaussianBlur(image, (0, 0), unit * _log_uniform(rng, 0.4, 5))
+    low = cv2.resize(base, size, interpolation=int(rng.choice([cv2.INTER_AREA, cv2.INTER_LINEAR])))
+    low = jpeg(_clip(low + _grain(low.shape, rng) * _log_uniform(rng, 2, 20)), int(rng.integers(30, 98)))
+    return cv2.resize(low, (width, height), interpolation=int(rng.choice([cv2.INTER_LINEAR, cv2.INTER_CUBIC])))
 
 
 def pixels(image: np.ndarray, unit: float, rng: Rng) -> np.ndarray:
@@ -361,7 +381,9 @@ KINDS: dict[str, Damage] = {
     'oversharpened': oversharpened,
     'video': video(('mpeg4', 'libx264', 'mpeg1video')),
     'JPEG 3-10, not blurred': hard_jpeg,
-    'noise 18-45, not blurred': hard_noise,
+    'noise 14-45, not blurred': hard_noise,
+    'coarse noise 12-35, not blurred': coarse_noise,
+    'chain of training': chain,
     'combing, not blurred': sharp_combing,
 }
 UNSEEN: dict[str, Damage] = {
