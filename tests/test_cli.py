@@ -308,7 +308,7 @@ def test_faces_are_cropped_for_training(tmp_path):
     assert written(tmp_path / 'out') == names
     turned, over, upright = (imread(tmp_path / 'out' / name).astype(int) for name in names)
     assert np.abs(upright - turned).mean() < 2
-    assert np.abs(upright - over).mean() < 12 < np.abs(upright - over[::-1, ::-1]).mean()
+    assert np.abs(upright - over).mean() < 20 < 60 < np.abs(upright - over[::-1, ::-1]).mean()
     assert 'clip.mp4' not in done.stdout + done.stderr
     assert imread(tmp_path / 'out' / 'person' / 'one_00.png').shape == (96, 96, 3)
     assert 'nobody.png: no face found' in done.stdout

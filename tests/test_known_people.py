@@ -211,7 +211,7 @@ def test_a_reference_that_is_turned_is_taken_upright(tmp_path):
         imwrite(tmp_path / f'{quarters}.png', np.rot90(portrait(), quarters))
         crops.append(ReferenceReader(build_detector(), ByColour())._cut_out(tmp_path / f'{quarters}.png', []))
     for crop in crops[1:]:
-        assert np.abs(crop.astype(int) - crops[0]).mean() < 12
+        assert np.abs(crop.astype(int) - crops[0]).mean() < 20  # 70 where it is turned otherwise
 
 
 def test_a_clearly_larger_face_is_taken_and_that_is_said(tmp_path):

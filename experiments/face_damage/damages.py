@@ -288,15 +288,6 @@ def _grain(shape: tuple[int, ...], rng: Rng) -> np.ndarray:
     return grain
 
 
-def coarse_noise(image: np.ndarray, unit: float, rng: Rng) -> np.ndarray:
-    """Grain of several pixels, as in enlarged pictures."""
-    height, width = image.shape[:2]
-    factor = rng.uniform(1.3, 4) * np.sqrt(unit)
-    size = (max(4, round(width / factor)), max(4, round(height / factor)))
-    grain = cv2.resize(_grain((size[1], size[0], 3), rng) * np.ones(3), (width, height), interpolation=cv2.INTER_LINEAR)
-    return _clip(image + grain * _log_uniform(rng, 12, 35))
-
-
 def chain(image: np.ndarray, unit: float, rng: Rng) -> np.ndarray:
     """Blurred, reduced, grain, JPEG, enlarged: what restoration networks are trained on."""
     height, width = image.shape[:2]
@@ -382,7 +373,6 @@ KINDS: dict[str, Damage] = {
     'video': video(('mpeg4', 'libx264', 'mpeg1video')),
     'JPEG 3-10, not blurred': hard_jpeg,
     'noise 14-45, not blurred': hard_noise,
-    'coarse noise 12-35, not blurred': coarse_noise,
     'chain of training': chain,
     'combing, not blurred': sharp_combing,
 }
