@@ -21,17 +21,18 @@ from basicsr.utils.image import ImageReadError, imwrite, to_8_bits
 from basicsr.utils.picture import read_picture
 
 
-def crop_faces(job: Job, detector: FaceDetector, output: Path, size: int, least: float) -> int:
-    """Write every face of a photograph that is at least `least` pixels large; how many.
+def crop_faces(job: Job, detector: FaceDetector, output: Path, size: int, least: float) -> tuple[int, int]:
+    """Write every face of a photograph that is at least `least` pixels large; how many, and how many were uncertain.
 
     Raises:
         OSError, ValueError, cv2.error: the photograph cannot be read, or a crop not written.
     """
     image = to_8_bits(read_picture(job.path).image)
     faces = [face for face in detector.detect(image) if crop_side(face.landmarks) >= least]
-    for index, face in enumerate(faces):
+    certain = [face for face in faces if face.consistent]
+    for index, face in enumerate(certain):
         imwrite(output / f'{job.name}_{index:02d}.png', align_face(image, face.landmarks, size)[0])
-    return len(faces)
+    return len(certain), len(faces) - len(certain)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -57,12 +58,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     total, without = 0, []
     for job in tqdm(jobs, unit='file'):
         try:
-            found = crop_faces(job, detector, args.output, args.size, args.min_size)
+            found, uncertain = crop_faces(job, detector, args.output, args.size, args.min_size)
         except FILE_ERRORS as error:
             without.append(str(error) if isinstance(error, ImageReadError) else f'{job.path}: {error}')
             continue
         total += found
-        if not found:
+        if uncertain:
+            without.append(f'{job.path}: {uncertain} face(s) left out: two looks disagree on where eyes and mouth are')
+        elif not found:
             without.append(f'{job.path}: no face found')
     print('\n'.join([*without, f'{total} face(s) of {len(jobs)} file(s) written to {args.output}']))
     return 1 if without else 0

@@ -114,7 +114,7 @@ def build_parser() -> argparse.ArgumentParser:
     add('--has_aligned', action='store_true', help='the pictures are aligned, cropped faces')
     add('--network_size', action='store_true', help="aligned faces come out in the network's size, not their own")
     add('--only_center_face', action='store_true', help='restore the face nearest to the middle only')
-    add('--draw_box', action='store_true', help='mark the faces in the result')
+    add('--draw_box', action='store_true', help='mark the faces in the result, with their numbers')
     add(
         '--detection_model',
         default=DEFAULT_DETECTOR,

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Protocol
 
@@ -12,6 +12,9 @@ import cv2
 import numpy as np
 
 from basicsr.faces.backends import InsightFaceFinder, TinyFinder, YuNetFinder
+from basicsr.faces.face import Face
+from basicsr.faces.geometry import apply_affine, compose, ellipse_distance
+from basicsr.faces.second_look import SecondLook, moved_box
 from basicsr.utils.finite import check_finite
 from basicsr.utils.folders import weights_folder
 from basicsr.utils.image import resized
@@ -27,29 +30,20 @@ DETECTORS = {
     'insightface': ('insightface/models/buffalo_l', ''),
 }
 LONG_SIDES = (480, 1600)  # a picture is looked at with its long side brought to these: close-ups, then groups
+MOST_PIXELS = 1.6e6  # of the second of them, if that is more
 NEARLY = 1.25  # a picture at most this many times the first of them is looked at once
+# A strip longer than this many short sides is looked at in windows of so many, which overlap by one.
+STRIP = 2.5
+LEAST_WINDOW = 480  # pixels
+UPSIDE_DOWN = (
+    0.5  # of the largest of these sizes: in it, the picture is looked at upside down, for a quarter of the time
+)
+TURNED_SIDE = 800  # pixels of the long side of a picture without faces that is looked at turned in every way
+CLOSE_UP = 64  # pixels in the first look: a face that is larger there, and was not seen, is doubtful
 MOSTLY = 0.7  # a face with more than this part of its box inside a larger face is none
 OVERLAP = 0.4  # two boxes that share more than this (intersection over union) are the same face
-
-
-@dataclass(frozen=True, eq=False)
-class Face:
-    """A face found.
-
-    Attributes:
-        box: (4,), left, top, right, bottom, in pixels of the picture.
-        score: 0 to 1.
-        landmarks: (5,2), left eye, right eye (as seen), nose, left and right mouth corner.
-    """
-
-    box: np.ndarray
-    score: float
-    landmarks: np.ndarray
-
-    @property
-    def eye_distance(self) -> float:
-        """In pixels of the picture."""
-        return float(np.linalg.norm(self.landmarks[1] - self.landmarks[0]))
+HINT = 0.45  # score below which nothing is worth a second look
+MOST_HINTS = 8  # that are looked at, those with the best scores
 
 
 class FaceDetector(Protocol):
@@ -63,36 +57,105 @@ class FaceDetector(Protocol):
 class ScaledDetector:
     """A detection network, given pictures in sizes that suit it.
 
-    Networks see faces of some 16 to 500 pixels. So a small picture is enlarged, and a large one is looked at twice,
-    small for its close-ups and larger for its groups; what is found twice is kept once, the better score of the two.
-    A face within a larger face is a mouth or an eye taken for one, and is dropped.
+    Networks see upright faces of some 16 to 500 pixels. So a small picture is enlarged, and a large one is looked at
+    twice, small for its close-ups and larger for its groups; a strip, window after window. What is found twice is kept
+    once. What is doubtful (turned, of low score, landmarks unlike a face's, a close-up that the first look has not
+    seen) is looked at again by itself, in all directions. Faces that are upside down are often not seen at all: the
+    picture is looked at in that way, too, and in every way if it is without faces. A face within or upon a larger or
+    surer one is a mouth or an eye taken for one, and is dropped.
 
     Args:
         find: RGB uint8 (H,W,3) to rows of box (4), score, landmarks (10), float (N,15).
         min_score: faces of a smaller score are dropped.
         min_eye_distance: in pixels of the picture; smaller faces are dropped.
+        sure_score: upright faces reach it, and turned ones seldom do; faces of a smaller score are looked at again.
     """
 
     def __init__(
-        self, find: Callable[[np.ndarray], np.ndarray], min_score: float = 0.7, min_eye_distance: float = 5
+        self,
+        find: Callable[[np.ndarray], np.ndarray],
+        min_score: float = 0.7,
+        min_eye_distance: float = 5,
+        sure_score: float = 0,
     ) -> None:
         self.find = find
         self.min_score = min_score
         self.min_eye_distance = min_eye_distance
+        self.second_look = SecondLook(find, min_score, sure_score)
 
     def detect(self, image: np.ndarray) -> list[Face]:
         """The faces in an RGB uint8 (H,W,3) picture, the largest first."""
-        long_side = max(image.shape[:2])
-        near, far = LONG_SIDES
-        sides = [near] if long_side <= NEARLY * near else [near, min(long_side, far)]
-        rows = np.concatenate([self._find_at(image, side / long_side) for side in sides])
-        rows = rows[rows[:, 4] >= self.min_score]
-        boxes = [(x, y, right - x, bottom - y) for x, y, right, bottom in rows[:, :4].tolist()]
-        kept = cv2.dnn.NMSBoxes(boxes, rows[:, 4].tolist(), self.min_score, OVERLAP) if boxes else []
-        faces = [Face(rows[i, :4], float(rows[i, 4]), rows[i, 5:].reshape(5, 2)) for i in kept]
+        sure, doubtful = self._look_over(image)
+        upside_down = self._look_turned(image, (2,), lambda width, height: UPSIDE_DOWN * factors(width, height)[-1])
+        faces = distinct([*sure, *self._settled(image, [*doubtful, *upside_down], sure)])
+        if not any(face.consistent for face in faces):
+            turned = self._look_turned(image, (1, 2, 3), lambda width, height: TURNED_SIDE / max(width, height))
+            faces = distinct([*self._settled(image, turned, []), *faces])
         faces = [face for face in faces if face.eye_distance >= self.min_eye_distance]
-        faces = [face for face in faces if not any(_lies_within(face, other) for other in faces)]
         return sorted(faces, key=lambda face: -face.eye_distance)
+
+    def _look_over(self, image: np.ndarray) -> tuple[list[Face], list[tuple[Face, bool]]]:
+        """The faces of all windows that are beyond doubt, and the others, the best scores first.
+
+        Beside each of the others is whether it is a mere hint, which counts where a second look confirms it.
+        """
+        sure: list[Face] = []
+        doubtful: list[tuple[Face, bool]] = []
+        for left, top, right, bottom in windows(image.shape[1], image.shape[0]):
+            for face, unseen in self._look_at(image[top:bottom, left:right]):
+                moved = replace(
+                    face, box=face.box + np.tile([left, top], 2), landmarks=face.landmarks + np.array([left, top])
+                )
+                if unseen or self.second_look.is_doubtful(face):
+                    doubtful.append((moved, unseen or face.score < self.min_score))
+                else:
+                    sure.append(moved)
+        return distinct(sure), sorted(doubtful, key=lambda pair: -pair[0].score)
+
+    def _look_at(self, image: np.ndarray) -> Iterator[tuple[Face, bool]]:
+        """What is found in a window; and whether it should have been seen in the first look, and was not."""
+        sizes = factors(image.shape[1], image.shape[0])
+        looks = [self._find_at(image, factor) for factor in sizes]
+        rows = np.concatenate(looks)
+        boxes = [(x, y, right - x, bottom - y) for x, y, right, bottom in rows[:, :4].tolist()]
+        kept = cv2.dnn.NMSBoxes(boxes, rows[:, 4].tolist(), min(HINT, self.min_score), OVERLAP) if boxes else []
+        seen = looks[0][looks[0][:, 4] >= self.min_score]
+        for row in rows[np.asarray(kept, int)]:
+            large = sizes[0] * np.max(row[2:4] - row[:2]) > CLOSE_UP
+            yield _face(row), bool(large and not (_overlaps(row, seen) > OVERLAP).any())
+
+    def _settled(self, image: np.ndarray, doubtful: Sequence[tuple[Face, bool]], sure: Sequence[Face]) -> list[Face]:
+        """What a second look makes of the doubtful faces that are apart from the others, and of a few hints."""
+        settled: list[Face] = []
+        hints = 0
+        for face, hint in doubtful:
+            hints += hint
+            if (hint and hints > MOST_HINTS) or any(_are_one(face, other) for other in [*sure, *settled]):
+                continue
+            again = self.second_look(image, face)
+            if again is not None and again.consistent:
+                settled.append(again)
+            elif not hint:
+                settled.append(replace(again or face, consistent=False))
+        return settled
+
+    def _look_turned(
+        self, image: np.ndarray, turns: Sequence[int], factor_of: Callable[[int, int], float]
+    ) -> list[tuple[Face, bool]]:
+        """Hints from the picture turned by so many quarters and resized, the best scores first."""
+        faces: list[Face] = []
+        for left, top, right, bottom in windows(image.shape[1], image.shape[0]):
+            part = image[top:bottom, left:right]
+            factor = factor_of(part.shape[1], part.shape[0])
+            width, height = (max(16, round(length * factor)) for length in part.shape[1::-1])
+            small = resized(part, width, height)
+            x, y = part.shape[1] / width, part.shape[0] / height
+            place = np.array([[x, 0, left + (x - 1) / 2], [0, y, top + (y - 1) / 2]])
+            for quarters in turns:
+                rows = np.asarray(self.find(np.ascontiguousarray(np.rot90(small, -quarters))), np.float64)
+                back = compose(place, _turned_back(quarters, width, height))
+                faces += [_moved(_face(row), back) for row in rows.reshape(-1, 15) if row[4] >= self.min_score]
+        return [(face, True) for face in sorted(faces, key=lambda face: -face.score)]
 
     def _find_at(self, image: np.ndarray, factor: float) -> np.ndarray:
         """Rows of what is found in the picture resized by `factor`, in pixels of the picture as it is."""
@@ -102,7 +165,75 @@ class ScaledDetector:
         ratio = np.array([image.shape[1] / width, image.shape[0] / height])
         rows[:, :4] = (rows[:, :4] + 0.5) * np.tile(ratio, 2) - 0.5
         rows[:, 5:] = (rows[:, 5:] + 0.5) * np.tile(ratio, 5) - 0.5
-        return rows
+        return rows[rows[:, 4] >= min(HINT, self.min_score)]
+
+
+def factors(width: int, height: int) -> list[float]:
+    """By how much a picture of that size is resized for each look."""
+    long_side, (near, far) = max(width, height), LONG_SIDES
+    if long_side <= NEARLY * near:
+        return [near / long_side]
+    return [near / long_side, min(1.0, max(far / long_side, float(np.sqrt(MOST_PIXELS / (height * width)))))]
+
+
+def windows(width: int, height: int) -> list[tuple[int, int, int, int]]:
+    """The picture, or what covers a strip: left, top, right and bottom, the last two excluded."""
+    long_side, short_side = max(width, height), min(width, height)
+    length = max(round(STRIP * short_side), LEAST_WINDOW)
+    if long_side <= length:
+        return [(0, 0, width, height)]
+    count = 1 + -(-(long_side - length) // max(1, length - short_side))
+    starts = np.linspace(0, long_side - length, count).round().astype(int).tolist()
+    if width > height:
+        return [(start, 0, start + length, height) for start in starts]
+    return [(0, start, width, start + length) for start in starts]
+
+
+def distinct(faces: Sequence[Face]) -> list[Face]:
+    """Faces, the surest first, without those that are parts or doubles of others."""
+    order = sorted(faces, key=lambda face: (not face.consistent, -face.score))
+    largest = [face for face in order if not any(_lies_within(face, other) for other in order if other.consistent)]
+    kept: list[Face] = []
+    for face in largest:
+        if not any(_are_one(face, other) for other in kept):
+            kept.append(face)
+    return kept
+
+
+def _are_one(face: Face, other: Face) -> bool:
+    """Whether two boxes are the same, or the middle of the landmarks of one lies within the ellipse of the other."""
+    if _overlaps(face.box, other.box[None])[0] > OVERLAP:
+        return True
+    return any(_contains(one, two.landmarks.mean(0)) for one, two in ((face, other), (other, face)))
+
+
+def _contains(face: Face, point: np.ndarray) -> bool:
+    matrix = np.array([[1.0, 0, -point[0]], [0, 1.0, -point[1]]])
+    return bool(ellipse_distance(face.landmarks, 1, 1, matrix)[0, 0] < 1)
+
+
+def _face(row: np.ndarray) -> Face:
+    return Face(row[:4], float(row[4]), row[5:].reshape(5, 2))
+
+
+def _moved(face: Face, matrix: np.ndarray) -> Face:
+    return replace(face, box=moved_box(face.box, matrix), landmarks=apply_affine(face.landmarks, matrix))
+
+
+def _turned_back(quarters: int, width: int, height: int) -> np.ndarray:
+    """The matrix from a picture of that size, turned clockwise by so many quarters, to the picture."""
+    if quarters == 2:
+        return np.array([[-1.0, 0, width - 1], [0, -1.0, height - 1]])
+    clockwise = np.array([[0, 1.0, 0], [-1.0, 0, height - 1]])  # (x, y) was (y, height - 1 - x)
+    return clockwise if quarters == 1 else np.array([[0, -1.0, width - 1], [1.0, 0, 0]])
+
+
+def _overlaps(box: np.ndarray, others: np.ndarray) -> np.ndarray:
+    """Intersection over union of a box (4,...) with the boxes of rows (N,4,...), (N,)."""
+    low, high = np.maximum(box[:2], others[:, :2]), np.minimum(box[2:4], others[:, 2:4])
+    shared = np.prod(np.clip(high - low, 0, None), axis=1)
+    areas = np.prod(others[:, 2:4] - others[:, :2], axis=1) + np.prod(box[2:4] - box[:2])
+    return shared / np.maximum(areas - shared, 1e-9)
 
 
 def _lies_within(face: Face, other: Face) -> bool:
@@ -150,16 +281,17 @@ def build_detector(
     if name not in DETECTORS:
         raise KeyError(f"unknown detector '{name}'{nearest(name, DETECTORS)}")
     if name == 'tiny':
-        return ScaledDetector(TinyFinder())
+        return ScaledDetector(TinyFinder(), sure_score=0.98)
     file, group = DETECTORS[name]
     candidates = [Path(path)] if path else [Path(weights_dir or weights_folder()) / file]
     if name == 'insightface':
         candidates += [] if path else [Path.home() / '.insightface' / 'models' / 'buffalo_l']
         folder = _find_file(name, candidates, 'unpack the pack buffalo_l (insightface, non-commercial) there')
-        return ScaledDetector(InsightFaceFinder(folder), min_score=0.5)
+        return ScaledDetector(InsightFaceFinder(folder), min_score=0.5, sure_score=0.75)
     found = _find_file(name, candidates, f'get it with: id-codeformer download {group}')
     if name == 'yunet':
-        return ScaledDetector(YuNetFinder(found))
+        return ScaledDetector(YuNetFinder(found), sure_score=0.93)
     from basicsr.faces.retinaface import RetinaFaceFinder  # imports torchvision, which takes seconds
 
-    return ScaledDetector(RetinaFaceFinder(name.removeprefix('retinaface_'), found, device))
+    finder = RetinaFaceFinder(name.removeprefix('retinaface_'), found, device)
+    return ScaledDetector(finder, sure_score=0.98)

@@ -12,6 +12,8 @@ import numpy as np
 
 from basicsr.utils.templates import ffhq_template
 
+# Of an aligned face of side 1: the middle and half axes of the ellipse from the forehead to the chin.
+ELLIPSE_MIDDLE, ELLIPSE_AXES = (0.5, 0.6), (0.24, 0.3)
 SHRINKS = 0.8  # a warp that makes things smaller than this is preceded by area averaging
 
 
@@ -127,6 +129,30 @@ def crop_side(landmarks: np.ndarray) -> float:
         ValueError: the landmarks coincide.
     """
     return 1 / affine_scale(similarity_transform(landmarks, ffhq_template(1)))
+
+
+def ellipse_distance(landmarks: np.ndarray, width: int, height: int, matrix: np.ndarray | None = None) -> np.ndarray:
+    """How far each pixel is from the middle of a face: 1 on the ellipse from the forehead to the chin.
+
+    Args:
+        landmarks: (5,2) in the picture, in the order of `basicsr.utils.templates`.
+        width: of the picture, or of a view of it.
+        height: likewise.
+        matrix: from the picture to the view, (2,3); by default the view is the picture.
+
+    Returns:
+        (height,width) float32, 0 and more.
+
+    Raises:
+        ValueError: the landmarks coincide.
+    """
+    to_face = similarity_transform(landmarks, ffhq_template(1))
+    if matrix is not None:
+        to_face = compose(to_face, invert_affine(matrix))
+    x, y = np.arange(width, dtype=np.float32), np.arange(height, dtype=np.float32)[:, None]
+    rows = zip(to_face.astype(np.float32), ELLIPSE_MIDDLE, ELLIPSE_AXES, strict=True)
+    across, along = (((a * x + c + 0.5 - middle) + b * y) / axis for (a, b, c), middle, axis in rows)
+    return np.sqrt(across**2 + along**2)
 
 
 def align_face(image: np.ndarray, landmarks: np.ndarray, size: int) -> tuple[np.ndarray, np.ndarray]:

@@ -1,33 +1,132 @@
 """Whether a face is already sharper than a restoration network of a given size could make it.
 
-A network that works at `size` pixels returns nothing finer than half a wave per crop pixel, and a face loses by it when
-it has finer detail than that. What a network makes up is softer than that limit, so that a somewhat smaller face which
-has all the detail its own pixels hold loses by it, too. Degraded faces have fine *noise*, so three things are asked of
-what lies beyond the limit (of the network or, in a face hardly larger than that or smaller, of its own finest part):
-
-* heavy tails: edges and hairs are sparse, noise is everywhere. A Gaussian part, estimated from the median of the
-  absolute values, is taken off the energy;
-* amplitude: in sharp pictures every octave has a good part of the energy of the octaves below it, in blurred ones the
-  energy falls off. The octave two below is the measure, so that noise in both upper octaves cannot pass for detail;
-* place: real detail sits where the next lower octave has its detail, compression noise of a blurred face does not;
-* all directions: a face that moved is sharp across its way alone.
-
-Calibrated at 128 pixels on sharp 512-pixel portraits, also reduced to 160-384 pixels (detail 0.23 to 1.1, coherence
-0.64 to 0.95), real and synthetic low-quality faces (detail below 0.19), and noise and JPEG on blurred ones (coherence
-below 0.5 but for rare exceptions). Small faces need more of both: 99 % of portraits reduced to 96-150 pixels pass, and
-1 of 924 faces of 128 pixels under the degradations of the training (18 would by the limits of larger ones).
+A network that works at `size` pixels returns nothing finer than half a wave per crop pixel. A face loses by it when it
+has finer detail than that, and no damage. A small classifier decides, by statistics of the pixels inside the face
+(`basicsr.faces.damage_features`), taken twice: in the pixels of the picture, where blocks, few colours, rows and
+overlays are as they came about, and reduced to `LOOK` times the network's size, where blur is seen in the measure of
+what the network makes. `experiments/face_damage` trains it and has its table.
 """
 
 from __future__ import annotations
 
-from dataclasses import astuple, dataclass
+import functools
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
 
 import cv2
 import numpy as np
+from safetensors.numpy import load_file
 
-LARGEST_LOOK = 4  # a face is looked at in at most this multiple of the network's size
-LEAST_SIZE = 0.75  # smaller ones, in that measure, look better restored even where they are sharp
-EXCESS = 1.2  # the finest part of a small face is what it has beyond its size over this
+from basicsr.faces.damage_features import LEAST_PIXELS, features
+from basicsr.faces.geometry import covering_rectangle, crop_side, ellipse_distance
+from basicsr.utils.templates import ffhq_template
+
+WEIGHTS = Path(__file__).with_name('sharpness.safetensors')
+LOOK = 1.5  # times the network's size: in a larger face, blur is looked for at this size
+LARGEST_LOOK = 512  # pixels of the crop: a larger face is reduced to it
+LEAST_SIZE = 0.75  # smaller faces, in that measure, look better restored even where they are sharp
+LEAST_PROBABILITY = 0.7  # that a face is sharp and undamaged: below it, it is restored
+
+
+def look_at(
+    image: np.ndarray, landmarks: np.ndarray, size: int, others: Sequence[np.ndarray] = ()
+) -> np.ndarray | None:
+    """Statistics of a face in its picture, (2F+3,) float32; None where too little of it is to be seen.
+
+    Args:
+        image: RGB uint8 (H,W,3).
+        landmarks: (5,2).
+        size: side at which the network works.
+        others: landmarks of the other faces; what belongs to them is not looked at.
+    """
+    side = crop_side(landmarks)
+    native, reduced = min(side, LARGEST_LOOK), min(side, LARGEST_LOOK, LOOK * size)
+    first = _features_at(image, landmarks, native / side, others)
+    second = first if reduced == native else _features_at(image, landmarks, reduced / side, others)
+    if first is None or second is None:
+        return None
+    return np.concatenate([first, second, np.log([native, reduced, native / reduced])]).astype(np.float32)
+
+
+def _features_at(
+    image: np.ndarray, landmarks: np.ndarray, factor: float, others: Sequence[np.ndarray]
+) -> np.ndarray | None:
+    """The statistics in the picture reduced by `factor`."""
+    side = crop_side(landmarks)
+    reach = np.array([[-1, -1], [1, 1]]) * 0.36 * side + ((landmarks[0] + landmarks[1]) / 2 + landmarks[3:].mean(0)) / 2
+    left, top, right, bottom = covering_rectangle(reach, image.shape[1], image.shape[0])
+    part = image[top:bottom, left:right]
+    if min(part.shape[:2]) < 8:
+        return None
+    ratio = np.ones(2)
+    if factor < 1:
+        width, height = (max(8, round(length * factor)) for length in part.shape[1::-1])
+        ratio = np.array([width, height]) / part.shape[1::-1]
+        part = cv2.resize(part, (width, height), interpolation=cv2.INTER_AREA)
+    moved, *beside = ((points - (left, top) + 0.5) * ratio - 0.5 for points in (landmarks, *others))
+    distance = ellipse_distance(moved, *part.shape[1::-1])
+    inside = distance <= 1
+    for points in beside:
+        inside &= ellipse_distance(points, *part.shape[1::-1]) > distance
+    return features(part, inside, moved, side * factor) if inside.sum() >= LEAST_PIXELS else None
+
+
+@dataclass(frozen=True)
+class Classifier:
+    """A multilayer perceptron with one hidden layer (tanh), on standardized statistics.
+
+    Attributes:
+        mean: of the statistics, (F,).
+        scale: what they are divided by, (F,).
+        hidden: weights (H,F).
+        hidden_bias: (H,).
+        output: weights (H,).
+        bias: of the output.
+    """
+
+    mean: np.ndarray
+    scale: np.ndarray
+    hidden: np.ndarray
+    hidden_bias: np.ndarray
+    output: np.ndarray
+    bias: float
+
+    @classmethod
+    def load(cls, path: Path = WEIGHTS) -> Classifier:
+        """From a safetensors file."""
+        state = load_file(path)
+        return cls(**{key: value for key, value in state.items() if key != 'bias'}, bias=float(state['bias'][0]))
+
+    def __call__(self, statistics: np.ndarray) -> np.ndarray:
+        """Statistics (...,F) to the probability that a face is sharp and undamaged, (...)."""
+        standard = np.clip((statistics - self.mean) / self.scale, -5, 5)
+        value = np.tanh(standard @ self.hidden.T + self.hidden_bias) @ self.output + self.bias
+        return 1 / (1 + np.exp(-value))
+
+
+@functools.cache
+def classifier() -> Classifier:
+    """The one that comes with the package."""
+    return Classifier.load()
+
+
+def is_sharper_than(
+    image: np.ndarray, size: int, landmarks: np.ndarray | None = None, others: Sequence[np.ndarray] = ()
+) -> bool:
+    """Whether a face is sharper than what a network of `size` pixels makes, and undamaged.
+
+    Args:
+        image: RGB uint8 (H,W,3), a picture as it came.
+        size: side at which the network works.
+        landmarks: of the face, (5,2); by default the picture is square and the aligned face itself.
+        others: landmarks of the other faces in the picture.
+    """
+    points = ffhq_template(image.shape[0]) if landmarks is None else landmarks
+    if round(crop_side(points)) < LEAST_SIZE * size:
+        return False
+    statistics = look_at(image, points, size, others)
+    return statistics is not None and bool(classifier()(statistics) >= LEAST_PROBABILITY)
 
 
 @dataclass(frozen=True)
@@ -35,22 +134,12 @@ class Sharpness:
     """Of an aligned face, beyond a limit.
 
     Attributes:
-        detail: amplitude beyond the limit, over that of the octave two below the limit; 0 and more.
+        detail: amplitude beyond the limit without its noise, over that of the octave two below the limit; 0 and more.
         coherence: correlation of the local amplitudes beyond the limit and of the octave below it; -1 to 1.
-        evenness: change beyond the limit in the direction in which there is least of it, over that across it; 0 to 1.
     """
 
     detail: float
     coherence: float
-    evenness: float
-
-
-# Small: below EXCESS times the network's size. Of 243 clean portraits of 160 to 512 pixels, 99 % have an evenness of
-# 0.62 or more, after JPEG of quality 50, too. Moved by a thirteenth of their side, half of them have less than 0.4
-# (along an axis), 0.45 (diagonally) or 0.62 (in between).
-LEAST, LEAST_OF_SMALL = Sharpness(0.22, 0.55, 0.55), Sharpness(0.25, 0.7, 0.55)
-STILL = 0.3  # of the mean change from a row of pixels to the next: less is none
-REPEATED = 1.5  # pixels for one; photographs have up to 1.2 by this measure
 
 
 def measure_sharpness(face: np.ndarray, size: int) -> Sharpness:
@@ -58,7 +147,7 @@ def measure_sharpness(face: np.ndarray, size: int) -> Sharpness:
 
     Args:
         face: RGB uint8 (n,n,3), aligned, n > `size`.
-        size: side at which the network works, at least 16.
+        size: at least 16.
     """
     grey = cv2.cvtColor(face, cv2.COLOR_RGB2GRAY).astype(np.float32)
     side = grey.shape[0]
@@ -75,42 +164,4 @@ def measure_sharpness(face: np.ndarray, size: int) -> Sharpness:
     spread = 1.5 * side / size
     fine, coarse = (np.sqrt(cv2.GaussianBlur(band**2, (0, 0), spread)).ravel() for band in (beyond, below))
     flat = min(fine.std(), coarse.std()) < 1e-6
-    return Sharpness(float(detail), 0.0 if flat else float(np.corrcoef(fine, coarse)[0, 1]), _evenness(beyond))
-
-
-def _evenness(band: np.ndarray) -> float:
-    """Root of the ratio of the eigenvalues of the mean structure tensor."""
-    changes = np.stack([change.ravel() for change in np.gradient(band)])
-    least, most = np.linalg.eigvalsh(changes @ changes.T)
-    return float(np.sqrt(max(least, 0.0) / max(most, 1e-6)))
-
-
-def pixel_size(image: np.ndarray) -> float:
-    """How many pixels a side stand for one, in a picture (RGB uint8) that was enlarged without interpolation; else 1.
-
-    Most rows and columns are like their neighbours then. After JPEG compression this is seen from 8 pixels on.
-    """
-    if min(image.shape[:2]) < 2:
-        return 1.0
-    grey = cv2.cvtColor(image, cv2.COLOR_RGB2GRAY).astype(np.float32)
-    changes = [np.abs(np.diff(grey, axis=axis)).mean(1 - axis) for axis in (0, 1)]
-    size = min(len(change) / max(1, int((change > STILL * change.mean()).sum())) for change in changes)
-    return size if size >= REPEATED else 1.0
-
-
-def is_sharper_than(face: np.ndarray, size: int) -> bool:
-    """Whether `face` is sharper than what a network of `size` pixels makes.
-
-    Args:
-        face: RGB uint8 (n,n,3), aligned, as large as in its photo.
-        size: side at which the network works.
-    """
-    side = min(face.shape[0], LARGEST_LOOK * size)
-    if side < LEAST_SIZE * size:
-        return False
-    if side < face.shape[0]:
-        face = cv2.resize(face, (side, side), interpolation=cv2.INTER_AREA)
-    limit = min(size, round(side / EXCESS))
-    least = LEAST if limit == size else LEAST_OF_SMALL
-    sharpness = measure_sharpness(face, limit)
-    return all(value >= bound for value, bound in zip(astuple(sharpness), astuple(least), strict=True))
+    return Sharpness(float(detail), 0.0 if flat else float(np.corrcoef(fine, coarse)[0, 1]))

@@ -11,22 +11,21 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from basicsr.faces.detection import Face, FaceDetector
+from basicsr.faces.detection import FaceDetector
+from basicsr.faces.face import Face
 from basicsr.faces.geometry import (
     affine_scale,
     align_face,
     apply_affine,
     compose,
-    covering_rectangle,
-    crop_side,
+    ellipse_distance,
     frame_corners,
     invert_affine,
     scaling,
-    warp,
 )
 from basicsr.faces.grain import Grain, missing_grain
 from basicsr.faces.paste import ParsingMask, face_mask, paste_face
-from basicsr.faces.sharpness import LARGEST_LOOK, is_sharper_than, pixel_size
+from basicsr.faces.sharpness import is_sharper_than
 from basicsr.inference.auto_fidelity import CANDIDATES, choose_fidelity, fidelity_from, sharpness_of
 from basicsr.inference.face_restorer import FaceRestorer, check_fidelity
 from basicsr.inference.identity_guide import IdentityGuide
@@ -38,11 +37,15 @@ from basicsr.utils.templates import ffhq_template
 if TYPE_CHECKING:  # spandrel imports torchvision, which takes seconds
     from basicsr.inference.upsampler import Upsampler
 
-RESTORED, ALREADY_SHARP, NO_FACE, FAILED = 'restored', 'already_sharp', 'no_face', 'failed'
+RESTORED, ALREADY_SHARP, UNCERTAIN, NO_FACE, FAILED = 'restored', 'already_sharp', 'uncertain', 'no_face', 'failed'
 ALIGNED_TOLERANCE = 0.045  # of the side: a square picture whose landmarks are this near the template's is itself a crop
 GREY_TOLERANCE = 4  # largest mean difference of channels (of 255) in a picture without colour,
 GREY_OF_DARK = (0.5, 0.03)  # and in a dark one: this, and so much of the mean level, as little light has little colour
 BOX_COLOUR = (0, 255, 0)
+# Between two faces, the part of the distance over which the restored one fades.
+FADE = 0.2
+CUBIC_REACH = 2  # pixels to each side
+DISAGREEING = 'two looks at it disagree on where its eyes and mouth are'
 
 
 @dataclass(frozen=True, eq=False)
@@ -53,10 +56,11 @@ class FaceResult:
         crop: the aligned face, RGB uint8 (size,size,3).
         restored: the restored face, or None where it was left alone.
         face: where it was found; None for a picture that was given aligned.
-        status: `restored` or `already_sharp`.
+        status: `restored`, `already_sharp`, or `uncertain` where two looks disagree on the landmarks.
         matrix: from the original picture to `crop`, (2,3).
         whole: the picture is this one aligned face and nothing else.
         grey: the crop has no colour, and the restored face is to have none.
+        reason: why it is left alone.
         person: who it is, as far as that is known.
         seen: embedding of the crop (D,), where likeness is to be measured.
         w: the fidelity weight of the restoration; None where it was left alone.
@@ -70,6 +74,7 @@ class FaceResult:
     matrix: np.ndarray = field(default_factory=lambda: scaling(1))
     whole: bool = False
     grey: bool = False
+    reason: str = ''
     person: Person | None = None
     seen: Tensor | None = None
     w: float | None = None
@@ -90,10 +95,9 @@ class ImageResult:
 
     @property
     def status(self) -> str:
-        """`restored` if a face was, else `already_sharp`, or `no_face`."""
-        if not self.faces:
-            return NO_FACE
-        return RESTORED if any(face.status == RESTORED for face in self.faces) else ALREADY_SHARP
+        """`restored` if a face was, else `uncertain` if one is, else `already_sharp`; `no_face` without any."""
+        found = {face.status for face in self.faces}
+        return next((status for status in (RESTORED, UNCERTAIN, ALREADY_SHARP) if status in found), NO_FACE)
 
 
 def is_grey(image: np.ndarray) -> bool:
@@ -151,6 +155,11 @@ class ImageRestorer:
         if self.choose_w and self.guide is None:
             raise ValueError('choosing w needs a face recogniser (guide)')
 
+    @property
+    def sharp_enough(self) -> str:
+        """Why a sharp face is left alone, for the screen."""
+        return f'sharper already than the {self.restorer.size} pixels of this model can make it; --force restores it'
+
     def restore(self, image: np.ndarray) -> ImageResult:
         """Restore every face in an RGB (H,W,3) picture, uint8 or uint16; faces are looked at and restored in 8 bits.
 
@@ -159,7 +168,8 @@ class ImageRestorer:
             RuntimeError: the network failed.
         """
         seen = to_8_bits(image)
-        faces = self.restore_crops(self._recognise([[self._crop(seen, face) for face in self.find(seen)]]))
+        found = self.find(seen)
+        faces = self.restore_crops(self._recognise([[self._crop(seen, face, found) for face in found]]))
         return ImageResult(self.finish(image, faces), faces)
 
     def find(self, image: np.ndarray) -> list[Face]:
@@ -179,14 +189,13 @@ class ImageRestorer:
     def finish(self, image: np.ndarray, faces: Sequence[FaceResult]) -> np.ndarray:
         """The picture (uint8 or uint16) enlarged, with the restored ones of `faces` pasted in.
 
-        What surrounds a restored face is not pasted over smaller ones that were left alone.
+        Each pixel belongs to the face whose ellipse is nearest; those of faces that were left alone stay as they are.
         """
         canvas = self._enlarge(image)
-        left = [face for face in faces if face.restored is None]
         for face in faces:
             if face.restored is not None:
-                smaller = [other for other in left if affine_scale(other.matrix) > affine_scale(face.matrix)]
-                self._paste(canvas, face.restored, face, smaller, self._missing_grain(image, face, face.restored))
+                others = [other for other in faces if other is not face]
+                self._paste(canvas, face.restored, face, others, self._missing_grain(image, face, face.restored))
         if self.draw_box:
             self._draw_boxes(canvas, faces)
         return canvas
@@ -201,22 +210,32 @@ class ImageRestorer:
 
     def take_aligned(self, image: np.ndarray) -> FaceResult:
         """A picture (RGB uint8, square) that is an aligned face itself, and whether it is to be restored."""
-        own = round(image.shape[0] / pixel_size(image))
-        larger = own > self.restorer.size  # else its size says nothing of the photo it is from
-        status = self._judge(resized(image, own, own)) if larger else RESTORED
-        return FaceResult(image, None, None, status, whole=True, grey=is_grey(image))
+        larger = image.shape[0] > self.restorer.size  # else its size says nothing of the photo it is from
+        sharp = larger and not self.force and is_sharper_than(image, self.restorer.size)
+        status = ALREADY_SHARP if sharp else RESTORED
+        return FaceResult(image, None, None, status, whole=True, grey=is_grey(image), reason=self._reason(status))
 
-    def judge(self, image: np.ndarray, face: Face) -> str:
-        """The status for a face in a picture: whether it is to be restored."""
-        left, top, right, bottom = covering_rectangle(face.box.reshape(2, 2), image.shape[1], image.shape[0])
-        own = round(crop_side(face.landmarks) / pixel_size(image[top:bottom, left:right]))
-        side = min(max(1, own), LARGEST_LOOK * self.restorer.size)
-        return self._judge(align_face(image, face.landmarks, side)[0])
+    def judge(self, image: np.ndarray, face: Face, faces: Sequence[Face] = ()) -> str:
+        """The status for a face in a picture: whether it is to be restored.
+
+        Args:
+            image: RGB uint8 (H,W,3).
+            face: in it.
+            faces: all that are in it; what belongs to others is not looked at.
+        """
+        if not face.consistent:
+            return UNCERTAIN
+        others = [other.landmarks for other in faces if other is not face]
+        sharp = not self.force and is_sharper_than(image, self.restorer.size, face.landmarks, others)
+        return ALREADY_SHARP if sharp else RESTORED
 
     def cut_out(self, image: np.ndarray, face: Face, status: str) -> FaceResult:
         """The aligned crop of a face."""
         crop, matrix = align_face(image, face.landmarks, self.restorer.size)
-        return FaceResult(crop, None, face, status, matrix, grey=is_grey(crop))
+        return FaceResult(crop, None, face, status, matrix, grey=is_grey(crop), reason=self._reason(status))
+
+    def _reason(self, status: str) -> str:
+        return {ALREADY_SHARP: self.sharp_enough, UNCERTAIN: DISAGREEING}.get(status, '')
 
     def restore_crops(self, faces: Sequence[FaceResult], search: bool = True) -> list[FaceResult]:
         """The same faces, those with status `restored` now restored, in batches.
@@ -301,18 +320,13 @@ class ImageRestorer:
             for face, image in zip(faces, restored, strict=True)
         ]
 
-    def _judge(self, crop: np.ndarray) -> str:
-        """The status for a crop as large as in its picture."""
-        sharp = not self.force and is_sharper_than(crop, self.restorer.size)
-        return ALREADY_SHARP if sharp else RESTORED
-
-    def _crop(self, image: np.ndarray, face: Face) -> FaceResult:
+    def _crop(self, image: np.ndarray, face: Face, faces: Sequence[Face]) -> FaceResult:
         """A face of a picture, or the picture where it is an aligned face itself; and whether it is to be restored."""
         side = image.shape[0]
         offsets = np.linalg.norm(face.landmarks - ffhq_template(side), axis=1)
         if image.shape[1] == side and offsets.mean() < ALIGNED_TOLERANCE * side:
             return replace(self.take_aligned(image), face=face, matrix=scaling(self.restorer.size / side))
-        return self.cut_out(image, face, self.judge(image, face))
+        return self.cut_out(image, face, self.judge(image, face, faces))
 
     def _missing_grain(self, image: np.ndarray, face: FaceResult, restored: np.ndarray) -> Grain | None:
         """Noise of the picture that a restored face lacks; none where the picture itself is enlarged without noise."""
@@ -330,15 +344,15 @@ class ImageRestorer:
         canvas: np.ndarray,
         face: np.ndarray,
         result: FaceResult,
-        spared: Sequence[FaceResult] = (),
+        others: Sequence[FaceResult] = (),
         grain: Grain | None = None,
     ) -> None:
         """Blend a restored `face` into the enlarged picture, where `result` says that it came from; not over others."""
         size = face.shape[0]
         mask = np.ones((size, size), np.float32) if result.whole else face_mask(size)
-        for other in spared:
-            to_face = compose(result.matrix, invert_affine(other.matrix))
-            mask = mask * (1 - warp(face_mask(size), to_face, size, size, border=cv2.BORDER_REPLICATE).clip(0, 1))
+        reach = CUBIC_REACH * max(1.0, affine_scale(result.matrix) / self.upscale)
+        for other in others:
+            mask = mask * share(result, other, size, reach)
         if self.parsing is not None:
             mask = mask * self.parsing(face)
         matrix = compose(result.matrix, scaling(1 / self.upscale))
@@ -352,7 +366,42 @@ class ImageRestorer:
     def _draw_boxes(self, canvas: np.ndarray, faces: Sequence[FaceResult]) -> None:
         thickness = max(1, round(max(canvas.shape) / 400))
         colour = [value * (np.iinfo(canvas.dtype).max // 255) for value in BOX_COLOUR]
-        for face in faces:
+        for number, face in enumerate(faces):
             corners = frame_corners(self.restorer.size, self.restorer.size)
             outline = apply_affine(corners, compose(scaling(self.upscale), invert_affine(face.matrix)))
             cv2.polylines(canvas, [np.rint(outline).astype(np.int32)], True, colour, thickness, cv2.LINE_AA)
+            _write_number(canvas, number, outline, colour, thickness)
+
+
+def share(face: FaceResult, other: FaceResult, size: int, reach: float) -> np.ndarray:
+    """How much of each pixel of a face's crop is the face's, beside another face, (size,size) float32 in [0, 1].
+
+    A pixel is nearest to the face in whose ellipse it lies deepest. Beside a face that is left alone the restored one
+    fades on its own side; beside one that is restored, too, on the other's, so that nothing between them stays as it
+    was.
+
+    Args:
+        face: that is restored.
+        other: beside it.
+        size: side of the crop.
+        reach: pixels of the crop by which pasting blurs the result of this; so far from the other it is 0, too.
+    """
+    template = ffhq_template(size)
+    apart = apply_affine(template, compose(face.matrix, invert_affine(other.matrix)))
+    own, theirs = (ellipse_distance(points, size, size) for points in (template, apart))
+    lead = (theirs - own) / np.maximum(np.minimum(own, theirs), 1e-3) / FADE
+    t = np.clip(lead if other.restored is None else lead + 1, 0, 1)
+    weight = (t * t * (3 - 2 * t)).astype(np.float32)
+    if other.restored is not None:
+        return weight
+    window = 2 * int(np.ceil(reach)) + 1
+    return cv2.erode(weight, np.ones((window, window), np.uint8))
+
+
+def _write_number(canvas: np.ndarray, number: int, outline: np.ndarray, colour: Sequence[int], thickness: int) -> None:
+    """The number of a face into the upper left corner of its outline (4,2)."""
+    height = max(10.0, 0.12 * float(np.linalg.norm(outline[3] - outline[0])))
+    scale = cv2.getFontScaleFromHeight(cv2.FONT_HERSHEY_SIMPLEX, round(height), thickness)
+    low = np.clip(outline.min(0), 0, np.array(canvas.shape[1::-1]) - height)
+    place = (round(low[0]) + 2 * thickness, round(low[1] + height) + 2 * thickness)
+    cv2.putText(canvas, str(number), place, cv2.FONT_HERSHEY_SIMPLEX, scale, colour, thickness, cv2.LINE_AA)

@@ -145,6 +145,10 @@ class ReferenceReader:
                     f'{file}: {len(faces)} faces, and it is not clear who is meant; cut out the one'
                 )
             notes.append(f'{file}: {len(faces)} faces; the largest is taken')
+        if not faces[0].consistent:
+            raise BadReferenceError(
+                f'{file}: two looks at the face disagree on where its eyes and mouth are; give a clearer photograph'
+            )
         landmarks = faces[0].landmarks
         own_size = crop_side(landmarks)
         if own_size < SMALLEST:

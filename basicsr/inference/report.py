@@ -10,12 +10,54 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from basicsr.faces.geometry import crop_side
 from basicsr.inference.identity_meter import FaceIdentity
-from basicsr.inference.image_restorer import ALREADY_SHARP, RESTORED
+from basicsr.inference.image_restorer import ALREADY_SHARP, RESTORED, FaceResult
 from basicsr.utils.console import printable
 from basicsr.utils.files import replacing
 
 DONE = frozenset({RESTORED, ALREADY_SHARP})
+
+
+@dataclass(frozen=True)
+class FaceRecord:
+    """One face of a picture.
+
+    Attributes:
+        number: as in the names of its crops, and as `--draw_box` writes it.
+        status: `restored`, `already_sharp` or `uncertain`.
+        box: left, top, right and bottom in pixels of the picture; of a picture that is an aligned face, all of it.
+        size: side in pixels of the picture that the aligned face covers.
+        message: why it was left alone.
+    """
+
+    number: int
+    status: str
+    box: list[int]
+    size: int
+    message: str = ''
+
+
+def describe_faces(faces: Sequence[FaceResult]) -> list[FaceRecord]:
+    """A record for each face of a picture."""
+    records = []
+    for number, face in enumerate(faces):
+        side = face.crop.shape[0] if face.face is None else crop_side(face.face.landmarks)
+        box = [0, 0, side, side] if face.face is None else face.face.box.tolist()
+        records.append(FaceRecord(number, face.status, [round(value) for value in box], round(side), face.reason))
+    return records
+
+
+def why_left(faces: Sequence[FaceRecord]) -> str:
+    """Which faces were left alone, and why."""
+    numbers: dict[str, list[str]] = {}
+    for face in faces:
+        if face.message:
+            numbers.setdefault(face.message, []).append(str(face.number))
+    return '; '.join(
+        f'{"face" if len(group) == 1 else "faces"} {", ".join(group)} left alone: {reason}'
+        for reason, group in numbers.items()
+    )
 
 
 @dataclass(frozen=True)
@@ -24,12 +66,13 @@ class FileRecord:
 
     Attributes:
         input: its path.
-        status: `restored`, `already_sharp`, `no_face` or `failed`.
+        status: `restored`, `already_sharp`, `uncertain`, `no_face` or `failed`.
         faces: how many were found.
-        restored: how many of them were restored; the others were already sharp.
+        restored: how many of them were restored; the others were left alone.
         outputs: what was written, relative to the output folder.
         message: why it failed, or what else there is to say.
         identity: what became of the likeness of each face, where it was measured.
+        found: each face of a picture.
     """
 
     input: str
@@ -39,6 +82,7 @@ class FileRecord:
     outputs: list[str] = field(default_factory=list)
     message: str = ''
     identity: list[FaceIdentity] = field(default_factory=list)
+    found: list[FaceRecord] = field(default_factory=list)
 
 
 def write_summary(path: str | os.PathLike, records: Sequence[FileRecord], about: Mapping[str, Any]) -> None:

@@ -21,7 +21,7 @@ import numpy as np
 
 from basicsr.inference.identity_meter import FaceIdentity
 from basicsr.inference.image_restorer import FAILED, FaceResult, ImageRestorer
-from basicsr.inference.report import FileRecord
+from basicsr.inference.report import FileRecord, describe_faces, why_left
 from basicsr.utils.errors import MissingExtraError
 from basicsr.utils.files import LONGEST_NAME, is_video_file, remove_abandoned, shorten_name, user_path
 from basicsr.utils.image import resized, to_8_bits
@@ -270,9 +270,10 @@ class Runner:
         except Exception as error:  # whatever it is, the other files are to go on
             return _failed(job, error, written)
         done = sum(face.restored is not None for face in result.faces)
-        messages = ['' if result.faces else 'no face found; the picture was only enlarged', picture.note]
-        identity = _likeness(result.faces)
-        return FileRecord(str(job.path), result.status, len(result.faces), done, written, _joined(messages), identity)
+        found = describe_faces(result.faces)
+        nobody = '' if result.faces else 'no face found; the picture was only enlarged'
+        message, identity = _joined([nobody, why_left(found), picture.note]), _likeness(result.faces)
+        return FileRecord(str(job.path), result.status, len(found), done, written, message, identity, found)
 
     def _read(self, path: Path) -> Picture:
         """A picture to restore, if it and its result are within the limit."""
@@ -311,8 +312,9 @@ class Runner:
         side, own = self.restorer.restorer.size, picture.image.shape[0]
         smaller = not left and not self.network_size and own < side
         size = f'reduced from {side} to its own {own} pixels; --network_size keeps them' if smaller else ''
-        message = _joined(['left as it was' if left else '', size, picture.note])
-        return FileRecord(str(job.path), face.status, 1, int(not left), written, message, _likeness([face]))
+        found = describe_faces([face])
+        message, identity = _joined([why_left(found), size, picture.note]), _likeness([face])
+        return FileRecord(str(job.path), face.status, 1, int(not left), written, message, identity, found)
 
     def _in_depth_and_size(self, picture: Picture, restored: np.ndarray) -> Picture:
         """A restored face, RGB uint8 (n,n,3), in the depth of `picture`, and in its size unless `network_size`."""

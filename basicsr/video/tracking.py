@@ -8,14 +8,14 @@ from __future__ import annotations
 
 import math
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Generic, TypeVar
 
 import cv2
 import numpy as np
 
-from basicsr.faces.detection import Face
+from basicsr.faces.face import Face
 
 T = TypeVar('T')
 LOOKAHEAD = 6  # frames: so long may a face be missed, and so many frames are held back to fill such gaps
@@ -171,14 +171,15 @@ class Tracker(Generic[T]):
     as in a row of photographs.
 
     Args:
-        is_sharp: whether a face of a frame needs no restoration; asked now and then, and decided for the whole track.
+        is_sharp: whether a face of a frame, among all that are in it, needs no restoration; asked now and then, and
+            decided for the whole track.
         lookahead: frames held back.
 
     Attributes:
         tracks: how many were begun so far.
     """
 
-    def __init__(self, is_sharp: Callable[[T, Face], bool], lookahead: int = LOOKAHEAD) -> None:
+    def __init__(self, is_sharp: Callable[[T, Face, Sequence[Face]], bool], lookahead: int = LOOKAHEAD) -> None:
         self.is_sharp, self.lookahead = is_sharp, lookahead
         self.tracks = 0
         self._alive: list[Track] = []
@@ -212,7 +213,7 @@ class Tracker(Generic[T]):
             track.see(face, time, self._frame)
             held.faces[track] = face
             if track.sightings <= EARLY_VOTES or track.sightings % VOTE_EVERY == 0:
-                track.sharp.vote(self.is_sharp(item, face))
+                track.sharp.vote(self.is_sharp(item, face, faces))
         self._held.append(held)
 
     def _match(self, faces: list[Face], time: float) -> list[tuple[Track, Face]]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import time
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import ExitStack, closing
 from dataclasses import dataclass, field, replace
 from fractions import Fraction
@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 from av.error import FFmpegError
 
-from basicsr.faces.detection import Face
+from basicsr.faces.face import Face
 from basicsr.faces.geometry import ffhq_template
 from basicsr.inference.identity_meter import FaceIdentity
 from basicsr.inference.image_restorer import ALREADY_SHARP, NO_FACE, RESTORED, FaceResult, ImageRestorer, is_grey
@@ -180,7 +180,7 @@ class VideoRestorer:
     def _look(self, frames: Generator[TimedFrame, None, None], lookahead: int) -> Generator[_Frame, None, None]:
         """Frames with their faces: found, tracked, steadied and cut out, not yet restored."""
         cuts = CutFinder()
-        tracker: Tracker[TimedFrame] = Tracker(lambda frame, face: self._is_sharp(frame.seen, face), lookahead)
+        tracker: Tracker[TimedFrame] = Tracker(lambda frame, *face: self._is_sharp(frame.seen, *face), lookahead)
         with closing(frames):
             seen = ((f, float(f.times[0]), self._find(f.seen), cuts.is_cut(f.seen)) for f in frames)
             for frame, faces in tracker.follow(seen):
@@ -190,7 +190,7 @@ class VideoRestorer:
 
     def _find(self, image: np.ndarray) -> list[Face]:
         if not self.aligned:
-            return self.images.find(image)
+            return [face for face in self.images.find(image) if face.consistent]
         height, width = image.shape[:2]
         if height != width:
             raise ValueError(
@@ -198,8 +198,8 @@ class VideoRestorer:
             )
         return [Face(np.array([0.0, 0.0, width, height]), 1.0, ffhq_template(width))]
 
-    def _is_sharp(self, image: np.ndarray, face: Face) -> bool:
-        status = self.images.take_aligned(image).status if self.aligned else self.images.judge(image, face)
+    def _is_sharp(self, image: np.ndarray, face: Face, faces: Sequence[Face]) -> bool:
+        status = self.images.take_aligned(image).status if self.aligned else self.images.judge(image, face, faces)
         return status == ALREADY_SHARP
 
     def _cut_out(self, image: np.ndarray, tracked: Tracked) -> FaceResult:
@@ -284,9 +284,11 @@ class VideoRestorer:
         else:
             status = RESTORED if tally.restored else ALREADY_SHARP
         nobody = [] if tally.faces else ['no face found; the frames were only enlarged']
+        left = len(tally.faces) - len(tally.restored)
+        sharp = [f'{left} face(s) left alone: {self.images.sharp_enough}'] if left else []
         hdr = ['HDR, kept in 10 bits; faces are restored in its tone curve'] if clip.colours.is_hdr else []
-        left = [f'left out: {", ".join(clip.left_out)}'] if clip.left_out else []
-        said = [*nobody, *clip.complaints, *clip.notes, *hdr, *left, *tally.notes]
+        missing = [f'left out: {", ".join(clip.left_out)}'] if clip.left_out else []
+        said = [*nobody, *sharp, *clip.complaints, *clip.notes, *hdr, *missing, *tally.notes]
         message = '; '.join([f'{clip.frames_read} frames', *said])
         return VideoResult(
             status,

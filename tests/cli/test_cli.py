@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import cv2
@@ -12,12 +13,22 @@ import numpy as np
 import pytest
 from odd_pictures import turned_exif
 from PIL import Image
-from small_faces import GROUP_PHOTO, aligned_face, blurred_portrait, portrait, save_tiny_model
+from small_faces import (
+    ASTRONAUT_LANDMARKS,
+    GROUP_PHOTO,
+    Found,
+    aligned_face,
+    blurred_portrait,
+    portrait,
+    save_tiny_model,
+)
 
 from basicsr.cli import restore as inference_codeformer
+from basicsr.cli.data_align import crop_faces
+from basicsr.faces.face import Face
 from basicsr.inference import FaceRestorer
 from basicsr.inference.report import FileRecord, exit_code, format_table
-from basicsr.inference.runner import Runner, plan_jobs, skipped_files
+from basicsr.inference.runner import Job, Runner, plan_jobs, skipped_files
 from basicsr.utils.image import imread, imwrite
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -102,13 +113,19 @@ def test_aligned_faces(run, tmp_path):
     assert 'square' in files['wide.png']['message']
 
 
-def test_an_already_sharp_face_is_left_alone_unless_forced(run, tmp_path):
+def test_an_already_sharp_face_is_left_alone_unless_forced(run, tmp_path, capsys):
     source = tmp_path / 'in'
     imwrite(source / 'sharp.png', portrait())
     code, output, files = run(source, '-s', '1')
     assert code == 0
     assert files['sharp.png']['status'] == 'already_sharp' and files['sharp.png']['restored'] == 0
     assert np.array_equal(imread(output / 'final_results' / 'sharp.png'), portrait())
+    (face,) = files['sharp.png']['found']
+    assert (face['number'], face['status'], face['size']) == (0, 'already_sharp', pytest.approx(168, abs=8))
+    left, top, right, bottom = face['box']
+    assert left < 205 < 247 < right and top < 100 < 140 < bottom
+    assert '--force' in face['message'] and face['message'] in files['sharp.png']['message']
+    assert '--force' in capsys.readouterr().out
     code, output, files = run(source, '-s', '1', '--force')
     assert code == 0 and files['sharp.png']['status'] == 'restored'
     assert not np.array_equal(imread(output / 'final_results' / 'sharp.png'), portrait())
@@ -251,7 +268,7 @@ def test_an_interrupted_run_says_what_is_left(model, tmp_path, capsys, monkeypat
 def test_the_exit_code_and_the_table():
     done = [FileRecord('in/a.png', 'restored', 2, 1), FileRecord('in/b.png', 'already_sharp', 1, 0)]
     assert exit_code(done) == 0
-    for status in ('no_face', 'failed'):
+    for status in ('no_face', 'uncertain', 'failed'):
         assert exit_code([*done, FileRecord('in/c.png', status)]) == 1
     assert exit_code([]) == 1
     *_, last = table = format_table(done, 'in').splitlines()
@@ -283,14 +300,25 @@ def test_faces_are_cropped_for_training(tmp_path):
     (tmp_path / 'in' / 'clip.mp4').write_bytes(b'not looked into')
     lying = Image.fromarray(np.rot90(portrait()))
     lying.save(tmp_path / 'in' / 'lying.webp', exif=turned_exif(), lossless=True)
+    imwrite(tmp_path / 'in' / 'over.png', np.rot90(portrait(), 2))
     command = [sys.executable, ROOT / 'scripts' / 'crop_align_face.py', '-i', tmp_path / 'in', '-o', tmp_path / 'out']
     done = subprocess.run([*command, '--size', '96'], capture_output=True, text=True, check=False)
     assert done.returncode == 1, done.stderr
-    assert written(tmp_path / 'out') == ['lying_00.png', 'person/one_00.png']
-    upright, turned = (imread(tmp_path / 'out' / name).astype(int) for name in ('person/one_00.png', 'lying_00.png'))
+    names = ['lying_00.png', 'over_00.png', 'person/one_00.png']
+    assert written(tmp_path / 'out') == names
+    turned, over, upright = (imread(tmp_path / 'out' / name).astype(int) for name in names)
     assert np.abs(upright - turned).mean() < 2
+    assert np.abs(upright - over).mean() < 20 < 60 < np.abs(upright - over[::-1, ::-1]).mean()
     assert 'clip.mp4' not in done.stdout + done.stderr
     assert imread(tmp_path / 'out' / 'person' / 'one_00.png').shape == (96, 96, 3)
     assert 'nobody.png: no face found' in done.stdout
     inside = subprocess.run([*command[:-1], tmp_path / 'in' / 'out'], capture_output=True, text=True, check=False)
     assert inside.returncode == 2 and 'inside' in inside.stderr
+
+
+def test_a_face_whose_landmarks_are_uncertain_is_not_cut_out(tmp_path):
+    imwrite(tmp_path / 'in' / 'one.png', portrait())
+    certain = Face(np.zeros(4), 1.0, ASTRONAUT_LANDMARKS)
+    detector = Found(certain, replace(certain, consistent=False))
+    assert crop_faces(Job(tmp_path / 'in' / 'one.png', 'one'), detector, tmp_path / 'out', 64, 0) == (1, 1)
+    assert written(tmp_path / 'out') == ['one_00.png']

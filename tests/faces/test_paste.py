@@ -13,7 +13,7 @@ from small_faces import ASTRONAUT_LANDMARKS, Unchanged, blurred_portrait, portra
 from basicsr.faces import paste
 from basicsr.faces.geometry import align_face, apply_affine, compose, frame_corners, invert_affine, scaling
 from basicsr.faces.paste import ParsingMask, face_mask, paste_face
-from basicsr.faces.sharpness import LEAST, is_sharper_than, measure_sharpness, pixel_size
+from basicsr.faces.sharpness import is_sharper_than, measure_sharpness
 from basicsr.inference.image_restorer import FaceResult, ImageRestorer
 from basicsr.utils.checkpoint import CheckpointError
 from basicsr.utils.image import imread
@@ -152,16 +152,7 @@ def test_a_sharp_face_is_told_from_a_blurred_or_noisy_one():
 def test_a_face_that_moved_is_not_sharp(kernel):
     sharp = crop_of(portrait(), 168)[0]
     moved = cv2.filter2D(sharp, -1, kernel / kernel.sum())
-    assert measure_sharpness(moved, 64).evenness < LEAST.evenness < measure_sharpness(sharp, 64).evenness
     assert is_sharper_than(sharp, 64) and not is_sharper_than(moved, 64)
-
-
-@pytest.mark.parametrize('times', [1, 2, 2.5, 4, 8])
-def test_repeated_pixels_are_counted(times):
-    small = cv2.resize(portrait(), None, fx=1 / times, fy=1 / times, interpolation=cv2.INTER_AREA)
-    assert pixel_size(cv2.resize(small, (512, 512), interpolation=cv2.INTER_NEAREST)) == pytest.approx(times, rel=0.03)
-    assert pixel_size(cv2.resize(small, (512, 512), interpolation=cv2.INTER_CUBIC)) == 1
-    assert pixel_size(portrait()[:0]) == pixel_size(portrait()[:1, :1]) == 1
 
 
 @pytest.mark.parametrize('side', [96, 112, 128])

@@ -30,6 +30,7 @@ TINY = {
 }
 # On the original portrait, in pixels.
 ASTRONAUT_LANDMARKS = np.array([[204.6, 99.5], [247.8, 103.7], [222.4, 130.5], [199.0, 136.5], [244.3, 140.1]])
+TRIALS = Path(__file__).parent / 'trials'
 GROUP_PHOTO = Path(find_spec('insightface').submodule_search_locations[0]) / 'data' / 'images' / 't1.jpg'
 
 
@@ -75,6 +76,16 @@ def blurred_portrait() -> np.ndarray:
 def aligned_face(size: int) -> np.ndarray:
     """The portrait's face, blurred and aligned."""
     return align_face(blurred_portrait(), ASTRONAUT_LANDMARKS, size)[0]
+
+
+def turned(image: np.ndarray, degrees: float, landmarks: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """A picture and its landmarks turned clockwise about its middle, on grey ground."""
+    height, width = image.shape[:2]
+    side = round(1.1 * float(np.hypot(height, width)))
+    matrix = cv2.getRotationMatrix2D(((width - 1) / 2, (height - 1) / 2), -degrees, 1)
+    matrix[:, 2] += (np.array([side, side]) - (width, height)) / 2
+    seen = cv2.warpAffine(image, matrix, (side, side), flags=cv2.INTER_CUBIC, borderValue=(128, 128, 128))
+    return seen, landmarks @ matrix[:, :2].T + matrix[:, 2]
 
 
 def psnr(a: np.ndarray, b: np.ndarray) -> float:

@@ -201,6 +201,21 @@ def test_a_damaged_reference_is_named(tmp_path, content):
         ReferenceReader(Found(FACE), ByColour())([tmp_path / 'bad.png'])
 
 
+def test_a_reference_whose_landmarks_are_uncertain_is_left_out(tmp_path):
+    imwrite(tmp_path / 'a.png', portrait())
+    with pytest.raises(BadReferenceError, match=r'a\.png: two looks at the face disagree'):
+        ReferenceReader(Found(replace(FACE, consistent=False)), ByColour())([tmp_path / 'a.png'])
+
+
+def test_a_reference_that_is_turned_is_taken_upright(tmp_path):
+    crops = []
+    for quarters in (0, 1, 2):
+        imwrite(tmp_path / f'{quarters}.png', np.rot90(portrait(), quarters))
+        crops.append(ReferenceReader(build_detector(), ByColour())._cut_out(tmp_path / f'{quarters}.png', []))
+    for crop in crops[1:]:
+        assert np.abs(crop.astype(int) - crops[0]).mean() < 20  # 70 where it is turned otherwise
+
+
 def test_a_clearly_larger_face_is_taken_and_that_is_said(tmp_path):
     small = cv2.resize(portrait(), None, fx=0.5, fy=0.5, interpolation=cv2.INTER_AREA)
     imwrite(tmp_path / 'both.png', np.hstack([np.vstack([small, small[::-1]]), portrait()]))

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import av
 import cv2
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from safetensors.torch import save_file
 from small import CODEFORMER
 from small_faces import (
     ASTRONAUT_LANDMARKS,
     GROUP_PHOTO,
+    TRIALS,
     Found,
     Unchanged,
     aligned_face,
@@ -23,13 +26,14 @@ from spandrel.architectures.ESRGAN import ESRGAN
 
 from basicsr.archs import build_network
 from basicsr.faces.detection import Face, build_detector
-from basicsr.faces.geometry import align_face, crop_side
+from basicsr.faces.geometry import align_face, apply_affine, crop_side, ellipse_distance, invert_affine
 from basicsr.inference import FaceRestorer, ImageRestorer
 from basicsr.inference.face_restorer import choose_device, find_model
 from basicsr.inference.image_restorer import FaceResult, is_grey
 from basicsr.inference.upsampler import Upsampler, find_upsampler
 from basicsr.utils.checkpoint import CheckpointError, load_state_dict_file, save_atomic
 from basicsr.utils.image import imread
+from basicsr.utils.templates import ffhq_template
 
 
 @pytest.fixture(scope='module')
@@ -229,6 +233,7 @@ def test_a_sharp_face_is_left_alone_unless_forced():
     image, detector = portrait(), Found(Face(np.zeros(4), 1.0, ASTRONAUT_LANDMARKS))
     left = ImageRestorer(Unchanged(64), detector, upscale=1).restore(image)
     assert left.status == 'already_sharp' and left.faces[0].restored is None
+    assert '64 pixels' in left.faces[0].reason and '--force' in left.faces[0].reason
     assert np.array_equal(left.image, image)
     forced = ImageRestorer(Unchanged(64), detector, upscale=1, force=True).restore(image)
     assert forced.status == 'restored' and not np.array_equal(forced.image, image)
@@ -245,19 +250,75 @@ def test_a_face_of_large_pixels_is_restored_though_their_edges_are_sharp():
     assert ImageRestorer(Unchanged(128)).restore_aligned([image, portrait()])[0].status == 'restored'
 
 
-def test_what_surrounds_a_restored_face_is_not_pasted_over_a_smaller_one_that_is_left_alone():
+def test_each_pixel_belongs_to_the_face_it_is_nearest_to():
     white, image = np.full((64, 64, 3), 255, np.uint8), blurred_portrait()
     images = ImageRestorer(Unchanged(64), upscale=1)
 
     def result(restored, side, left, top):
-        return FaceResult(white, restored, None, '', np.array([[64 / side, 0, -left], [0, 64 / side, -top]]))
+        scale = 64 / side
+        return FaceResult(white, restored, None, '', np.array([[scale, 0, -left * scale], [0, scale, -top * scale]]))
 
-    large, small = result(white, 256, 20, 20), result(None, 64, 100, 100)  # 80 to 336, and 100 to 164
-    larger = result(None, 300, 0, 0)
-    alone, both = images.finish(image, [large]), images.finish(image, [larger, large, small])
-    inside, away = (slice(112, 152), slice(112, 152)), (slice(190, 336), slice(190, 336))
-    assert np.array_equal(both[inside], image[inside]) and (alone[inside] != image[inside]).any()
-    assert np.abs(both[away].astype(int) - alone[away]).max() <= 1 and (alone[away] != image[away]).any()
+    large = result(white, 256, 20, 20)  # 20 to 276
+    for other in (result(None, 64, 180, 130), result(None, 300, 150, 0)):  # smaller, larger
+        alone, both = images.finish(image, [large]), images.finish(image, [large, other])
+        middle = apply_affine(ffhq_template(64), invert_affine(other.matrix)).mean(0)
+        own, theirs = (
+            ellipse_distance(apply_affine(ffhq_template(64), invert_affine(face.matrix)), 512, 512)
+            for face in (large, other)
+        )
+        assert theirs[tuple(middle.astype(int)[::-1])] < 1
+        spared, away = theirs < own, own < 0.3 * theirs
+        assert np.array_equal(both[spared], image[spared]) and (alone[spared] != image[spared]).any()
+        assert np.abs(both[away].astype(int) - alone[away]).max() <= 1 and (alone[away] != image[away]).any()
+
+
+def test_between_two_restored_faces_nothing_stays_as_it_was():
+    white, image = np.full((64, 64, 3), 255, np.uint8), np.zeros((64, 128, 3), np.uint8)
+    faces = [FaceResult(white, white, None, '', np.array([[1.0, 0, -x], [0, 1.0, 0]])) for x in (20, 44)]
+    result = ImageRestorer(Unchanged(64), upscale=1).finish(image, faces)
+    assert result[30:50, 35:95].min() > 200
+
+
+def test_a_sharp_neighbour_is_spared_and_a_blurred_one_restored():
+    """A restored face is set to white, so that each of its pixels shows."""
+
+    class White(Unchanged):
+        def restore(self, faces, w=0.8, adain=True):
+            return [np.full((self.size, self.size, 3), 255, np.uint8) for _ in faces]
+
+    for name in ('neighbour_spoils_sharp.png', 'neighbour_left_blurred.png'):
+        image = imread(TRIALS / name)
+        result = ImageRestorer(White(128), build_detector(), upscale=1).restore(image)
+        assert [face.status for face in result.faces] == ['already_sharp', 'restored']  # the larger one first
+        sharp, blurred = (ellipse_distance(f.face.landmarks, *image.shape[1::-1]) for f in result.faces)
+        assert np.array_equal(result.image[sharp < blurred], image[sharp < blurred])
+        assert result.image[(blurred < 0.7) & (blurred < 0.6 * sharp)].min() > 250
+
+
+@pytest.mark.parametrize(
+    'name',
+    ['sharp_jpeg_q15.jpg', 'sharp_dither.gif', 'sharp_watermark.jpg', 'sharp_combing.jpg', 'sharp_lowbitrate.avi'],
+)
+@pytest.mark.parametrize('size', [64, 128, 256])
+def test_damaged_trials_are_restored(name, size):
+    result = ImageRestorer(Unchanged(size), build_detector(), upscale=1).restore(trial(name))
+    assert [face.status for face in result.faces] == ['restored']
+
+
+def trial(name):
+    if name.endswith('.avi'):
+        with av.open(TRIALS / name) as clip:
+            return next(clip.decode(video=0)).to_ndarray(format='rgb24')
+    return np.array(Image.open(TRIALS / name).convert('RGB'))
+
+
+def test_a_face_whose_landmarks_are_uncertain_is_left_alone_even_if_forced():
+    face = Face(np.array([180.0, 60, 270, 170]), 0.8, ASTRONAUT_LANDMARKS, consistent=False)
+    for images in (ImageRestorer(Unchanged(64), Found(face), upscale=1, force=force) for force in (False, True)):
+        result = images.restore(blurred_portrait())
+        assert result.status == result.faces[0].status == 'uncertain'
+        assert 'two looks' in result.faces[0].reason
+        assert np.array_equal(result.image, blurred_portrait())
 
 
 @pytest.mark.parametrize('share, status', [(0.8, 'already_sharp'), (0.5, 'restored')])
@@ -317,6 +378,8 @@ def test_boxes_are_drawn_around_the_crops():
     boxed = ImageRestorer(Unchanged(), detector, upscale=1, draw_box=True).restore(blurred_portrait()).image
     changed = (plain != boxed).any(axis=2)
     assert 0 < changed.mean() < 0.05
+    numbered = changed[27:45, 147:160]  # in the upper left corner of the outline
+    assert numbered.any()
     assert (boxed[changed][:, 1] > 150).mean() > 0.5
 
 

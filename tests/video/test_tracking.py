@@ -153,7 +153,7 @@ def test_whether_a_face_is_sharp_is_decided_once_for_a_track():
     rng = np.random.default_rng(0)
     result = follow([[face()] for _ in range(60)], is_sharp=lambda *_: bool(rng.random() < 0.8))
     assert {faces[0].sharp for _, faces in result} == {True}
-    changed = follow([[face()] for _ in range(120)], is_sharp=lambda index, _: index >= 40)
+    changed = follow([[face()] for _ in range(120)], is_sharp=lambda index, *_: index >= 40)
     values = [faces[0].sharp for _, faces in changed]
     assert values == sorted(values) and not values[39] and values[-1]
 

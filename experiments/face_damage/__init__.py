@@ -1,0 +1,1 @@
+"""Recipe of the classifier that tells sharp faces from damaged ones."""
