@@ -22,6 +22,7 @@ from pathlib import Path
 
 import av
 
+from experiments.fuzzing.checkpoints_and_options import checkpoint_seeds, load, option_seeds, read_options
 from experiments.fuzzing.mutation import mutate
 from experiments.fuzzing.pictures_and_clips import clip_seeds, picture_seeds, restore
 
@@ -73,6 +74,8 @@ def fuzz(name: str, cases: int, seed: int, kept: Path) -> list[str]:
 TARGETS = {
     'pictures': Target(picture_seeds, restore),
     'clips': Target(clip_seeds, restore),
+    'checkpoints': Target(checkpoint_seeds, load),
+    'options': Target(option_seeds, read_options),
 }
 
 
