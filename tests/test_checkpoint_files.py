@@ -8,6 +8,7 @@ import zipfile
 from collections import OrderedDict
 from collections.abc import Callable
 from contextlib import suppress
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
@@ -336,3 +337,11 @@ def test_an_upsampler_of_odd_sizes_is_one_error(size: tuple[int, ...], tmp_path:
     with pytest.raises(CheckpointError, match=r'x\.pth: '):
         Upsampler(tmp_path / 'x.pth')
     assert peak() - before < 300e6
+
+
+def test_what_a_caller_allows_is_read(tmp_path: Path) -> None:
+    torch.save({'step': Fraction(1, 3)}, tmp_path / 'x.pth')
+    with pytest.raises(DamagedError, match=r'a Python object \(fractions.Fraction\)'):
+        read_checkpoint(tmp_path / 'x.pth')
+    with torch.serialization.safe_globals([Fraction]):
+        assert read_checkpoint(tmp_path / 'x.pth')['step'] == Fraction(1, 3)

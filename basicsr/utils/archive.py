@@ -10,6 +10,7 @@ import zipfile
 import zlib
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -55,7 +56,7 @@ def verify(path: Path) -> str:
     with path.open('rb') as file:
         head = file.read(FIRST_BYTES)
     if not head:
-        raise UnusableFileError('the file is empty')
+        raise UnusableFileError('damaged: the file is empty')
     if kind := text_kind(head):
         raise UnusableFileError(kind)
     if head.startswith(b'PK'):
@@ -115,7 +116,14 @@ def _is_plain(name: str) -> bool:
     module, _, last = name.rpartition('.')
     if module in ('torch', 'torch.cuda') and last.endswith('Storage'):
         return not last.startswith('Q')
-    return name in PLAIN or (module == 'torch' and isinstance(getattr(torch, last, None), torch.dtype))
+    if name in PLAIN or (module == 'torch' and isinstance(getattr(torch, last, None), torch.dtype)):
+        return True
+    allowed = torch.serialization.get_safe_globals()  # by the caller, for tables of arrays
+    return name in {entry[1] if isinstance(entry, tuple) else _name_of(entry) for entry in allowed}
+
+
+def _name_of(entry: Any) -> str:
+    return f'{entry.__module__}.{entry.__qualname__}'
 
 
 def _refuse(names: Iterable[str]) -> None:
