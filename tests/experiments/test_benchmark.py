@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from basicsr.utils.memory import keep_freed_memory, peak_memory
+from experiments.benchmarks import memory
 from experiments.benchmarks import run as benchmark
 from experiments.benchmarks.cases import FULL, MEASUREMENTS, TINY, Setup, count_flops
 from experiments.benchmarks.page import latest, number, verdict
@@ -100,3 +101,19 @@ def test_keeping_freed_memory_changes_no_result():
     keep_freed_memory()
     x = torch.arange(10**7, dtype=torch.float64)
     assert (x + x).sum().item() == 10**7 * (10**7 - 1)
+
+
+def test_live_storage_counts_what_is_alive_and_its_peak():
+    """Views share storage; what autograd keeps for the backward pass counts, and is freed by it."""
+    counter = memory.LiveStorage()
+    with memory.without_values(), counter:
+        weight = torch.zeros(1000, requires_grad=True)
+        assert counter.live == counter.peak == 4000
+        view = weight.view(10, 100)
+        assert counter.live == 4000
+        kept = (view * view).exp()  # which keeps its result for the backward pass; the product is gone
+        assert (counter.live, counter.peak) == (8000, 12000)
+        kept.sum().backward()
+        del kept, view
+        assert counter.live == 8000  # the weight and its gradient
+        assert counter.peak > 12000
