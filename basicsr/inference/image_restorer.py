@@ -274,14 +274,15 @@ class ImageRestorer:
             known = self.guide.condition([face.person for face in some], search) if self.guide else {}
             restored = self.restorer.restore([face.crop for face in some], w, self.adain, **known)
             made |= zip(((place, w) for place in places), self._in_grey(some, restored), strict=True)
-        measured = [key for key in made if self.guide and faces[key[0]].seen is not None]
-        vectors = (
-            dict(zip(measured, self.guide.embed([made[key] for key in measured]), strict=True)) if measured else {}
-        )
-        return [
-            self._choose(face, {w: (made[place, w], vectors.get((place, w))) for w in weights})
-            for place, (face, weights) in enumerate(zip(faces, tried, strict=True))
-        ]
+        vectors: dict[tuple[int, float], Tensor] = {}
+        measured = [key for key in made if faces[key[0]].seen is not None]
+        if self.guide is not None and measured:
+            vectors |= zip(measured, self.guide.embed([made[key] for key in measured]), strict=True)
+        done = []
+        for place, (face, weights) in enumerate(zip(faces, tried, strict=True)):
+            images = {w: made[place, w] for w in weights}
+            done.append(self._choose(face, images, {w: vectors[place, w] for w in weights if (place, w) in vectors}))
+        return done
 
     def _fidelities(self, faces: Sequence[FaceResult]) -> list[tuple[float, ...]]:
         """The weights w at which each face is restored: one, or some to choose among for people with references."""
@@ -294,23 +295,25 @@ class ImageRestorer:
             tried[place] = (fidelity_from(confidence),)
         return tried
 
-    def _choose(self, face: FaceResult, candidates: Mapping[float, tuple[np.ndarray, Tensor | None]]) -> FaceResult:
+    def _choose(
+        self, face: FaceResult, images: Mapping[float, np.ndarray], vectors: Mapping[float, Tensor]
+    ) -> FaceResult:
         """A face with the restoration that suits it, and its likeness where that is measured.
 
         Args:
             face: to be restored.
-            candidates: restorations by w, with their embeddings where the face has one.
+            images: restorations by w.
+            vectors: their embeddings, where likeness is measured.
         """
-        w = next(iter(candidates))
+        w = next(iter(images))
         if self.guide is None or face.seen is None:
-            return replace(face, restored=candidates[w][0], w=w)
-        images, vectors = zip(*candidates.values(), strict=True)
-        if len(candidates) > 1:
-            likeness = torch.stack(vectors) @ self.guide.target(face.seen, face.person)
-            w = list(candidates)[choose_fidelity(likeness.tolist(), [sharpness_of(image) for image in images])]
-        restored, vector = candidates[w]
-        likeness = compare(face.seen, vector, face.person, w, self.guide.people)
-        return replace(face, restored=restored, w=w, likeness=likeness)
+            return replace(face, restored=images[w], w=w)
+        if len(images) > 1:
+            cosines = torch.stack([*vectors.values()]) @ self.guide.target(face.seen, face.person)
+            sharpness = [sharpness_of(image) for image in images.values()]
+            w = list(images)[choose_fidelity(cosines.tolist(), sharpness)]
+        likeness = compare(face.seen, vectors[w], face.person, w, self.guide.people)
+        return replace(face, restored=images[w], w=w, likeness=likeness)
 
     @staticmethod
     def _in_grey(faces: Sequence[FaceResult], restored: Sequence[np.ndarray]) -> list[np.ndarray]:
