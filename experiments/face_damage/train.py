@@ -33,7 +33,7 @@ NETWORKS = (64, 128, 128, 128, 256, 512, 512)  # sizes, as often as they are to 
 LARGEST, LEAST_PHOTO, TILT = 620, 110, 20.0  # pixels of the crop, likewise; degrees
 HELD_OUT = ('val', 'serena_williams', 'virat_kohli', '00075', '00086', 'img15', 'img18', 'couple', 'skimage')
 SAVE_EVERY = 100
-HIDDEN, STEPS, RATE, DECAY = 48, 4000, 0.003, 0.09
+HIDDEN, STEPS, RATE, DECAY = 48, 3000, 0.003, 0.09
 
 
 @dataclass(frozen=True)
