@@ -8,8 +8,10 @@ from typing import Any
 import numpy as np
 import skimage.data
 import skimage.transform
+from torch.utils.data import default_collate
 
 from basicsr.archs import build_network
+from basicsr.data import build_dataset
 from basicsr.utils.checkpoint import save_atomic
 from basicsr.utils.image import imwrite
 
@@ -94,3 +96,9 @@ def stage_options(stage: int, root: Path, **train: Any) -> dict[str, Any]:
         opt['train']['curriculum'] = [{'severity': 'small', 'w': 1.0}]
     opt['train'] |= train
     return opt
+
+
+def batch_of(opt: dict[str, Any], count: int = 2) -> dict[str, Any]:
+    """The first samples of the training data of `opt`, as the loader collates them."""
+    dataset = build_dataset(opt['datasets']['train'])
+    return default_collate([dataset[i] for i in range(count)])
