@@ -11,8 +11,10 @@ import skimage.transform
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.utils.data import default_collate
 
 from basicsr.archs import build_network
+from basicsr.data import build_dataset
 from basicsr.utils.checkpoint import save_atomic
 from basicsr.utils.image import imwrite
 
@@ -115,3 +117,9 @@ def face_crops(count: int, size: int, seed: int = 0) -> Tensor:
         crop = F.interpolate(crop, size=(size, size), mode='area')
         crops.append(crop.flip(3) if rng.random() < 0.5 else crop)
     return torch.cat(crops)
+
+
+def batch_of(opt: dict[str, Any], count: int = 2) -> dict[str, Any]:
+    """The first samples of the training data of `opt`, as the loader collates them."""
+    dataset = build_dataset(opt['datasets']['train'])
+    return default_collate([dataset[i] for i in range(count)])

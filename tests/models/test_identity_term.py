@@ -6,9 +6,8 @@ import gc
 
 import pytest
 import torch
-from small import stage_options
+from small import batch_of, stage_options
 from small_recogniser import save_tiny
-from test_stages import batch_of
 
 from basicsr.models import build_model
 from basicsr.models.identity_term import part_of, restrict

@@ -7,10 +7,9 @@ from contextlib import nullcontext
 import pytest
 import torch
 from drawing import image
-from small import VQGAN, stage_options
+from small import VQGAN, batch_of, stage_options
 
 from basicsr.archs import build_network
-from basicsr.data import build_dataset
 from basicsr.models import NonFiniteLossError, build_model
 from basicsr.models.codebook_average import CodebookAverage
 from basicsr.models.codeformer_joint_model import PUBLISHED_CURRICULUM
@@ -18,11 +17,6 @@ from basicsr.models.kmeans import kmeans
 from basicsr.models.schedule import Curriculum, Phase, learning_rate
 from basicsr.utils.checkpoint import save_atomic
 from basicsr.utils.options import OptionError
-
-
-def batch_of(opt, count=2):
-    dataset = build_dataset(opt['datasets']['train'])
-    return torch.utils.data.default_collate([dataset[i] for i in range(count)])
 
 
 def total(model, batch, iteration=1):

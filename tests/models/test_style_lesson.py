@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import pytest
 import torch
-from small import stage_options
+from small import batch_of, stage_options
 from small_recogniser import save_tiny
-from test_stages import batch_of
 from torch import nn
 
 from basicsr.models import build_model

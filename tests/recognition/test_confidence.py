@@ -12,9 +12,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 from conftest import ROOT
-from small import CODEFORMER, make_faces, stage_options
+from small import CODEFORMER, batch_of, make_faces, stage_options
 from small_recogniser import save_tiny, smooth_faces
-from test_stages import batch_of
 
 from basicsr.cli import recognizer_calibrate as calibrate_confidence
 from basicsr.cli.recognizer_calibrate import Sample, curve, damaged, fit, predict, quality, ranges_at
