@@ -30,7 +30,7 @@ TINY = {
 }
 # On the original portrait, in pixels.
 ASTRONAUT_LANDMARKS = np.array([[204.6, 99.5], [247.8, 103.7], [222.4, 130.5], [199.0, 136.5], [244.3, 140.1]])
-TRIALS = Path(__file__).parent / 'trials'
+TRIALS = Path(__file__).parents[1] / 'trials'
 GROUP_PHOTO = Path(find_spec('insightface').submodule_search_locations[0]) / 'data' / 'images' / 't1.jpg'
 
 

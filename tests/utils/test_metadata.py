@@ -21,7 +21,7 @@ from basicsr.inference.runner import Job, Runner
 from basicsr.utils.image import ImageReadError
 from basicsr.utils.picture import read_picture, write_png
 
-DATA = Path(__file__).parent / 'data'
+DATA = Path(__file__).parents[1] / 'trials'
 XMP = b'<x:xmpmeta xmlns:x="adobe:ns:meta/"><d tiff:Orientation="6">a title</d></x:xmpmeta>'
 
 

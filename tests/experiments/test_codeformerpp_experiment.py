@@ -11,7 +11,7 @@ from experiments.ablation.plan import PlanError, load_plan
 from experiments.ablation.stages import check_shared, trainings_of
 from experiments.codeformerpp import run
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 SETS = {f'{name}_{damage}': Path(name) for name in ('faces', *run.PEOPLE) for damage in run.DAMAGES}
 
 

@@ -189,7 +189,7 @@ def test_the_interpreter_ends_well_with_streams_that_take_nothing(tmp_path, stre
     (tmp_path / 'code.py').write_text(code)
     script = tmp_path / 'run.sh'
     script.write_text(f'{sys.executable} {tmp_path / "code.py"} {streams}\nexit ${{PIPESTATUS[0]}}\n')
-    root = Path(__file__).parents[1]
+    root = Path(__file__).parents[2]
     done = subprocess.run(['bash', str(script)], env={**os.environ, 'PYTHONPATH': str(root)}, check=False, timeout=120)
     assert done.returncode == 0 and (tmp_path / 'result').read_text() == 'done'
 

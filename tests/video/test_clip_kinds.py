@@ -34,7 +34,7 @@ from basicsr.video.video_restorer import INCOMPLETE, VideoRestorer
 from basicsr.video.video_writer import kept_tags
 from experiments.benchmarks.make_video import Scene, write_clip
 
-DATA = Path(__file__).parent / 'data'
+DATA = Path(__file__).parents[1] / 'trials'
 SMALL = scene(64, 48)
 
 
