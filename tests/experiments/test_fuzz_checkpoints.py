@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+
 from experiments.fuzzing.checkpoints_and_options import checkpoint_seeds, load, option_seeds, read_options
 
 CASES = 60
