@@ -6,7 +6,6 @@ import json
 import re
 
 import numpy as np
-import onnxruntime
 import pytest
 import torch
 import torch.nn.functional as F
@@ -346,12 +345,12 @@ def test_references_and_precision_reach_the_prior(tmp_path):
     assert np.abs(half.astype(int) - blind).mean() < 16  # drawn weights; 10 as measured
 
 
-def test_onnx_file_agrees_with_the_network(files, tmp_path):
-    path = tmp_path / 'net.onnx'
-    assert export.main(['--model', str(files / 'stage2.pth'), '--output', str(path)]) == 0
-    session = onnxruntime.InferenceSession(str(path), providers=['CPUExecutionProvider'])
-    x = image(1, 1, 64)
-    found, _ = session.run(None, {'x': x.numpy(), 'w': np.array(0.7, np.float32)})
-    with torch.no_grad():
-        expected = load_network(files / 'stage2.pth')(x, w=0.7)[0]
-    torch.testing.assert_close(torch.from_numpy(found), expected, rtol=0, atol=1e-3)
+def test_exported_program_takes_any_w_and_any_number_of_faces(files):
+    """The way to ONNX takes half a minute more, and `export_onnx.py` compares each file that it writes."""
+    network = load_network(files / 'stage2.pth')
+    program = export.trace(export.Restoration(network))
+    for count, w in ((1, 0.0), (3, 0.7)):
+        x = image(count, count, 64)
+        found, _ = program.module()(x, torch.tensor(w))
+        with torch.no_grad():
+            torch.testing.assert_close(found, network(x, w=torch.tensor(w))[0])
