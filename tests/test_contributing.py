@@ -1,4 +1,4 @@
-"""The recipes of CONTRIBUTING.md, followed to the letter in a copy of the project."""
+"""The recipes of docs/extend.md, followed to the letter in a copy of the project."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ FILE = re.compile(r'`(basicsr/[\w/]+\.py)`')
 
 def recipe(text: str, title: str) -> tuple[dict[str, list[str]], dict, str]:
     """A recipe's code by the file that the text before names last, its options, and its command ('' for none)."""
-    section = text.split(f'\n### {title}\n')[1].split('\n### ')[0]
+    section = text.split(f'\n## {title}\n')[1].split('\n## ')[0]
     code: dict[str, list[str]] = {}
     options, command, before = {}, '', 0
     for block in BLOCK.finditer(section):
@@ -55,7 +55,7 @@ def followed(tmp_path_factory) -> tuple[Path, str]:
     for name in ('basicsr', 'scripts', 'options'):
         shutil.copytree(ROOT / name, root / name, ignore=shutil.ignore_patterns('__pycache__'))
     opt, command, functions = stage_options(2, root, total_iter=1), '', {}
-    text = (ROOT / 'CONTRIBUTING.md').read_text(encoding='utf-8')
+    text = (ROOT / 'docs' / 'extend.md').read_text(encoding='utf-8')
     for title in ('A loss', 'A dataset', 'A metric'):
         code, options, command = recipe(text, title)
         assert len(code) == 2, f'a file of its own, and one that knows of it: {list(code)}'

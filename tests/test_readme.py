@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import re
 import shlex
 from pathlib import Path
@@ -15,11 +16,20 @@ from basicsr.utils.options import load_options
 from basicsr.utils.weights import read_manifest
 
 ROOT = Path(__file__).resolve().parents[1]
-PAGES = [
-    'README.md', 'docs/TRAINING.md', 'docs/IDENTITY.md', 'docs/evaluation.md', 'docs/results/trials.md',
-    'docs/recipes.md', 'weights/README.md', 'CONTRIBUTING.md', 'docs/CODEFORMERPP.md', 'experiments/README.md',
-    'experiments/codeformerpp/README.md',
-]  # fmt: skip
+PATTERNS = (
+    '*.md',
+    'docs/**/*.md',
+    'weights/**/*.md',
+    'experiments/*.md',
+    'experiments/ablation/*.md',
+    'experiments/codeformerpp/*.md',
+)
+PAGES = sorted(
+    path.relative_to(ROOT).as_posix()
+    for pattern in PATTERNS
+    for path in ROOT.glob(pattern)
+    if path.name != 'CHANGELOG.md'
+)
 FENCE = re.compile(r'^```\w*\n(.*?)^```$', re.MULTILINE | re.DOTALL)
 LINES = [
     line.strip()
@@ -41,7 +51,7 @@ def parse_command(line: str) -> tuple[str, list[str], Path]:
         text = (ROOT / name).read_text(encoding='utf-8')
         command = re.search(r"run\('([\w ]+)'\)", text)
         if not command:
-            module = re.search(r'from (experiments[\w.]+) import main$', text, re.MULTILINE)[1]
+            module = re.search(r'from ((?:experiments|basicsr)[\w.]+) import main$', text, re.MULTILINE)[1]
             return name, arguments, ROOT.joinpath(*module.split('.')).with_suffix('.py')
         name = command[1]
     return name, arguments, ROOT / 'basicsr' / 'cli' / f'{COMMANDS[name][0]}.py'
@@ -66,8 +76,38 @@ def test_command_is_understood(line):
         assert set('|'.join(arguments).split('|')) <= groups
 
 
+def anchors(path: Path) -> set[str]:
+    """Return the anchors of the headings of a page, as GitHub makes them."""
+    headings = re.findall(r'^#+ (.+)$', path.read_text(encoding='utf-8'), re.MULTILINE)
+    return {re.sub(r'[^\w -]', '', heading.lower()).replace(' ', '-') for heading in headings}
+
+
 @pytest.mark.parametrize('page', PAGES)
 def test_links_lead_somewhere(page):
     text = (ROOT / page).read_text(encoding='utf-8')
-    for target in re.findall(r'\]\(([^)#:]+)\)', text):
-        assert (ROOT / page).parent.joinpath(target).exists(), target
+    for target, anchor in re.findall(r'\]\(([^)#:]*)#?([^):]*)\)', text):
+        path = (ROOT / page).parent / target if target else ROOT / page
+        assert path.exists(), target
+        assert not anchor or anchor in anchors(path), f'{target}#{anchor}'
+
+
+def test_the_readme_is_short():
+    assert len((ROOT / 'README.md').read_text(encoding='utf-8').split()) < 900
+
+
+def test_messages_of_the_page_are_those_of_the_code():
+    """Each quoted message, cut at its `…`, is found in the texts of the code."""
+    files = [ROOT / 'id_codeformer.py', *(ROOT / 'basicsr').rglob('*.py')]
+    texts = '\n'.join(
+        node.value
+        for file in files
+        for node in ast.walk(ast.parse(file.read_text(encoding='utf-8')))
+        if isinstance(node, ast.Constant) and isinstance(node.value, str)
+    )
+    page = (ROOT / 'docs' / 'troubleshoot.md').read_text(encoding='utf-8')
+    rows = re.findall(r'^\| ([^|]*`[^|]*) \|', page.split('\n## Training\n')[0], re.MULTILINE)
+    messages = [message for row in rows for message in re.findall('`([^`]+)`', row) if ' ' in message]
+    assert len(messages) > 20
+    for message in messages:
+        for part in message.split('…'):
+            assert part in texts, message

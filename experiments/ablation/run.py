@@ -2,10 +2,10 @@
 
     python scripts/run_ablation.py --plan experiments/ablation/plans/small.yml --out results/ablation
 
-A plan names rows (option files of the stages, or a checkpoint), seeds, and the faces to judge on; docs/IDENTITY.md
-describes it. Stages with equal options are trained once. Started again, what is done is skipped (unless pictures,
-checkpoint or judge have changed), what was begun goes on, and what failed is tried again; a row that fails leaves its
-reason, and the others go on.
+A plan names rows (option files of the stages, or a checkpoint), seeds, and the faces to judge on; README.md
+beside this file describes it. Stages with equal options are trained once. Started again, what is done is skipped
+(unless pictures, checkpoint or judge have changed), what was begun goes on, and what failed is tried again; a row that
+fails leaves its reason, and the others go on.
 
 Written are OUT/results.csv (a line for each row, set, w and seed), OUT/results.md (the tables), OUT/results_*.svg
 (identity histograms, identity against quality), OUT/results_differences.csv, OUT/faces_*.png (what the rows make of the

@@ -46,7 +46,7 @@ class Ours:
     def remedy(self) -> str:
         """How to get them."""
         fetch = 'python scripts/download_pretrained_models.py CodeFormer'
-        return f'run {fetch}' if self.weights == OFFICIAL else f'train {self.weights} (docs/IDENTITY.md)'
+        return f'run {fetch}' if self.weights == OFFICIAL else f'train {self.weights} (docs/identity.md)'
 
 
 @dataclass(frozen=True)

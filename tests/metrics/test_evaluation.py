@@ -780,7 +780,7 @@ def test_figures_of_real_faces_equal_independent_code(shared: Path, tmp_path: Pa
 
 
 def test_the_page_of_metrics_lists_all() -> None:
-    text = (FOLDER.parents[1] / 'docs' / 'evaluation.md').read_text(encoding='utf-8')
+    text = (FOLDER.parents[1] / 'docs' / 'metrics.md').read_text(encoding='utf-8')
     for name, metric in METRICS.items():
         assert f'| `{name}` | {metric.name} | {metric.better} | {metric.inputs} |' in text
     assert all(f'`{name}`' in text for name in PROTOCOLS)
