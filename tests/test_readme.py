@@ -31,13 +31,15 @@ PAGES = sorted(
     if path.name != 'CHANGELOG.md'
 )
 FENCE = re.compile(r'^```\w*\n(.*?)^```$', re.MULTILINE | re.DOTALL)
-LINES = [
-    line.strip()
-    for page in PAGES
-    for fence in FENCE.findall((ROOT / page).read_text(encoding='utf-8'))
-    for line in fence.replace('\\\n', ' ').split('&&' if '&&' in fence else '\n')
-    if line.strip().startswith(('python ', 'id-codeformer ')) and ' -m ' not in line
-]
+LINES = sorted(
+    {
+        line.strip()
+        for page in PAGES
+        for fence in FENCE.findall((ROOT / page).read_text(encoding='utf-8'))
+        for line in fence.replace('\\\n', ' ').split('&&' if '&&' in fence else '\n')
+        if line.strip().startswith(('python ', 'id-codeformer ')) and ' -m ' not in line
+    }
+)
 
 
 def parse_command(line: str) -> tuple[str, list[str], Path]:
