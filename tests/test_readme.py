@@ -7,7 +7,9 @@ import re
 import shlex
 from pathlib import Path
 
+import numpy as np
 import pytest
+from PIL import Image
 
 from basicsr.cli import restore, train
 from basicsr.cli.main import COMMANDS
@@ -91,6 +93,18 @@ def test_links_lead_somewhere(page):
         path = (ROOT / page).parent / target if target else ROOT / page
         assert path.exists(), target
         assert not anchor or anchor in anchors(path), f'{target}#{anchor}'
+
+
+def test_python_of_the_guide_runs(tmp_path, monkeypatch):
+    monkeypatch.setenv('CODEFORMER_WEIGHTS', str(tmp_path))  # the small model
+    photo = np.asarray(Image.open(ROOT / 'inputs' / 'astronaut_lowres.png').convert('RGB'))
+    values = {'photo': photo, 'aligned_face': photo}
+    page = (ROOT / 'docs' / 'restore.md').read_text(encoding='utf-8')
+    for code in re.findall(r'^```python\n(.*?)^```$', page, re.MULTILINE | re.DOTALL):
+        exec(code, values)
+    assert values['faces'][0].dtype == np.uint8
+    assert values['result'].image.shape == (2 * photo.shape[0], 2 * photo.shape[1], 3)
+    assert [face.status for face in values['result'].faces] == ['restored']
 
 
 def test_the_readme_is_short():
