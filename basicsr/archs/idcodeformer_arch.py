@@ -230,7 +230,7 @@ class IDCodeFormer(CodeFormer):
         """
         if identity is None:
             reference = self.position_emb
-            identity, mask = reference.new_zeros(faces, 1, self.identity_dim), None
+            identity, mask = reference.new_zeros(faces, 1, cast(int, self.identity_dim)), None
             confidence = reference.new_zeros(faces, 1)
         else:
             identity = identity[:, None] if identity.ndim == 2 else identity

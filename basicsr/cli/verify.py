@@ -8,6 +8,7 @@ import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 import torch
@@ -85,7 +86,7 @@ def check(restorer: FaceRestorer, pairs: Sequence[Pair]) -> int:
             given, published = imread(pair.given), imread(pair.published)
             if given.shape != (restorer.size, restorer.size, 3) or published.shape != given.shape:
                 raise ValueError(f'{given.shape} and {published.shape}; the network restores {restorer.size} pixels')
-            made = restore(restorer.network, given, pair.w, pair.low)
+            made = restore(cast(CodeFormer, restorer.network), given, pair.w, pair.low)
         except (OSError, ImageReadError, ValueError) as error:
             print(f'{pair.name}: error: {error}', file=sys.stderr)
             failed += 1

@@ -51,7 +51,7 @@ class Grain:
         own = max(1, round(height / factor)), max(1, round(width / factor))
         noise = np.random.default_rng(seed).standard_normal((*own, 3), np.float32)
         scales = (self.levels / _unit_deviations()).astype(np.float32)
-        grain = sum(band * scale for band, scale in zip(_bands(noise), scales, strict=True))
+        grain = np.sum([band * scale for band, scale in zip(_bands(noise), scales, strict=True)], axis=0)
         return resized(cv2.transform(grain, TO_RGB), width, height)
 
 

@@ -101,7 +101,7 @@ def paste_face(
     if left == right or top == bottom:
         return
     levels = np.iinfo(background.dtype).max
-    seed = zlib.crc32(np.ascontiguousarray(face))
+    seed = zlib.crc32(face.tobytes())
     if levels > 255:
         face = face * np.float32(levels / 255)
     rows = max(1, BAND_PIXELS // (right - left))

@@ -172,7 +172,8 @@ def _compare(restored: np.ndarray, original: np.ndarray) -> tuple[float, float]:
     middle = slice(side // 8, side - side // 8)
 
     def changes(luma: np.ndarray, blur: float) -> np.ndarray:
-        change = np.stack(np.gradient(_blurred(luma, np.hypot(blur, BLURS[1]) * side)))[:, middle, middle].ravel()
+        rows, columns = np.gradient(_blurred(luma, np.hypot(blur, BLURS[1]) * side))
+        change = np.stack([rows, columns])[:, middle, middle].ravel()
         return change / max(float(np.linalg.norm(change)), 1e-6)
 
     target = changes(original, 0)

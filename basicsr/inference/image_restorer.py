@@ -289,7 +289,7 @@ class ImageRestorer:
         if not self.choose_w or self.guide is None:
             return [(self.w,)] * len(faces)
         unknown = [place for place, face in enumerate(faces) if not (face.person and face.person.files)]
-        tried = [CANDIDATES] * len(faces)
+        tried: list[tuple[float, ...]] = [CANDIDATES] * len(faces)
         confidences = self.guide.confidence([faces[place].crop for place in unknown])
         for place, confidence in zip(unknown, confidences or [self.w] * len(unknown), strict=True):
             tried[place] = (fidelity_from(confidence),)

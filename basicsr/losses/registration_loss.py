@@ -54,7 +54,8 @@ def similarity(a: Tensor, b: Tensor, window: int = 9) -> Tensor:
     """
     a, b = luma(a.float()), luma(b.float())
     sides = sorted({min(a.shape[2], side) for side in SIDES})
-    values = [lncc(*(F.interpolate(x, size=(side, side), mode='area') for x in (a, b)), window) for side in sides]
+    pairs = [[F.interpolate(x, size=(side, side), mode='area') for x in (a, b)] for side in sides]
+    values = [lncc(x, y, window) for x, y in pairs]
     return torch.stack(values).mean()
 
 

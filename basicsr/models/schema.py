@@ -204,7 +204,7 @@ def _check_listed_loss(where: str, entry: Any) -> None:
     """An entry of `train:losses`: its own keys, and the arguments of the loss."""
     if isinstance(entry, Mapping) and entry.get('type') == 'GANLoss':
         raise OptionError(f'{where}: GANLoss judges no pair of pictures; give train:gan_opt and network_d')
-    known = isinstance(entry, Mapping) and entry.get('type') in LOSS_REGISTRY
+    known = isinstance(entry, Mapping) and str(entry.get('type')) in LOSS_REGISTRY
     _check_entry(where, arguments_of(entry) if known else entry, LOSS_REGISTRY)
     check_values(where, {key: entry[key] for key in entry if key in ENTRY_OPTIONS}, ENTRY_OPTIONS)
 

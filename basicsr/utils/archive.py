@@ -99,14 +99,14 @@ def _start(content: mmap.mmap, entry: zipfile.ZipInfo) -> int:
     return header + 30 + name + extra
 
 
-def _globals(pickled: bytes | mmap.mmap, size: int) -> list[str]:
+def _globals(pickled: Any, size: int) -> list[str]:
     """Name the globals of the next pickle; a storage of more elements than `size` is an error."""
     names, number = [], 0
     for opcode, argument, _ in pickletools.genops(pickled):
         if opcode.name in ('GLOBAL', 'INST'):
             names.append(str(argument).replace(' ', '.'))
         elif opcode.name in INTEGERS:
-            number = int(argument)
+            number = int(argument or 0)
         elif opcode.name == 'BINPERSID' and number > size:
             raise UnusableFileError(f'it states {number} values, more than its bytes')
     return names

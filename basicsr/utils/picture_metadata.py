@@ -8,9 +8,9 @@ import struct
 import zlib
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
-from PIL import Image
+from PIL import Image, ImageFile
 from PIL.ExifTags import IFD, Base
 
 PNG_SIGNATURE = b'\x89PNG\r\n\x1a\n'
@@ -118,7 +118,11 @@ def _iptc(file: Image.Image) -> bytes:
     if file.format == 'TIFF':
         from PIL.IptcImagePlugin import getiptcinfo
 
-        return _records(getiptcinfo(file) or {}) if 33723 in getattr(file, 'tag_v2', {}) else b''
+        return (
+            _records(getiptcinfo(cast(ImageFile.ImageFile, file)) or {})
+            if 33723 in getattr(file, 'tag_v2', {})
+            else b''
+        )
     resources = file.info.get('photoshop')
     return bytes(resources.get(IPTC_RESOURCE, b'')) if isinstance(resources, dict) else b''
 

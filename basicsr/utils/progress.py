@@ -7,7 +7,7 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Sized
 from contextlib import contextmanager
-from typing import TypeVar
+from typing import TypeVar, cast
 
 from tqdm import tqdm
 
@@ -67,7 +67,10 @@ def _lines(total: int | None, unit: str, name: str) -> Iterator[Callable[[], obj
     def write() -> None:
         while not ended.wait(LINE_EVERY):
             elapsed = time.monotonic() - begin
-            print(tqdm.format_meter(done, total, elapsed, ncols=0, prefix=printable(name), unit=unit), file=sys.stderr)
+            print(
+                tqdm.format_meter(done, cast(float, total), elapsed, ncols=0, prefix=printable(name), unit=unit),
+                file=sys.stderr,
+            )
             sys.stderr.flush()
 
     thread = threading.Thread(target=write, daemon=True)

@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass, field
 from fractions import Fraction
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 import av
 import numpy as np
@@ -102,7 +102,8 @@ def hdr_parameters(frame: av.VideoFrame) -> str:
     green, blue, and two flags; and two integers, the light levels.
     """
     parameters = []
-    screen = frame.side_data.get(Type.MASTERING_DISPLAY_METADATA)
+    found: Any = frame.side_data
+    screen = found.get(Type.MASTERING_DISPLAY_METADATA)
     if screen is not None and len(bytes(screen)) >= 88:
         numbers = np.frombuffer(bytes(screen), np.int32)
         values = [0.0 if not numbers[2 * n + 1] else numbers[2 * n] / numbers[2 * n + 1] for n in range(10)]
@@ -113,7 +114,7 @@ def hdr_parameters(frame: av.VideoFrame) -> str:
             )
             least, most = (round(value * 10000) for value in values[8:10])
             parameters.append(f'master-display=G{green}B{blue}R{red}WP{white}L({most},{least})')
-    light = frame.side_data.get(Type.CONTENT_LIGHT_LEVEL)
+    light = found.get(Type.CONTENT_LIGHT_LEVEL)
     if light is not None and len(bytes(light)) >= 8:
         most, mean = np.frombuffer(bytes(light), np.uint32)[:2]
         parameters.append(f'max-cll={most},{mean}')

@@ -7,13 +7,14 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from fractions import Fraction
 from pathlib import Path
-from typing import TypeVar
+from typing import TypeVar, cast
 
 import av
 import numpy as np
-from av.container import OutputContainer
+from av.container import InputContainer, OutputContainer
 from av.error import ArgumentError, FFmpegError, InvalidDataError
 from av.stream import Stream
+from av.video.stream import VideoStream
 
 from basicsr.video.animation import AnimationReader
 from basicsr.video.encoding import Encoding, even
@@ -87,7 +88,7 @@ class Sound:
 
     def _read(self) -> Iterator[av.Packet]:
         try:
-            yield from self._source.demux(self._stream)
+            yield from cast(InputContainer, self._source).demux(self._stream)
         except FFmpegError:
             self.damaged += 1
 
@@ -181,7 +182,7 @@ class VideoWriter:
         self._last, self._damaged = -1, 0
         self._output.metadata.update(kept_tags(clip.tags))
         options = encoding.options_for(size, clip.hdr if isinstance(clip, VideoReader) else '')
-        self._stream = self._output.add_stream(encoding.codec, rate=rate, options=options)
+        self._stream = cast(VideoStream, self._output.add_stream(encoding.codec, rate=rate, options=options))
         context = self._stream.codec_context
         context.width, context.height = even(size)
         context.pix_fmt, context.time_base = encoding.layout, self._tick

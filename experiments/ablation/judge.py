@@ -164,7 +164,7 @@ class Restorer:
         if job.output:
             if not isinstance(self.restorer.network, CodeFormerPlusPlus):
                 raise PlanError(f'{job.checkpoint}: no CodeFormer++, so there is no {job.output}')
-            self.restorer.network.tgrn = Registered()
+            self.restorer.network.add_module('tgrn', Registered())
         self.inputs = Folder.scan(job.folders['lq'], 'lq')
         self.references = None
         if job.references:

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import io
 from collections.abc import Callable
+from typing import Any, cast
 
 import av
 import cv2
 import numpy as np
+from av.container import InputContainer
+from av.video.stream import VideoStream
 from PIL import Image
 
 Rng = np.random.Generator
@@ -69,11 +72,16 @@ def any_blur(image: np.ndarray, unit: float, rng: Rng) -> np.ndarray:
     return (gaussian, gaussian, gaussian, disc, motion, small)[rng.integers(6)](image, unit, rng)
 
 
+def decoded(data: np.ndarray) -> np.ndarray:
+    """The picture that OpenCV encoded, RGB."""
+    return cast(np.ndarray, cv2.imdecode(data, cv2.IMREAD_COLOR_RGB))
+
+
 def jpeg(image: np.ndarray, quality: int, sampling: bool = True) -> np.ndarray:
     """Through JPEG."""
     flag = cv2.IMWRITE_JPEG_SAMPLING_FACTOR_420 if sampling else cv2.IMWRITE_JPEG_SAMPLING_FACTOR_444
     values = [cv2.IMWRITE_JPEG_QUALITY, quality, cv2.IMWRITE_JPEG_SAMPLING_FACTOR, flag]
-    return cv2.imdecode(cv2.imencode('.jpg', image[..., ::-1], values)[1], cv2.IMREAD_COLOR_RGB)
+    return decoded(cv2.imencode('.jpg', image[..., ::-1], values)[1])
 
 
 def blur_jpeg(low: int, high: int) -> Damage:
@@ -101,7 +109,7 @@ def blur_webp(image: np.ndarray, unit: float, rng: Rng) -> np.ndarray:
     data = cv2.imencode(
         '.webp', any_blur(image, unit, rng)[..., ::-1], [cv2.IMWRITE_WEBP_QUALITY, int(rng.integers(2, 25))]
     )[1]
-    return cv2.imdecode(data, cv2.IMREAD_COLOR_RGB)
+    return decoded(data)
 
 
 def palette(image: np.ndarray, unit: float, rng: Rng) -> np.ndarray:
@@ -335,7 +343,7 @@ def encoded(image: np.ndarray, codec: str, bits: float, frames: int) -> np.ndarr
     rate = max(1000, round(bits * height * width * 25))
     with io.BytesIO() as file:
         with av.open(file, 'w', format='matroska') as out:
-            stream = out.add_stream(codec, rate=25)
+            stream = cast(VideoStream, out.add_stream(codec, rate=25))
             stream.width, stream.height, stream.pix_fmt, stream.bit_rate = *padded.shape[1::-1], 'yuv420p', rate
             options = {
                 'libx264': {'preset': 'ultrafast' if bits > 0.1 else 'veryfast'},
@@ -344,11 +352,11 @@ def encoded(image: np.ndarray, codec: str, bits: float, frames: int) -> np.ndarr
             stream.codec_context.options = options.get(codec, {})
             stream.codec_context.thread_count = 1
             for shift in range(frames):
-                moved = np.roll(padded, shift - frames + 1, axis=1)
+                moved = cast(Any, np.roll(padded, shift - frames + 1, axis=1))
                 out.mux(stream.encode(av.VideoFrame.from_ndarray(moved, format='rgb24')))
             out.mux(stream.encode(None))
         file.seek(0)
-        with av.open(file) as clip:
+        with cast(InputContainer, av.open(file)) as clip:
             *_, last = clip.decode(video=0)
             return last.to_ndarray(format='rgb24')[:height, :width]
 
@@ -404,7 +412,7 @@ def mild_jpeg(image: np.ndarray, unit: float, rng: Rng) -> np.ndarray:
 def mild_webp(image: np.ndarray, unit: float, rng: Rng) -> np.ndarray:
     """WebP of good quality."""
     data = cv2.imencode('.webp', image[..., ::-1], [cv2.IMWRITE_WEBP_QUALITY, int(rng.integers(80, 96))])[1]
-    return cv2.imdecode(data, cv2.IMREAD_COLOR_RGB)
+    return decoded(data)
 
 
 CLEAN: dict[str, Damage] = {

@@ -15,6 +15,7 @@ import zlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import cast
 
 import cv2
 import numpy as np
@@ -179,7 +180,7 @@ def fit(x: np.ndarray, clean: np.ndarray, weight: np.ndarray, seed: int = 0) -> 
         loss.backward()
         optimizer.step()
         schedule.step()
-    first, second = network[0], network[2]
+    first, second = (cast(torch.nn.Linear, network[layer]) for layer in (0, 2))
     arrays = [t.detach().numpy() for t in (first.weight, first.bias, second.weight[0])]
     return Classifier(mean.astype(np.float32), scale.astype(np.float32), *arrays, bias=second.bias.item())
 
@@ -218,7 +219,9 @@ def run_fit(output: Path, all_kinds: bool) -> None:
 
 def main() -> None:
     """The command line."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(
+        description='Collect statistics of faces, or fit the classifier of damage to them.'
+    )
     parser.add_argument('step', choices=('collect', 'fit'))
     parser.add_argument('--data', type=Path, default=Path('../shared/data'))
     parser.add_argument('--output', type=Path, default=Path('results/face_damage'))

@@ -29,7 +29,7 @@ JUNK: tuple[Callable[[], Any], ...] = (
     lambda: 'junk', lambda: None, lambda: -1, lambda: 10**30, lambda: 0.5, lambda: [], lambda: {}, lambda: [[]] * 3,
     lambda: {'type': []}, lambda: True, lambda: float('nan'), lambda: '../../x', lambda: 'a' * 10_000,
     lambda: torch.zeros(0), lambda: torch.zeros(2, 2), lambda: torch.ones(1).expand(1000, 1000),
-    lambda: torch.empty(10**6, device='meta'), lambda: torch.sparse_coo_tensor([[0]], [1.0], (10**6,)),
+    lambda: torch.empty(10**6, device='meta'), lambda: torch.eye(2).to_sparse(),
 )  # fmt: skip
 
 
@@ -50,7 +50,7 @@ def checkpoint_seeds(folder: Path) -> list[Path]:
     judge = build_network(JUDGE)
     state = {key: value.half() for key, value in judge.state_dict().items()}
     optimizer = torch.optim.Adam(judge.parameters())
-    sum(parameter.sum() for parameter in judge.parameters()).backward()
+    torch.stack([parameter.sum() for parameter in judge.parameters()]).sum().backward()
     optimizer.step()
     resume = {'iter': 1, 'optimizers': {'optim_d': optimizer.state_dict()}, 'scaler': {}, 'extra': {'warming': False}}
     weights = {'params_ema': state, 'network': JUDGE}

@@ -20,7 +20,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import av
+import av.logging
 
 from experiments.fuzzing.checkpoints_and_options import checkpoint_seeds, load, option_seeds, read_options
 from experiments.fuzzing.mutation import mutate

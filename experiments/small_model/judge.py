@@ -44,9 +44,12 @@ def embed(embedder: FaceEmbedder, images: Pictures) -> torch.Tensor:
 
 def measure(images: Pictures, inputs: Pictures, niqe: NIQE | None, embedders: Mapping[str, FaceEmbedder]) -> dict:
     """Return the mean figures of restorations, each of 512 pixels."""
-    row = {f'gradient_{side}': np.mean([gradient_energy(image, side) for image in images.values()]) for side in SIDES}
+    row: dict[str, float] = {
+        f'gradient_{side}': float(np.mean([gradient_energy(image, side) for image in images.values()]))
+        for side in SIDES
+    }
     if niqe is not None:
-        row['niqe_512'] = np.mean([niqe(image) for image in images.values()])
+        row['niqe_512'] = float(np.mean([niqe(image) for image in images.values()]))
     for name, embedder in embedders.items():
         row[f'likeness {name}'] = float((embed(embedder, images) * embed(embedder, inputs)).sum(1).mean())
     return row

@@ -114,7 +114,9 @@ def train(options: Path, minutes: float, changes: Sequence[str], processes: int)
 def run_step(step: Mapping[str, Any], paths: Mapping[str, str], args: argparse.Namespace, share: float) -> None:
     """Run one step; `share` is the part of `--minutes` that a training has."""
     ((kind, given),) = step.items()
-    filled = {key: value.format(**paths) if isinstance(value, str) else value for key, value in given.items()}
+    filled: dict[str, Any] = {
+        key: value.format(**paths) if isinstance(value, str) else value for key, value in given.items()
+    }
     print(f'== {kind} {" ".join(str(value) for value in filled.values())}', flush=True)
     if kind == 'resize':
         resize(Path(filled.pop('source')), Path(filled.pop('target')), **filled)
