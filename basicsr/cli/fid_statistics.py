@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,6 +10,7 @@ import torch
 from tqdm import tqdm
 
 from basicsr.archs.inception_arch import FIDInception
+from basicsr.cli.arguments import ArgumentParser
 from basicsr.cli.evaluate import device_of
 from basicsr.metrics.builders import FFHQ_STATISTICS, Settings
 from basicsr.metrics.fid import FeatureStatistics
@@ -40,7 +40,7 @@ def statistics_of_folder(folder: Path, network: Features, device: torch.device) 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """The command line; returns the exit code."""
-    parser = argparse.ArgumentParser(description='Make the statistics of a reference set for the FID.')
+    parser = ArgumentParser(description='Make the statistics of a reference set for the FID.')
     parser.add_argument('-i', '--input', type=Path, required=True, help='folder of pictures, FFHQ at 512 pixels')
     parser.add_argument('-o', '--output', type=Path, help='.npz (default: where evaluate looks for those of FFHQ)')
     parser.add_argument('--weights', help="pytorch-fid's Inception weights (default: from the weights folder)")

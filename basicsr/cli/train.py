@@ -25,7 +25,7 @@ from basicsr.models.loop import Run, SaveError, saving
 from basicsr.models.schema import check_options
 from basicsr.utils import dist, slurm
 from basicsr.utils.checkpoint import CheckpointError
-from basicsr.utils.files import InUseError, lock, write_text
+from basicsr.utils.files import InUseError, lock, remove_abandoned, write_text
 from basicsr.utils.folders import find_packaged
 from basicsr.utils.logger import get_root_logger, write_environment
 from basicsr.utils.memory import keep_freed_memory
@@ -124,8 +124,7 @@ def prepare_folder(opt: Mapping[str, Any], folder: Path, start: int) -> None:
                 old.rename(_unused(old.with_name(f'{old.name}_archived_{time.strftime("%Y%m%d_%H%M%S")}')))
     for name in ('models', 'training_states', 'visualization'):
         (folder / name).mkdir(parents=True, exist_ok=True)
-        for partial in (folder / name).glob('.*.part'):  # of a process that was killed while it wrote
-            partial.unlink()
+    remove_abandoned(folder)
         with tempfile.TemporaryFile(dir=folder / name):
             pass  # it can be written to
     mark = f'_{start}' if start else ''

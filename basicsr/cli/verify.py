@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import re
 import sys
 from collections.abc import Iterator, Sequence
@@ -14,6 +13,7 @@ import numpy as np
 import torch
 
 from basicsr.archs import CodeFormer
+from basicsr.cli.arguments import ArgumentParser
 from basicsr.inference import FaceRestorer
 from basicsr.utils.checkpoint import CheckpointError
 from basicsr.utils.image import ImageReadError, imread, scan_images, to_tensor
@@ -101,7 +101,7 @@ def check(restorer: FaceRestorer, pairs: Sequence[Pair]) -> int:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """The command line; 0 if every picture is the published one, 1 if one is not."""
-    parser = argparse.ArgumentParser(
+    parser = ArgumentParser(
         description='Compare restorations with published ones: PAIRS/lq/NAME with PAIRS/w0.5/NAME, and PAIRS/spandrel.'
     )
     parser.add_argument('pairs', type=Path, help='folder of pairs')

@@ -407,4 +407,8 @@ def _write_number(canvas: np.ndarray, number: int, outline: np.ndarray, colour: 
     scale = cv2.getFontScaleFromHeight(cv2.FONT_HERSHEY_SIMPLEX, round(height), thickness)
     low = np.clip(outline.min(0), 0, np.array(canvas.shape[1::-1]) - height)
     place = (round(low[0]) + 2 * thickness, round(low[1] + height) + 2 * thickness)
-    cv2.putText(canvas, str(number), place, cv2.FONT_HERSHEY_SIMPLEX, scale, colour, thickness, cv2.LINE_AA)
+    inked = np.zeros(canvas.shape[:2], np.uint8)  # OpenCV writes into 8 bits only
+    cv2.putText(inked, str(number), place, cv2.FONT_HERSHEY_SIMPLEX, scale, 255, thickness, cv2.LINE_AA)
+    rows, columns = np.nonzero(inked)
+    share = inked[rows, columns, None] / 255
+    canvas[rows, columns] = np.rint(canvas[rows, columns] * (1 - share) + np.array(colour) * share)

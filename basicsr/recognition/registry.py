@@ -118,6 +118,7 @@ RECOGNISERS = {
             licence='MIT',
             url='https://github.com/xinntao/facexlib/releases/download/v0.1.0/recognition_arcface_ir_se50.pth',
             file='arcface/recognition_arcface_ir_se50.pth',
+            sha256='a035c768259b98ab1ce0e646312f48b9e1e218197a0f80ac6765e88f8b6ddf28',
         ),
         Recogniser(
             name='mobilefacenet_112',

@@ -14,6 +14,7 @@ from typing import Any
 
 import torch
 
+from basicsr.utils.errors import IDCodeFormerError
 from basicsr.utils.files import text_kind
 
 FIRST_BYTES = 1024
@@ -34,7 +35,7 @@ ODD = {
 }
 
 
-class UnusableFileError(ValueError):
+class UnusableFileError(IDCodeFormerError, ValueError):
     """A file that is no checkpoint, or a damaged one; the message says why, without the file's name."""
 
 
@@ -62,7 +63,7 @@ def verify(path: Path) -> str:
     if head.startswith(b'PK'):
         _verify_archive(path, size)
         return 'zip'
-    if head[8:9] == b'{' and not head.startswith(b'\x80'):
+    if head[8:9] == b'{' and int.from_bytes(head[:8], 'little') <= size - 8:  # the length of the header
         return 'safetensors'
     with path.open('rb') as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
         for _ in range(LEGACY_PICKLES):

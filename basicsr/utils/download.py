@@ -38,7 +38,7 @@ class DownloadError(IDCodeFormerError, RuntimeError):
     """A file that could not be had; the message names the addresses, the reasons, the target and the remedy."""
 
 
-class OtherFileError(OSError):
+class OtherFileError(IDCodeFormerError, OSError):
     """What a server sends is not the file that was asked for."""
 
 

@@ -112,7 +112,7 @@ def test_sizes_that_are_none_are_usage_errors(flag, value):
 
 
 @pytest.mark.parametrize(('name', 'code'), [('SIGTERM', 143), ('SIGHUP', 129), ('SIGINT', 130)])
-def test_a_signal_leaves_a_summary_of_what_is_done(tmp_path, monkeypatch, capsys, name, code):
+def test_a_signal_leaves_a_summary_of_what_is_done(tmp_path, monkeypatch, capsys, request, name, code):
     source, run = pictures(tmp_path / 'in', 'a.png', 'b.png', 'c.png'), Runner.run
 
     def stopped(self, jobs):
@@ -123,6 +123,9 @@ def test_a_signal_leaves_a_summary_of_what_is_done(tmp_path, monkeypatch, capsys
             yield record
 
     monkeypatch.setattr(Runner, 'run', stopped)
+    usual = {'SIGINT': signal.default_int_handler}  # whoever began the tests may ignore signals, as nohup does
+    before = signal.signal(getattr(signal, name), usual.get(name, signal.SIG_DFL))
+    request.addfinalizer(lambda: signal.signal(getattr(signal, name), before))
     handlers = [signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGHUP)]
     assert restore.main(['-i', str(source), '-o', str(tmp_path / 'out')]) == code
     summary = summary_of(tmp_path / 'out')

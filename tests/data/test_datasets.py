@@ -537,7 +537,7 @@ def test_make_val_pairs_gives_a_validation_set_that_can_be_made_again(faces: Pat
 def test_make_val_pairs_reports_what_is_wrong(faces: Path, tmp_path: Path) -> None:
     spoil(faces)
     done = make_pairs('--input', faces, '--output', tmp_path / 'v', '--severity', 'large', '--size', 64)
-    assert done.returncode == 1 and 'b1.jpg' in done.stderr and 'Traceback' not in done.stderr
+    assert done.returncode == 2 and 'b1.jpg' in done.stderr and 'Traceback' not in done.stderr
 
 
 def test_make_val_pairs_leaves_no_pairs_of_another_run_among_its_own(faces: Path, tmp_path: Path) -> None:
@@ -545,7 +545,7 @@ def test_make_val_pairs_leaves_no_pairs_of_another_run_among_its_own(faces: Path
     assert make_pairs(*common, 'small', '--limit', 3).returncode == 0
     before = {file: file.read_bytes() for file in (tmp_path / 'v').rglob('*.png')}
     done = make_pairs(*common, 'large', '--limit', 2)
-    assert done.returncode == 1 and 'is of another run' in done.stderr
+    assert done.returncode == 2 and 'is of another run' in done.stderr
     assert before == {file: file.read_bytes() for file in (tmp_path / 'v').rglob('*.png')}
     assert make_pairs(*common, 'large', '--limit', 3).returncode == 0
 

@@ -336,7 +336,7 @@ def test_the_script_mixes_nothing(change, place, capsys):
     else:
         more = [f'--{change}', '7']
     before = (place / 'faces.safetensors').read_bytes()
-    assert embed(place / 'faces', place / 'faces.safetensors', weights, *more) == 1
+    assert embed(place / 'faces', place / 'faces.safetensors', weights, *more) == 2
     assert 'give another --output' in capsys.readouterr().err
     assert (place / 'faces.safetensors').read_bytes() == before
 
@@ -606,7 +606,7 @@ def test_the_index_is_what_the_dataset_reads(place, capsys):
 
 def test_the_index_wants_embeddings_of_every_face(place, capsys):
     imwrite(place / 'faces/bob/2.png', photo(31))
-    assert grouped(place, 0.5)[0] == 1
+    assert grouped(place, 0.5)[0] == 2
     assert 'run id-codeformer data embed' in capsys.readouterr().err
 
 

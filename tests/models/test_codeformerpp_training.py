@@ -12,10 +12,10 @@ from small import CODEFORMER, stage_options
 from test_metric_loss import vgg  # noqa: F401  a fixture
 from test_stages import batch_of
 
-from basicsr import train
 from basicsr.archs import build_network
 from basicsr.archs.codeformerpp_arch import warp
 from basicsr.archs.factory import load_network
+from basicsr.cli import train
 from basicsr.losses.registration_loss import residual_bend, similarity, smoothness
 from basicsr.models import build_model
 from basicsr.models.codeformer_joint_model import every_second
@@ -86,13 +86,13 @@ def test_stage_2_sums_what_its_options_ask_for(tmp_path, vgg):  # noqa: F811
     model = build_model(opt)
     fill(model.net_g.dam), fill(model.net_g.tgrn)
     batch = of_both_damages(opt)
-    (terms,) = model.generator_losses(batch, 0)
+    (terms,) = model.generator_losses(batch, 2)
     assert set(terms) == {'l_g_pix', 'l_dml'}
-    output = model.net_g(every_second(batch['in'], batch['in_large_de'], 0))[0]
+    output = model.net_g(every_second(batch['in'], batch['in_large_de'], 2))[0]
     assert terms['l_g_pix'].item() == pytest.approx((output - batch['gt']).abs().mean().item(), rel=1e-5)
     assert 0 <= model.log['dml_active'] <= 1
     opt['train'].pop('metric_opt')
-    assert set(next(build_model(opt).generator_losses(batch, 0))) == {'l_g_pix'}
+    assert set(next(build_model(opt).generator_losses(batch, 2))) == {'l_g_pix'}
 
 
 @pytest.mark.parametrize(('stage', 'part'), [(1, 'dam'), (2, 'tgrn')])
@@ -186,7 +186,7 @@ def test_models_that_cannot_be(section, key, value, words, tmp_path):
 def test_faces_of_another_side_than_the_prior_are_refused(tmp_path):
     opt = options(1, tmp_path)
     opt['datasets']['train'] |= {'gt_size': 32, 'in_size': 32}
-    with pytest.raises(OptionError, match='gt_size is 32, and network_g:img_size 64'):
+    with pytest.raises(OptionError, match='gt_size is 32, and network_g needs 64'):
         build_model(opt)
 
 
@@ -199,7 +199,7 @@ def test_faces_of_another_side_than_the_prior_are_refused(tmp_path):
     ],
 )
 def test_mistyped_options_name_the_nearest(key, value, words, tmp_path):
-    opt = options(1, tmp_path)
+    opt = options(2 if key == 'metric_opt' else 1, tmp_path)
     opt['train'][key] = value
     with pytest.raises(OptionError, match=words):
         check_options(opt)

@@ -101,7 +101,7 @@ def test_the_fused_features_lead_to_the_encoder_only_where_the_options_say_so(th
     assert (first.grad is not None and first.grad.norm() > 0) == through_fusion
     model.net_g.zero_grad()
     image = model.net_g.decode(model.net_g.look_up(prediction.logits), prediction.fused(), 1.0)
-    model.image_losses(image, batch['gt'])['l_g_pix'].backward()
+    model.image_losses(image, batch['gt'], 1)['l_g_pix'].backward()
     assert first.grad is None  # image losses keep the published reach
 
 

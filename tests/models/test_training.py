@@ -157,7 +157,7 @@ def test_a_second_run_of_a_name_sets_the_first_aside(workplace):
         ('network_vqgan:model_path=nowhere.pth', 'nowhere.pth'),
         ('path:resume_state=nowhere.state', 'nowhere.state'),
         ('network_g:nf=20', 'multiples of 32'),
-        ('datasets:train:gt_size=32', 'datasets:train:gt_size is 32, and network_g:img_size 64'),
+        ('datasets:train:gt_size=32', 'datasets:train:gt_size is 32, and network_g needs 64'),
         ('manual_seed=-1', 'manual_seed must be 0 or more'),
         ('train:accumulate=-1', 'train:accumulate must be 1 or more'),
         ('train:total_iter=-3', 'train:total_iter must be 1 or more'),

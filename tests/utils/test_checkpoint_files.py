@@ -345,3 +345,11 @@ def test_what_a_caller_allows_is_read(tmp_path: Path) -> None:
         read_checkpoint(tmp_path / 'x.pth')
     with torch.serialization.safe_globals([Fraction]):
         assert read_checkpoint(tmp_path / 'x.pth')['step'] == Fraction(1, 3)
+
+
+@pytest.mark.parametrize('padding', range(0, 256, 8))
+def test_safetensors_are_known_by_the_length_of_their_header(padding: int, tmp_path: Path) -> None:
+    header = json.dumps({'a': {'dtype': 'F32', 'shape': [1], 'data_offsets': [0, 4]}}).encode()
+    header = header.ljust(64 + padding)
+    (tmp_path / 'x.safetensors').write_bytes(len(header).to_bytes(8, 'little') + header + bytes(4))
+    assert read_checkpoint(tmp_path / 'x.safetensors')['a'].tolist() == [0]

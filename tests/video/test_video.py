@@ -50,7 +50,11 @@ class White(Unchanged):
 
 def restorer(*faces: Face, network=None, detector=None, upscale: float = 1, **settings) -> VideoRestorer:
     images = ImageRestorer(
-        network or Unchanged(64), detector or Found(*(faces or (FACE,))), upscale=upscale, **settings
+        network or Unchanged(64),
+        detector or Found(*(faces or (FACE,))),
+        upscale=upscale,
+        grain=False,
+        **settings,
     )
     return VideoRestorer(images)
 
@@ -325,7 +329,7 @@ def test_a_clip_without_a_face_is_enlarged_and_keeps_its_sound(clip, tmp_path):
 
 def test_a_clip_of_aligned_faces(tmp_path):
     write_clip(tmp_path / 'a.mp4', Scene(PICTURE, 9))
-    aligned = VideoRestorer(ImageRestorer(White(64)), aligned=True)
+    aligned = VideoRestorer(ImageRestorer(White(64), force=True), aligned=True)
     assert aligned.restore_file(tmp_path / 'a.mp4', tmp_path / 'b.mp4').status == 'restored'
     images = frames_of(tmp_path / 'b.mp4')
     assert len(images) == 9 and all(image.shape == (SIDE, SIDE, 3) and image.min() > 250 for image in images)
