@@ -124,9 +124,9 @@ def prepare_folder(opt: Mapping[str, Any], folder: Path, start: int) -> None:
                 old.rename(_unused(old.with_name(f'{old.name}_archived_{time.strftime("%Y%m%d_%H%M%S")}')))
     for name in ('models', 'training_states', 'visualization'):
         (folder / name).mkdir(parents=True, exist_ok=True)
-    remove_abandoned(folder)
         with tempfile.TemporaryFile(dir=folder / name):
             pass  # it can be written to
+    remove_abandoned(folder)  # by a process that was killed while it wrote
     mark = f'_{start}' if start else ''
     write_text(folder / f'options{mark}.yml', dump_options(opt))
     write_environment(folder / f'environment{mark}.json')
