@@ -198,9 +198,7 @@ def describe(state: Mapping[str, Tensor]) -> dict[str, Any]:
         raise CheckpointError(f'the keys are those of no known network: {error!r} is missing or odd') from error
     for name, beginning in FOREIGN.items():
         if any(key.startswith(beginning) for key in state):
-            raise CheckpointError(
-                f'the keys are those of {name}, which this project does not run; give weights of CodeFormer'
-            )
+            raise CheckpointError(f'the keys are those of {name}, which is no CodeFormer; give weights of CodeFormer')
     raise CheckpointError(
         f'the keys are those of no known network (CodeFormer, CodeFormerPlusPlus, VQAutoEncoder, '
         f'VQGANDiscriminator); first: {", ".join(list(state)[:3])}'
