@@ -11,10 +11,19 @@ from basicsr.archs.codeformer_arch import CodeFormer
 from basicsr.archs.codeformerpp_arch import CodeFormerPlusPlus
 from basicsr.archs.discriminator_arch import VQGANDiscriminator
 from basicsr.archs.idcodeformer_arch import IDCodeFormer
+from basicsr.archs.projected_discriminator_arch import ProjectedDiscriminator
 from basicsr.archs.vqgan_arch import VQAutoEncoder
 from basicsr.utils.registry import ARCH_REGISTRY
 
-__all__ = ['CodeFormer', 'CodeFormerPlusPlus', 'IDCodeFormer', 'VQAutoEncoder', 'VQGANDiscriminator', 'build_network']
+__all__ = [
+    'CodeFormer',
+    'CodeFormerPlusPlus',
+    'IDCodeFormer',
+    'ProjectedDiscriminator',
+    'VQAutoEncoder',
+    'VQGANDiscriminator',
+    'build_network',
+]
 
 
 def build_network(opt: Mapping[str, Any]) -> nn.Module:

@@ -43,7 +43,7 @@ class CodeFormerJointModel(CodeFormerIdxModel):
     As in the published training these three reach the fusion blocks only; with `train:end_to_end` they reach encoder
     and Transformer too, through the soft codes (`ste_temperature`) and the features that are fused. The identity term,
     on an image decoded through the soft codes at the w of the phase, always does. `train:losses` are computed where
-    those three are. With `train:crop` the image losses see a random window of this many pixels.
+    those three are. With `train:crop` pixel, perceptual and adversarial losses see a random window of this many pixels.
     """
 
     LOSS_SECTIONS = CodeFormerIdxModel.LOSS_SECTIONS | {'pixel_opt', 'perceptual_opt', 'gan_opt'}
@@ -92,10 +92,10 @@ class CodeFormerJointModel(CodeFormerIdxModel):
             if self.end_to_end:  # the same codes, with a gradient
                 codes = net.look_up_softly(prediction.logits, self.ste_temperature)
             output = net.decode(codes, prediction.fused(detach=not self.end_to_end), w, **known(who))
-        output, gt = random_window(self.crop, output.float(), gt)
-        self.output, self.target = output, gt
-        terms = self.image_losses(output, gt, iteration)
-        terms |= self.gan.generator_terms(output, terms, iteration)
+        whole = output.float(), gt
+        self.output, self.target = random_window(self.crop, *whole)
+        terms = self.image_losses(self.output, self.target, iteration, whole)
+        terms |= self.gan.generator_terms(self.output, terms, iteration)
         terms |= self.code_losses(prediction.logits, prediction.lq_feat, self.target_codes(batch))
         yield terms | self.identity_terms(prediction, batch, iteration, w, who)
 

@@ -20,6 +20,9 @@ from basicsr.utils.registry import LOSS_REGISTRY
 ENTRY_OPTIONS: Mapping[str, Any] = {'name': str, 'every': int, 'start_iter': int, 'sub_batch': int}
 """Keys of an entry of `train:losses` beside `type` and the arguments of the loss."""
 
+SECTIONS: Mapping[str, str] = {'l_g_pix': 'pixel_opt', 'l_g_percep': 'perceptual_opt'}
+"""Terms with a section of their own."""
+
 TERMS = frozenset({
     'l_g_gan', 'l_d_real', 'l_d_fake', 'l_codebook', 'l_feat_encoder', 'cross_entropy_loss',
     'l_ids', 'l_align', 'l_style',
@@ -99,8 +102,7 @@ class ImageLosses:
     def __init__(self, model: BaseModel) -> None:
         self.model = model
         train = model.train_opt
-        sections = {'l_g_pix': 'pixel_opt', 'l_g_percep': 'perceptual_opt'}
-        read = {name: train.get(key) for name, key in sections.items() if key in model.LOSS_SECTIONS}
+        read = {name: train.get(key) for name, key in SECTIONS.items() if key in model.LOSS_SECTIONS}
         self.losses = [self._build(opt, name) for name, opt in read.items() if opt]
         listed = [drop_nulls(opt) for opt in train.get('losses') or ()]
         self.losses += [self._build(opt, name_of(opt)) for opt in listed]
@@ -125,14 +127,24 @@ class ImageLosses:
         wanted = [min(entry.faces or batch, batch) for entry in self.losses if entry.is_due(iteration)]
         return max(wanted, default=0)
 
-    def __call__(self, output: Tensor, gt: Tensor, iteration: int) -> Terms:
-        """The weighted terms of an iteration, for pictures (N,3,H,W) in [-1, 1]."""
+    def __call__(
+        self, output: Tensor, gt: Tensor, iteration: int, whole: tuple[Tensor, Tensor] | None = None
+    ) -> Terms:
+        """Return the weighted terms of an iteration.
+
+        Args:
+            output: images (N,3,H,W) in [-1, 1].
+            gt: their targets.
+            iteration: from 1 on.
+            whole: the images of which these are a window, and their targets, for the losses of `train:losses`.
+        """
         terms: Terms = {}
         for entry in self.losses:
             if not entry.is_due(iteration):
                 continue
+            restored, target = (output, gt) if entry.name in SECTIONS or whole is None else whole
             with self.model.autocast():
-                value = entry.loss(output[: entry.faces], gt[: entry.faces])
+                value = entry.loss(restored[: entry.faces], target[: entry.faces])
             if isinstance(value, tuple):  # PerceptualLoss: features and style, None for one that is off
                 style = 'l_g_style' if entry.name == 'l_g_percep' else f'{entry.name}_style'
                 parts = {entry.name: value[0], style: value[1]}

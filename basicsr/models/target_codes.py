@@ -32,6 +32,7 @@ class TargetCodes:
         train_set = (opt.get('datasets') or {}).get('train') or {}
         self.teacher: VQAutoEncoder | None = None
         self.positions, self.codebook_size = network.latent_side**2, network.codebook_size
+        self.to_input = network.to_input  # of network_g, whose images may be larger than those of stage I
         section = dict(opt.get('network_vqgan') or {})
         vqgan_path = (opt.get('network_g') or {}).get('vqgan_path')
         if train_set.get('latent_gt_path'):
@@ -74,6 +75,6 @@ class TargetCodes:
                 )
             return codes
         gt = batch['gt']
-        network_input = self.teacher.to_input(gt)
+        network_input = self.to_input(gt)
         indices = self.teacher.quantize(self.teacher.encoder(network_input))[2]['min_encoding_indices']
         return indices.view(gt.shape[0], -1)

@@ -27,7 +27,7 @@ class VQGANModel(BaseModel):
     With `train:codebook_warmup` (`iters`, `samples`) the first iterations train a plain autoencoder; then the codebook
     is set by k-means on `samples` of its features, which spares the time that codes need to come alive. With
     `train:codebook_average` (`decay`, `restart_under`) codes follow the mean of their features instead of a gradient.
-    With `train:crop` the image losses see a random window of this many pixels.
+    With `train:crop` pixel, perceptual and adversarial losses see a random window of this many pixels.
     """
 
     LOSS_SECTIONS = frozenset({'pixel_opt', 'perceptual_opt', 'gan_opt', 'codebook_opt', 'identity_opt', 'losses'})
@@ -93,8 +93,9 @@ class VQGANModel(BaseModel):
             feat = net.encoder(net.to_input(gt))
             quant, l_codebook, stats = (feat, None, {}) if self.warming else net.quantize(feat)
             output = net.generator(quant)
-        self.output, self.target = random_window(self.crop, output.float(), gt)
-        terms = self.image_losses(self.output, self.target, iteration)
+        whole = output.float(), gt
+        self.output, self.target = random_window(self.crop, *whole)
+        terms = self.image_losses(self.output, self.target, iteration, whole)
         terms |= self.gan.generator_terms(self.output, terms, iteration)
         if self.identity and self.identity.is_due(iteration):
             terms['l_ids'] = self.identity(output.float(), gt)
