@@ -10,7 +10,7 @@ README = Path(__file__).resolve().parents[1] / 'README.md'
 
 
 def readme_command(text: str, name: str) -> str:
-    """The one line in the fence below the comment `<!-- command: NAME -->`.
+    """Return the one line in the fence below the comment `<!-- command: NAME -->`.
 
     Raises:
         ValueError: `text` has no such comment with a fence of one line directly below it.

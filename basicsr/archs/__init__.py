@@ -27,7 +27,7 @@ __all__ = [
 
 
 def build_network(opt: Mapping[str, Any]) -> nn.Module:
-    """The network named by `opt['type']`, with the other items as its arguments.
+    """Return the network named by `opt['type']`, with the other items as its arguments.
 
     Raises:
         KeyError: `type` is missing or unknown.

@@ -79,7 +79,7 @@ class FuseBlock(nn.Module):
         return cast(nn.Conv2d, self.shift[-1]).weight
 
     def forward(self, enc_feat: Tensor, dec_feat: Tensor, w: float | Tensor) -> Tensor:
-        """Encoder and decoder features (N,C,H,W), w >= 0 -> the fused decoder feature (N,C,H,W)."""
+        """Fuse encoder and decoder features (N,C,H,W) at weight w >= 0 into a decoder feature (N,C,H,W)."""
         e = self.encode_enc(torch.cat([enc_feat, dec_feat], dim=1))
         return dec_feat + w * (dec_feat * self.scale(e) + self.shift(e))
 
@@ -168,11 +168,11 @@ class CodeFormer(VQAutoEncoder):
         self.fix(fix_modules)
 
     def transformer_blocks(self) -> Iterable[Callable[[Tensor, Tensor], Tensor]]:
-        """What the tokens (L,N,dim) go through, in order; the second argument is their position (L,1,dim)."""
+        """Return the blocks for tokens (L,N,dim), in order; their second argument is the position (L,1,dim)."""
         return cast(Iterable[Callable[[Tensor, Tensor], Tensor]], self.ft_layers)
 
     def predict_logits(self, lq_feat: Tensor, **known: Any) -> Tensor:
-        """Encoder features (N,emb_dim,s,s) -> code logits (N,s*s,codebook_size), positions row-major."""
+        """Predict code logits (N,s*s,codebook_size), positions row-major, from encoder features (N,emb_dim,s,s)."""
         tokens = self.feat_emb(lq_feat.flatten(2).permute(2, 0, 1))  # (L,N,dim)
         position = self.position_emb.unsqueeze(1)  # (L,1,dim)
         for block in self.transformer_blocks(**known):

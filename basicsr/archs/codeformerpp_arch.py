@@ -23,7 +23,7 @@ from basicsr.utils.registry import ARCH_REGISTRY, nearest
 SMALLEST, MULTIPLE = 32, 16
 """Sides that the networks work at: from the first, multiples of the second."""
 TEXTURES = ('I_warp', 'I_G', 'I_F')
-"""What texture can be taken from."""
+"""Sources of texture."""
 COARSEST = 16
 """The aligner halves its features until their side is below this."""
 
@@ -73,7 +73,7 @@ def folded(phi: Tensor) -> Tensor:
 
 
 def _convolution(in_channels: int, out_channels: int, stride: int = 1) -> nn.Sequential:
-    """A 3x3 convolution that keeps the variance of its input, and a leaky ReLU."""
+    """Return a 3x3 convolution that keeps the variance of its input, and a leaky ReLU."""
     layer = nn.Conv2d(in_channels, out_channels, 3, stride=stride, padding=1)
     nn.init.kaiming_normal_(layer.weight, a=0.2)
     nn.init.zeros_(cast(Tensor, layer.bias))
@@ -375,7 +375,7 @@ class CodeFormerPlusPlus(nn.Module):
 
     @property
     def takes_identity(self) -> bool:
-        """Whether the prior takes embeddings of who the faces are."""
+        """True if the prior takes identity embeddings."""
         return self.prior.takes_identity
 
     @property
@@ -390,12 +390,12 @@ class CodeFormerPlusPlus(nn.Module):
 
     @property
     def transfers_texture(self) -> bool:
-        """Whether stage 2 has trained it: the last layer of the transfer network is not all zero."""
+        """True if stage 2 has trained it: the last layer of the transfer network is not all zero."""
         return bool(self.tgrn.last.weight.any())
 
     @property
     def registers(self) -> bool:
-        """Whether stage 1 has trained it: the last layer of the aligner is not all zero."""
+        """True if stage 1 has trained it: the last layer of the aligner is not all zero."""
         return bool(self.dam.flow.weight.any())
 
     def train(self, mode: bool = True) -> CodeFormerPlusPlus:
@@ -429,7 +429,7 @@ class CodeFormerPlusPlus(nn.Module):
         return warp(generated, self.dam(generated, faithful), 'bicubic').clamp(-1, 1)
 
     def texture_source(self, faithful: Tensor, generated: Tensor) -> Tensor:
-        """What texture is taken from (N,3,S,S), as `texture_from` says."""
+        """Return the source of texture (N,3,S,S) that `texture_from` names."""
         if self.texture_from == 'I_warp':
             return self.align(generated, faithful)
         return generated if self.texture_from == 'I_G' else faithful

@@ -48,7 +48,7 @@ SPARE = 1 << 20  # values that a network holds beside its state dict
 ODD_SIZES = (
     ValueError, LookupError, TypeError, AttributeError, ArithmeticError, RuntimeError, AssertionError, MemoryError,
 )  # fmt: skip
-"""What networks and torch raise when sizes make no sense (RecursionError is a RuntimeError)."""
+"""Errors of networks and torch for sizes that make no sense (RecursionError is a RuntimeError)."""
 
 
 class _Building(TorchFunctionMode):
@@ -138,7 +138,7 @@ def _describe_autoencoder(state: Mapping[str, Tensor]) -> dict[str, Any]:
 
 
 def _describe_identity(state: Mapping[str, Tensor]) -> dict[str, Any]:
-    """What makes a CodeFormer an IDCodeFormer; empty for one without identity."""
+    """Return the options that make a CodeFormer an IDCodeFormer; empty for one without identity."""
     conditioned, styled = 'id_tokens.null' in state, 'id_style.shared.0.weight' in state
     if not (conditioned or styled):
         return {}
@@ -168,7 +168,7 @@ def _describe_plusplus(state: Mapping[str, Tensor]) -> dict[str, Any]:
 
 
 def describe(state: Mapping[str, Tensor]) -> dict[str, Any]:
-    """The options (`type` and sizes) of the network a state dict belongs to.
+    """Return the options (`type` and sizes) of the network a state dict belongs to.
 
     What shapes do not tell keeps its default: `STATED`, and an autoencoder's side (16x16 codes are assumed).
 

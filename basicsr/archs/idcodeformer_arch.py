@@ -20,7 +20,7 @@ from basicsr.utils.registry import ARCH_REGISTRY
 
 
 class Identity(NamedTuple):
-    """Who the faces of a batch are.
+    """Identity of the faces of a batch.
 
     Attributes:
         vectors: unit embeddings of the references (N,R,D); zero where there is none.
@@ -31,17 +31,17 @@ class Identity(NamedTuple):
     confidence: Tensor
 
     def first(self, faces: int) -> Identity:
-        """That of the first faces of the batch."""
+        """Return the identity of the first faces of the batch."""
         return Identity(self.vectors[:faces], self.confidence[:faces])
 
     def only(self, reference: int) -> Identity:
-        """What one of the references tells alone."""
+        """Return the identity by one of the references alone."""
         part = slice(reference, reference + 1)
         return Identity(self.vectors[:, part], self.confidence[:, part])
 
     @property
     def known(self) -> Tensor:
-        """How far anything is known of a face (N,): the confidence of its most trusted reference."""
+        """Confidence of the most trusted reference of each face (N,)."""
         return self.confidence.amax(1)
 
     @property
@@ -51,7 +51,7 @@ class Identity(NamedTuple):
 
 
 def spread(vectors: Tensor) -> Tensor:
-    """Unit vectors (...,D) at length sqrt(D): numbers of variance 1, which do not drown in the biases of a layer."""
+    """Return unit vectors (...,D) at length sqrt(D): numbers of variance 1, not lost in a layer's biases."""
     return vectors * vectors.shape[-1] ** 0.5
 
 
@@ -146,7 +146,7 @@ class IdentityStyle(nn.Module):
 
     @staticmethod
     def styled(feat: Tensor, statistics: Tensor) -> Tensor:
-        """A decoder feature (N,C,H,W), normalised, under gamma and beta (N,2C,grid,grid)."""
+        """Return a decoder feature (N,C,H,W), normalised, under gamma and beta (N,2C,grid,grid)."""
         if statistics.shape[2] > 1:
             statistics = F.interpolate(statistics, size=feat.shape[2:], mode='bilinear', align_corners=False)
         gamma, beta = statistics.chunk(2, dim=1)
@@ -155,7 +155,7 @@ class IdentityStyle(nn.Module):
         return gamma * (feat - mean) / deviation + beta
 
     def forward(self, side: int, feat: Tensor, identity: Identity) -> Tensor:
-        """What is to be added to a decoder feature (N,C,H,W), in proportion to how far the face is known."""
+        """Return the addition to a decoder feature (N,C,H,W), in proportion to the identity's confidence."""
         return identity.known[:, None, None, None] * self.styled(feat, self.statistics(side, identity))
 
 
@@ -217,7 +217,7 @@ class IDCodeFormer(CodeFormer):
         self.fix(fix_modules)
 
     def identify(self, faces: int, identity: Tensor | None = None, mask: Tensor | None = None) -> Identity:
-        """The identity of a batch; in training, that of a share of the faces is dropped.
+        """Return the identity of a batch; in training, that of a share of the faces is dropped.
 
         Args:
             faces: N.

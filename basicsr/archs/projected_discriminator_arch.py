@@ -1,4 +1,4 @@
-"""ProjectedDiscriminator: patches of pixels, and features of a pretrained network (Projected GANs, Sauer et al., 2021)."""
+"""ProjectedDiscriminator: pixels and pretrained features judged (Projected GANs, Sauer et al., 2021)."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ CHANNELS = {'relu2_2': 128, 'relu3_3': 256, 'relu4_3': 512}
 
 
 def head(channels: int, width: int) -> nn.Sequential:
-    """Return the judge of one layer's features: (N,channels,h,w) to a logit a place (N,1,h,w), spectrally normalised."""
+    """Return a judge of one layer's features: (N,channels,h,w) to a logit a place (N,1,h,w), spectrally normalised."""
     return nn.Sequential(
         spectral_norm(nn.Conv2d(channels, width, 1)),
         nn.LeakyReLU(0.2, inplace=True),

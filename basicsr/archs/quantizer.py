@@ -24,7 +24,7 @@ def perplexity(indices: Tensor, codebook_size: int) -> Tensor:
 
 
 class Codebook(nn.Module):
-    """What both quantizers share: look-up by index in the table `codes` (codebook_size, emb_dim)."""
+    """Base of both quantizers: look-up by index in the table `codes` (codebook_size, emb_dim)."""
 
     codebook_size: int
 
@@ -156,7 +156,7 @@ def build_quantizer(
     gumbel_straight_through: bool,
     gumbel_kl_weight: float,
 ) -> VectorQuantizer | GumbelQuantizer:
-    """The quantizer called 'nearest' or 'gumbel'.
+    """Return the quantizer called 'nearest' or 'gumbel'.
 
     Raises:
         ValueError: another name.

@@ -20,7 +20,7 @@ from basicsr.utils.registry import ARCH_REGISTRY, nearest
 
 
 def normalize(channels: int) -> nn.GroupNorm:
-    """The normalisation used everywhere here: 32 groups, fewer below 64 channels, eps 1e-6.
+    """Return the normalisation used everywhere here: 32 groups, fewer below 64 channels, eps 1e-6.
 
     A group has two channels at least. With one, the last normalisation, which only a convolution follows, would give
     every picture the same mean colour.
@@ -74,7 +74,7 @@ class AttnBlock(nn.Module):
 
     @staticmethod
     def _project(layer: nn.Conv2d, tokens: Tensor) -> Tensor:
-        """A 1x1 convolution of tokens (N,HW,C). As a matrix product its result has one memory layout only.
+        """Return a 1x1 convolution of tokens (N,HW,C). As a matrix product its result has one memory layout only.
 
         Compiled attention relies on the layout that was foreseen, and convolutions can choose another.
         """
@@ -146,7 +146,7 @@ class BlockStack(nn.Module):
 
 @dataclass(frozen=True)
 class Sizes:
-    """What encoder and generator are built from; see `VQAutoEncoder`."""
+    """Sizes of encoder and generator; see `VQAutoEncoder`."""
 
     img_size: int
     nf: int

@@ -1,4 +1,4 @@
-"""What the command lines have in common: how flags are spelt, and what exit codes mean.
+"""Shared parts of the command lines: spelling of flags, and exit codes.
 
 Every command ends with 0 where everything was done, 1 where something failed after it had begun (each file is named),
 2 where nothing was begun: a wrong command line, or something that it needs is not there. Training and validation end

@@ -33,7 +33,7 @@ SAVE_EVERY = 2000  # photographs
 
 
 def open_table(file: Path, embedder: FaceEmbedder, recogniser_sum: str, variants: int, seed: int) -> Embeddings:
-    """The file's embeddings, none where there is no file.
+    """Return the file's embeddings, none where there is no file.
 
     Raises:
         DataError: it is damaged, or was made with another recogniser, seed or number of variants.
@@ -53,7 +53,7 @@ def open_table(file: Path, embedder: FaceEmbedder, recogniser_sum: str, variants
 
 @torch.inference_mode()
 def embed(embedder: FaceEmbedder, raw: bytes | memoryview, path: Path, variants: int, seed: int) -> Tensor:
-    """Unit vectors (2,K,D) of a photograph, on the CPU.
+    """Return unit vectors (2,K,D) of a photograph, on the CPU.
 
     Raises:
         DataError: it is damaged, too small or not square.
@@ -67,7 +67,7 @@ def embed(embedder: FaceEmbedder, raw: bytes | memoryview, path: Path, variants:
 
 
 def update(table: Embeddings, files: Files, root: Path, embedder: FaceEmbedder, failed: list[str]) -> Embeddings:
-    """The table with what it lacked of `files`, saved from time to time; messages of bad pictures go to `failed`."""
+    """Add the missing `files` to the table, saved from time to time; messages of bad pictures go to `failed`."""
     missing = [index for index, row in enumerate(table.rows(files, root)) if row is None]
     known: set[bytes] = set()
     for start in range(0, len(missing), SAVE_EVERY):
@@ -96,7 +96,7 @@ def update(table: Embeddings, files: Files, root: Path, embedder: FaceEmbedder, 
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """The command line; returns the exit code."""
+    """Run the command line; return the exit code."""
     parser = ArgumentParser(description='Embed photographs once, for training with references.')
     parser.add_argument('-i', '--input', type=Path, required=True, help='folder of aligned faces, or an lmdb of them')
     parser.add_argument('-o', '--output', type=Path, required=True, help='file to write or to add to (.safetensors)')

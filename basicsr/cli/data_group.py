@@ -1,4 +1,4 @@
-"""Who is on which picture, for sets that do not say: groups aligned faces by person, by the recogniser's embeddings.
+"""Grouping of aligned faces by person, by a recognizer's embeddings, for sets without labels.
 
     id-codeformer data embed -i datasets/faces -o datasets/faces.safetensors --weights arcface_ir_se50
     id-codeformer data group -i datasets/faces --embeddings datasets/faces.safetensors \
@@ -58,7 +58,7 @@ class Pairs(NamedTuple):
     cosine: Tensor
 
     def best(self, count: int | None, largest: bool) -> Pairs:
-        """Those with the largest or smallest cosine, in that order; None takes all."""
+        """Return the pairs of largest or smallest cosine, in that order; None takes all."""
         order = self.cosine.argsort(descending=largest)[:count]
         return Pairs(*(values[order] for values in self))
 
@@ -82,7 +82,7 @@ def find_pairs(vectors: Tensor, wanted: Callable[[Tensor, slice], Tensor], most:
 
 
 def group(count: int, pairs: Pairs) -> np.ndarray:
-    """The person of each of `count` faces (count,), numbered by the first face; all that pairs link are one person."""
+    """Return the person of each of `count` faces (count,), numbered by the first face; pairs link people."""
     links = coo_array((np.ones(len(pairs.first), bool), (pairs.first.numpy(), pairs.second.numpy())), (count, count))
     return connected_components(links, directed=False)[1]
 
@@ -100,7 +100,7 @@ def example_sheet(paths: Sequence[Path], pairs: Pairs) -> list[np.ndarray]:
 
 
 def summarise(people: np.ndarray, above: Pairs, threshold: float, recogniser: str) -> dict[str, Any]:
-    """The report."""
+    """Build the report."""
     sizes = np.bincount(people)
     linked = int(sum(size * (size - 1) // 2 for size in sizes.tolist()))
     return {
@@ -117,7 +117,7 @@ def summarise(people: np.ndarray, above: Pairs, threshold: float, recogniser: st
 
 
 def embedded(root: Path, file: Path) -> tuple[list[Path], Tensor, str]:
-    """The pictures, their unit vectors (N,D), of the clean picture and its mirror image, and the recogniser's name.
+    """Return the pictures, their unit vectors (N,D), of the picture and its mirror image, and the recognizer's name.
 
     Raises:
         DataError: no pictures, no embeddings, or not of all of them.
@@ -132,7 +132,7 @@ def embedded(root: Path, file: Path) -> tuple[list[Path], Tensor, str]:
 
 
 def write_list(path: Path, root: Path, pictures: Sequence[Path], people: np.ndarray) -> None:
-    """The CSV that `datasets:train:identities` takes."""
+    """Write the CSV that `datasets:train:identities` takes."""
     with replacing(path) as partial, partial.open('w', newline='', encoding='utf-8') as file:
         writer = csv.writer(file)
         writer.writerow(['file', 'person'])
@@ -141,7 +141,7 @@ def write_list(path: Path, root: Path, pictures: Sequence[Path], people: np.ndar
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """The command line; returns the exit code."""
+    """Run the command line; return the exit code."""
     parser = ArgumentParser(description='Group aligned faces by person.')
     parser.add_argument('-i', '--input', type=Path, required=True, help='folder of aligned faces, sub-folders included')
     parser.add_argument('--embeddings', type=Path, required=True, help='of them, made with id-codeformer data embed')

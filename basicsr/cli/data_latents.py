@@ -32,7 +32,7 @@ def encode(network: VQAutoEncoder, faces: Tensor) -> Tensor:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """The command line; returns the exit code."""
+    """Run the command line; return the exit code."""
     parser = ArgumentParser(description='Write the target codes of a folder of good faces.')
     parser.add_argument('-i', '--input', type=Path, required=True, help='folder of aligned faces, sub-folders included')
     parser.add_argument('-o', '--output', type=Path, required=True, help='file to write (.pth)')

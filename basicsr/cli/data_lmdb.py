@@ -100,7 +100,7 @@ def write(environment: Any, batch: dict[bytes, bytes]) -> None:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """The command line; 0 when every picture was packed, 1 when one could not be read, 2 when there is no lmdb."""
+    """Run the command line; return 0 if all pictures were packed, 1 if one could not be read, 2 without lmdb."""
     parser = ArgumentParser(description='Pack a folder of pictures into an lmdb.')
     parser.add_argument('-i', '--input', type=Path, required=True, help='folder of pictures, sub-folders included')
     parser.add_argument('-o', '--output', type=Path, required=True, help='folder to make; its name ends in .lmdb')

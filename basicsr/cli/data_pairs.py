@@ -45,7 +45,7 @@ def make_pair(path: Path, name: str, ranges: DegradationRanges, size: int, seed:
 
 
 def ranges_of(protocol: str) -> tuple[DegradationRanges, int]:
-    """The ranges for 512 pixels and the seed of a protocol.
+    """Return the ranges for 512 pixels and the seed of a protocol.
 
     Raises:
         ValueError: there is none of that name, or its inputs are given.
@@ -80,7 +80,7 @@ def make_pairs(source: Path, target: Path, ranges: DegradationRanges, size: int,
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """The command line; 0 when every pair was written."""
+    """Run the command line; return 0 when every pair was written."""
     parser = ArgumentParser(description='Make validation pairs from clean faces.')
     parser.add_argument('--input', type=Path, required=True, help='folder of clean faces, sub-folders included')
     parser.add_argument('--output', type=Path, required=True, help='folder for lq/, bicubic/ and gt/')

@@ -39,7 +39,7 @@ def list_groups(manifest: Mapping[str, Sequence[WeightsFile]], folder: Path) -> 
 
 
 def main(argv: list[str] | None = None) -> int:
-    """The command line; 0 if every file is there at the end, 1 if one is not, 2 if nothing could be started.
+    """Run the command line; return 0 if every file is there at the end, 1 if one is not, 2 if nothing could be started.
 
     Without a group nothing is fetched, and the groups are listed.
     """

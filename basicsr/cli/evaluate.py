@@ -63,7 +63,7 @@ def parser() -> argparse.ArgumentParser:
 
 
 def device_of(name: str | None) -> torch.device:
-    """The device of a name.
+    """Return the device of a name.
 
     Raises:
         EvaluationError: there is none of that name.
@@ -92,7 +92,7 @@ def show(content: Mapping[str, Any]) -> None:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """The command line; returns the exit code."""
+    """Run the command line; return the exit code."""
     args = parser().parse_args(argv)
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors='backslashreplace')  # names of files may have letters that the screen has not

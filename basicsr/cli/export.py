@@ -36,7 +36,7 @@ BATCHES = (1, 3)
 
 
 class Restoration(nn.Module):
-    """What is exported of a network: its image and its logits.
+    """Exported part of a network: its image and its logits.
 
     Args:
         network: in eval mode.
@@ -85,7 +85,7 @@ def export(module: Restoration, path: Path) -> None:
 
 @torch.inference_mode()
 def compare(module: Restoration, path: Path) -> float:
-    """The largest difference of an image value (of [-1, 1]) between the file on onnxruntime and the original.
+    """Return the largest difference of an image value (of [-1, 1]) between the file on onnxruntime and the original.
 
     Of noise, for each w of `WEIGHTS_OF_FIDELITY` and each batch of `BATCHES`. Faces for which the two choose another
     code somewhere, because two are equally likely, are compared by their logits.
@@ -106,7 +106,7 @@ def compare(module: Restoration, path: Path) -> float:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """The command line; 0 if the file agrees with the original, 1 if not, 2 if there is nothing to export."""
+    """Run the command line; return 0 if the file agrees with the original, 1 if not, 2 without a file."""
     parser = ArgumentParser(description='Export a CodeFormer or a CodeFormer++ to ONNX, with w as an input.')
     parser.add_argument('--model', type=Path, default=packaged('weights') / SMALL)
     parser.add_argument('--output', type=Path, default=Path('codeformer.onnx'))

@@ -39,7 +39,7 @@ def statistics_of_folder(folder: Path, network: Features, device: torch.device) 
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """The command line; returns the exit code."""
+    """Run the command line; return the exit code."""
     parser = ArgumentParser(description='Make the statistics of a reference set for the FID.')
     parser.add_argument('-i', '--input', type=Path, required=True, help='folder of pictures, FFHQ at 512 pixels')
     parser.add_argument('-o', '--output', type=Path, help='.npz (default: where evaluate looks for those of FFHQ)')

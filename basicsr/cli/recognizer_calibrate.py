@@ -1,4 +1,4 @@
-"""How far a recogniser can be trusted on degraded faces: fit the confidence of `identity: input`, and show its curve.
+"""Calibration of a recognizer on degraded faces: fit the confidence of `identity: input`, and draw its curve.
 
     id-codeformer recognizer calibrate -i datasets/faces -o options/confidence/mine.json --weights RECOGNISER \
         --val datasets/faces_val --curve docs/results/confidence
@@ -57,12 +57,12 @@ class Sample:
     cosines: np.ndarray
 
     def of(self, names: Sequence[str]) -> np.ndarray:
-        """The measurements of these names (N,len(names))."""
+        """Return the measurements of these names (N,len(names))."""
         return self.measured[:, [list(FEATURES).index(name) for name in names]]
 
     @property
     def targets(self) -> np.ndarray:
-        """What a confidence is to predict (N,), from 0 to 1."""
+        """Targets of the confidence (N,), from 0 to 1."""
         return self.cosines.clip(0, 1)
 
 
@@ -77,7 +77,7 @@ def ranges_at(severity: float) -> DegradationRanges:
 
 
 def damaged(clean: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """A face RGB uint8 (S,S,3) at a severity that is drawn too."""
+    """Return a face RGB uint8 (S,S,3) at a severity that is drawn too."""
     ranges = ranges_at(rng.uniform()).scaled(len(clean))
     return to_bytes(degrade(to_unit(clean), ranges, rng))
 
@@ -123,7 +123,7 @@ def fit(sample: Sample, names: Sequence[str]) -> tuple[dict[str, float], float]:
 
 
 def predict(sample: Sample, weights: dict[str, float], bias: float) -> np.ndarray:
-    """The confidence of each face (N,)."""
+    """Return the confidence of each face (N,)."""
     calibration = Calibration('', '', weights, bias, '')
     return calibration(torch.from_numpy(sample.of(tuple(weights)))).numpy()
 
@@ -166,7 +166,7 @@ def write_csv(path: Path, rows: Sequence[dict[str, Any]]) -> None:
 
 
 def compare(fitted: Sample, held_out: Sample) -> list[dict[str, Any]]:
-    """How well every choice of measurements, fitted on one sample, predicts the other."""
+    """Return how well each choice of measurements, fitted on one sample, predicts the other."""
     rows = []
     for number in range(1, len(FEATURES) + 1):
         for names in combinations(FEATURES, number):
@@ -190,7 +190,7 @@ def report(stem: Path, fitted: Sample, held_out: Sample, calibration: Calibratio
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """The command line; returns the exit code."""
+    """Run the command line; return the exit code."""
     parser = ArgumentParser(description='Calibrate the confidence of an identity taken from the input.')
     parser.add_argument('-i', '--input', type=Path, required=True, help='folder of clean aligned faces to fit on')
     parser.add_argument('-o', '--output', type=Path, required=True, help='file to write (.json)')

@@ -23,7 +23,7 @@ SAME, DIFFERENT = 0.68, 0.06
 
 
 def embed_people(embedder: FaceEmbedder, folder: Path) -> tuple[Tensor, Tensor]:
-    """The embeddings (N,D) of the pictures in the folders of `folder`, and the number (N,) of each one's folder.
+    """Return the embeddings (N,D) of the pictures in the folders of `folder`, and the number (N,) of each one's folder.
 
     Raises:
         ValueError: there is no pair of pictures of one person, or none of two.
@@ -40,14 +40,14 @@ def embed_people(embedder: FaceEmbedder, folder: Path) -> tuple[Tensor, Tensor]:
 
 
 def cosines(embeddings: Tensor, people: Tensor) -> tuple[Tensor, Tensor]:
-    """The cosines of all pairs of pictures of one person, and of all pairs of two people; each pair once."""
+    """Return the cosines of all pairs of pictures of one person, and of all pairs of two people; each pair once."""
     first, second = torch.triu_indices(len(people), len(people), offset=1)
     values, same = (embeddings[first] * embeddings[second]).sum(dim=1), people[first] == people[second]
     return values[same], values[~same]
 
 
 def main(argv: list[str] | None = None) -> int:
-    """The command line; 0 when the means are `SAME` or more and `DIFFERENT` or less."""
+    """Run the command line; return 0 when the means are `SAME` or more and `DIFFERENT` or less."""
     parser = ArgumentParser(description='Check a face recogniser on aligned faces of known people.')
     parser.add_argument('weights', help=f'a file, an InsightFace pack, or one of {", ".join(RECOGNISERS)}')
     parser.add_argument('-i', '--input', type=Path, required=True, help='a folder of aligned faces for each person')

@@ -41,7 +41,7 @@ AUTO = 'auto'
 
 
 def fidelity(text: str) -> float | str:
-    """The value of -w."""
+    """Parse the value of -w."""
     if text == AUTO:
         return AUTO
     value = float(text)
@@ -51,7 +51,7 @@ def fidelity(text: str) -> float | str:
 
 
 def between(least: float, most: float) -> Callable[[str], float]:
-    """What reads a number from `least` to `most`."""
+    """Return a parser of numbers from `least` to `most`."""
 
     def number(text: str) -> float:
         value = float(text)
@@ -63,7 +63,7 @@ def between(least: float, most: float) -> Callable[[str], float]:
 
 
 def whole_number(text: str) -> int:
-    """A number from 0 on."""
+    """Parse a number from 0 on."""
     value = int(text)
     if value < 0:
         raise argparse.ArgumentTypeError(f'{text} is below 0')
@@ -71,7 +71,7 @@ def whole_number(text: str) -> int:
 
 
 def positive(text: str) -> float:
-    """A number above 0."""
+    """Parse a number above 0."""
     value = float(text)
     if not 0 < value < math.inf:
         raise argparse.ArgumentTypeError(f'{text} is not above 0, or no number')
@@ -79,7 +79,7 @@ def positive(text: str) -> float:
 
 
 def frame_rate(text: str) -> Fraction:
-    """The value of --save_video_fps, a number or a fraction."""
+    """Parse the value of --save_video_fps, a number or a fraction."""
     try:
         value = Fraction(text).limit_denominator(1001)  # 29.97002997 is 30000/1001
     except (ValueError, ZeroDivisionError):
@@ -147,7 +147,7 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 def add_network_flags(group: argparse._ArgumentGroup) -> None:
-    """Those about the face network, and where and how it computes."""
+    """Add the flags of the face network, its device and precision."""
     add = group.add_argument
     add(
         '--model',
@@ -180,7 +180,7 @@ def add_network_flags(group: argparse._ArgumentGroup) -> None:
 
 
 def add_identity_flags(group: argparse._ArgumentGroup) -> None:
-    """Those about references and recognisers."""
+    """Add the flags of references and recognizers."""
     add = group.add_argument
     add(
         '--ref',
@@ -292,7 +292,7 @@ def say_identity(restorer: ImageRestorer) -> None:
 
 
 def about_identity(restorer: ImageRestorer) -> dict[str, Any]:
-    """The same for the summary."""
+    """Return the same for the summary."""
     guide = restorer.guide
     if guide is None:
         return {'recogniser': None}
@@ -356,7 +356,7 @@ def save_summary(path: Path, records: Sequence[FileRecord], about: Mapping[str, 
 
 
 def build_runner(args: argparse.Namespace, output: Path) -> Runner:
-    """What restores the files, with everything loaded, and the folder for the results made."""
+    """Build the runner, with all networks loaded, and make the folder for the results."""
     restorer = build_restorer(args)
     limits = {'max_megapixels': args.max_megapixels, 'fps': args.save_video_fps, 'network_size': args.network_size}
     runner = Runner(restorer, output, args.suffix, args.has_aligned, **limits)
@@ -365,14 +365,14 @@ def build_runner(args: argparse.Namespace, output: Path) -> Runner:
 
 
 def about_run(args: argparse.Namespace, jobs: Sequence[Job], skipped: Sequence[str]) -> dict[str, Any]:
-    """The flags and the plan, for the summary."""
+    """Return the flags and the plan, for the summary."""
     inputs = args.input_path if len(args.input_path) > 1 else args.input_path[0]
     flags = {**vars(args), 'input_path': inputs, 'save_video_fps': str(args.save_video_fps or '') or None}
     return {**flags, 'skipped': list(skipped), 'planned': len(jobs)}
 
 
 def about_restorer(restorer: ImageRestorer) -> dict[str, Any]:
-    """What restored, and with which settings, for the summary."""
+    """Return the model and its settings, for the summary."""
     settings = {'w': AUTO if restorer.choose_w else restorer.w, 'adain': restorer.adain}
     return {**settings, 'model': restorer.restorer.description, 'who': about_identity(restorer)}
 

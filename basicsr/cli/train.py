@@ -35,14 +35,14 @@ from basicsr.utils.stopping import StoppedError
 ERRORS = (
     OptionError, DataError, CheckpointError, NonFiniteLossError, SaveError, InUseError, dist.PeerLostError, OSError,
 )  # fmt: skip
-"""What ends a run with one line that says all."""
+"""Errors that end a run with one line."""
 EXIT_CODES = 'Exit codes: 0 done, 1 an error, 2 a wrong command line, 130 Ctrl-C and 143 SIGTERM (saved, then left).'
 
 logger = logging.getLogger('basicsr')
 
 
 def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
-    """The command line."""
+    """Parse the command line."""
     parser = ArgumentParser(description='Train a stage of CodeFormer from an option file.', epilog=EXIT_CODES)
     parser.add_argument('-opt', required=True, help='option file (YAML)')
     parser.add_argument(
@@ -62,7 +62,7 @@ def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
 
 
 def run_options(path: str | Path, changes: Sequence[str] = (), debug: bool = False) -> dict[str, Any]:
-    """The checked options of a run. Null means the default, but in the datasets, where it means "not at all"."""
+    """Return the checked options of a run. Null means the default, but in the datasets, where it means "not at all"."""
     opt = with_packaged(load_options(find_packaged(path), changes))
     check_options(opt)
     opt = {**drop_nulls(opt), 'datasets': {name: section for name, section in opt['datasets'].items() if section}}
@@ -88,14 +88,14 @@ def with_packaged(opt: Any) -> Any:
 
 
 def uses_cuda(opt: Mapping[str, Any]) -> bool:
-    """Whether a run computes on GPUs: where there are any, unless `num_gpu` is 0."""
+    """Return True if a run computes on GPUs: where there are any, unless `num_gpu` is 0."""
     return torch.cuda.is_available() and opt.get('num_gpu') != 0
 
 
 def find_resume_state(
     opt: Mapping[str, Any], folder: Path, auto: bool, resume: Callable[[Path], int]
 ) -> tuple[Path | None, list[str]]:
-    """The state to go on from, and what is wrong with newer ones.
+    """Return the state to go on from, and what is wrong with newer ones.
 
     With `auto` it is the run's last one that `resume` can take up. Where there is none, and without `auto`, it is
     `path:resume_state`.
@@ -139,7 +139,7 @@ def _unused(path: Path) -> Path:
 
 
 def make_loaders(opt: Mapping[str, Any], done: int) -> tuple[DataLoader, dict[str, DataLoader]]:
-    """The training loader, its first `done` items left out, and the validation loaders by name."""
+    """Return the training loader, its first `done` items left out, and the validation loaders by name."""
     sections = opt['datasets']
     if 'train' not in sections:
         raise OptionError("datasets: 'train' is missing")
@@ -236,7 +236,7 @@ def launch_or_join(launcher: str, opt: Mapping[str, Any], arguments: Sequence[st
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """The command line; returns the exit code, see EXIT_CODES."""
+    """Run the command line; return the exit code, see EXIT_CODES."""
     args = parse_arguments(argv)
     get_root_logger()
     failure = 'it failed unexpectedly; see what it wrote'

@@ -19,7 +19,7 @@ from basicsr.utils.options import OptionError, merge
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """The command line; returns the exit code. Results go to `results/<name>/`."""
+    """Run the command line; return the exit code. Results go to `results/<name>/`."""
     parser = ArgumentParser(description='Judge trained weights on the validation sets of an option file.')
     parser.add_argument('-opt', required=True, help='option file (YAML)')
     parser.add_argument('--weights', help='network weights, instead of path:pretrain_network_g')

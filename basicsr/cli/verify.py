@@ -1,4 +1,4 @@
-"""Whether weights restore here as they do where they were published: inputs beside the pictures made of them there."""
+"""Comparison of restorations with published ones of the same inputs."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ class Pair:
 
 
 def find_pairs(folder: Path) -> Iterator[Pair]:
-    """The pairs in a folder.
+    """Yield the pairs in a folder.
 
     Those of `lq/NAME.png` and `w0.5/NAME.png`, for any w; and of `spandrel/lq.jpg` and
     `spandrel/w0.5_input_in_0_1.png`, whose values are in [0, 1].
@@ -100,7 +100,7 @@ def check(restorer: FaceRestorer, pairs: Sequence[Pair]) -> int:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """The command line; 0 if every picture is the published one, 1 if one is not."""
+    """Run the command line; return 0 if every picture is the published one, 1 if one is not."""
     parser = ArgumentParser(
         description='Compare restorations with published ones: PAIRS/lq/NAME with PAIRS/w0.5/NAME, and PAIRS/spandrel.'
     )

@@ -36,7 +36,7 @@ __all__ = [
 
 
 def build_dataset(opt: Mapping[str, Any]) -> Dataset:
-    """The dataset that `opt['type']` names.
+    """Return the dataset that `opt['type']` names.
 
     Raises:
         DataError: no 'type'.

@@ -23,7 +23,7 @@ COST_PER_SEPARATE_TAP = 1.5  # of a product of one column and one row
 
 
 def separate(kernel: np.ndarray, tolerance: float = TOLERANCE) -> tuple[np.ndarray, np.ndarray]:
-    """A kernel (taps,taps) as a sum of R products of columns and rows.
+    """Return a kernel (taps,taps) as a sum of R products of columns and rows.
 
     Args:
         kernel: any kernel.
@@ -43,14 +43,14 @@ def separate(kernel: np.ndarray, tolerance: float = TOLERANCE) -> tuple[np.ndarr
 
 
 def _starts(length: int, count: int) -> tuple[np.ndarray, np.ndarray]:
-    """The first of the two values that bilinear resizing of `length` to `count` reads, and the weight of the second."""
+    """Return the first of two values that bilinear resizing of `length` to `count` reads, and the second's weight."""
     position = np.maximum((np.arange(count) + 0.5) * (length / count) - 0.5, 0)
     first = np.minimum(position.astype(int), length - 1)
     return first, np.where(first == length - 1, 0, position - first)
 
 
 def _matrix(length: int, count: int, filters: np.ndarray) -> np.ndarray:
-    """Filters (R,taps), then bilinear reduction of `length` values to `count`, as float32 (count,R,length).
+    """Return filters (R,taps), then bilinear reduction of `length` values to `count`, as float32 (count,R,length).
 
     Values beyond the ends are mirrored around the first and the last one (`cv2.BORDER_REFLECT_101`); taps < length.
     """
@@ -115,7 +115,7 @@ def _apply(
     upright: tuple[np.ndarray, list[tuple[slice, slice]]],
     level: tuple[np.ndarray, list[tuple[slice, slice]]],
 ) -> np.ndarray:
-    """The two products, one stretch of rows after another so that what lies between them stays in the cache."""
+    """Return the two products, one stretch of rows after another so that what lies between them stays in the cache."""
     (matrix, blocks), (count, rank, width), channels = upright, level[0].shape, image.shape[2]
     source = torch.from_numpy(np.ascontiguousarray(image)).view(len(image), -1)
     across = [

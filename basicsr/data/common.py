@@ -1,4 +1,4 @@
-"""What the datasets share: the error, reading one picture, tables keyed by picture, and normalisation."""
+"""Shared parts of the datasets: the error, reading one picture, tables keyed by picture, and normalisation."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class DataError(IDCodeFormerError, ValueError):
 
 
 def option(opt: Mapping[str, Any], key: str) -> Any:
-    """The value of a key that a dataset cannot do without.
+    """Return the value of a key that a dataset cannot do without.
 
     Raises:
         DataError: the key is missing or null.
@@ -59,7 +59,7 @@ def list_pictures(root: Path, key: str) -> list[Path]:
 
 
 def read_picture(path: Path, smallest: float = 1) -> np.ndarray:
-    """A picture file as RGB uint8 (H,W,3).
+    """Return a picture file as RGB uint8 (H,W,3).
 
     Args:
         path: the file.
@@ -76,7 +76,7 @@ def read_picture(path: Path, smallest: float = 1) -> np.ndarray:
 
 
 def decode_picture(raw: bytes | memoryview, path: Path, smallest: float = 1) -> np.ndarray:
-    """The content of the picture file `path` as RGB uint8 (H,W,3).
+    """Return the content of the picture file `path` as RGB uint8 (H,W,3).
 
     Raises:
         DataError: it is damaged or tiny; the message names it.
@@ -142,7 +142,7 @@ class Normalise:
 
 
 def relative_key(path: Path, root: Path) -> str:
-    """The path below `root` without its extension, with forward slashes: the name of a picture in tables and pairs."""
+    """Return the path below `root` without its extension, with forward slashes: a picture's name in tables."""
     return path.relative_to(root).with_suffix('').as_posix()
 
 
@@ -158,7 +158,7 @@ def table_keys(paths: Sequence[Path], root: Path) -> list[list[str]]:
 
 
 def load_table(path: str | Path) -> dict[str, Any]:
-    """A dict of tensors, arrays or lists from a `.pth`, read without running code from it.
+    """Return a dict of tensors, arrays or lists from a `.pth`, read without running code from it.
 
     Raises:
         DataError: no such file, or not such a table.

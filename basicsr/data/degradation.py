@@ -38,7 +38,7 @@ def _frozen(value: Any) -> Any:
 
 @dataclass(frozen=True)
 class DegradationRanges:
-    """How hard a picture is damaged; the fields carry the names of the option keys. `None` leaves a step out.
+    """Ranges of a degradation; the fields carry the names of the option keys. `None` leaves a step out.
 
     Args:
         blur_sigma: standard deviation of the Gaussian, pixels of the input picture.
@@ -78,7 +78,7 @@ class DegradationRanges:
             raise ValueError(f'kernel_prob: {list(self.kernel_prob)} must give one weight to each of kernel_list')
 
     def scaled(self, size: int) -> DegradationRanges:
-        """The same severity for pictures of `size` pixels instead of 512: lengths shrink, noise and quality stay."""
+        """Return the same severity for pictures of `size` pixels instead of 512: lengths shrink."""
         ratio = size / REFERENCE_SIZE
         sigma, factor = self.blur_sigma, self.downsample_range
         return replace(
@@ -152,7 +152,7 @@ SMALL = DegradationRanges(blur_sigma=(0.1, 10), downsample_range=(1, 12), noise_
 
 
 def gaussian_kernel(taps: int, sigma_x: float, sigma_y: float, angle: float = 0.0) -> np.ndarray:
-    """A Gaussian of deviations `sigma_x`, `sigma_y` (pixels) turned by `angle` (radians); (taps,taps), sum 1."""
+    """Return a Gaussian of deviations `sigma_x`, `sigma_y` (pixels) turned by `angle` (radians); (taps,taps), sum 1."""
     axis = np.arange(taps) - taps // 2
     x, y = axis[None, :], axis[:, None]
     along = (np.cos(angle) * x + np.sin(angle) * y) / max(sigma_x, SMALLEST_SIGMA)
@@ -162,7 +162,7 @@ def gaussian_kernel(taps: int, sigma_x: float, sigma_y: float, angle: float = 0.
 
 
 def motion_kernel(taps: int, rng: np.random.Generator) -> np.ndarray:
-    """The trace of a camera moving along a smoothly turning path, its centroid in the middle; (taps,taps), sum 1."""
+    """Return the trace of a camera on a smoothly turning path, its centroid in the middle; (taps,taps), sum 1."""
     steps = 16 * taps
     length = rng.uniform(0.25, 1.0) * max(taps - 2, 0)
     turns = np.linspace(0, 1, steps)
@@ -180,7 +180,7 @@ def motion_kernel(taps: int, rng: np.random.Generator) -> np.ndarray:
 
 
 def random_kernel(ranges: DegradationRanges, rng: np.random.Generator) -> np.ndarray:
-    """A Gaussian kernel drawn from `ranges`; (taps,taps), sum 1."""
+    """Return a Gaussian kernel drawn from `ranges`; (taps,taps), sum 1."""
     low, high = ranges.blur_sigma or (0.0, 0.0)
     weights = np.asarray(ranges.kernel_prob, float)
     kind = ranges.kernel_list[rng.choice(len(weights), p=weights / weights.sum())]

@@ -33,7 +33,7 @@ SUM = hashlib.sha256().digest_size
 
 
 def reference_variants(image: np.ndarray, count: int, rng: np.random.Generator) -> list[np.ndarray]:
-    """A photograph as references may look: as it is, then reduced to a side between 64 and its own, and as JPEG.
+    """Return a photograph as references may look: as it is, then reduced to a side between 64 and its own, and as JPEG.
 
     Args:
         image: RGB uint8 (S,S,3).
@@ -63,7 +63,7 @@ def stamp_of(path: Path, root: Path) -> bytes | None:
 
 @dataclass(frozen=True, eq=False)
 class Embeddings:
-    """What the file holds of P photographs in K variants.
+    """Embeddings of P photographs in K variants.
 
     Attributes:
         recogniser: its name.
@@ -157,14 +157,14 @@ class Embeddings:
         )
 
     def lack_of(self, path: Path, count: int, total: int, root: Path) -> str:
-        """What to say where picture `path` and others of those below `root`, `count` of `total`, are not in it."""
+        """Return the message for picture `path` and others below `root`, `count` of `total`, that are not in it."""
         return (
             f'{path}: {self.file} holds no embedding of this picture ({count} of {total} lack one); run '
             + COMMAND.format(root=root, file=self.file)
         )
 
     def rows(self, files: Files, root: Path) -> list[int | None]:
-        """The row of each file, None for those whose content is not known or cannot be read.
+        """Return the row of each file, None for those whose content is not known or cannot be read.
 
         A file that is as it was when its embedding was made is not read again.
         """
@@ -184,7 +184,7 @@ class Embeddings:
 
 
 def open_embeddings(opt: Mapping[str, Any]) -> Embeddings:
-    """The file that the option `embeddings` names, of the `recogniser` if that is named.
+    """Return the file that the option `embeddings` names, of the `recogniser` if that is named.
 
     Raises:
         DataError: there is none, or of another recogniser.

@@ -90,7 +90,7 @@ class FFHQBlindDataset(Dataset):
             logger.warning('component_path: the boxes of face parts are not read, as no loss of this project uses them')
 
     def _open(self, opt: Mapping[str, Any]) -> Files:
-        """The pictures."""
+        """Return the pictures."""
         return open_files(opt, 'dataroot_gt')
 
     def __len__(self) -> int:
@@ -134,18 +134,18 @@ class FFHQBlindDataset(Dataset):
         raise DataError(f'{self.root}: not one of its {len(self)} pictures can be used; see the warnings')
 
     def damage(self, image: np.ndarray, ranges: DegradationRanges, rng: np.random.Generator) -> Tensor:
-        """The low-quality side of `image`, float32 (gt_size,gt_size,3) in [0, 1]: (3,in_size,in_size)."""
+        """Return the low-quality side of `image`, float32 (gt_size,gt_size,3) in [0, 1]: (3,in_size,in_size)."""
         if not self.use_corrupt:
             return self.normalise(to_bytes(resize_square(image, self.in_size)))
         damaged = degrade(image, ranges, rng, self.in_size)
         return self.normalise(to_bytes(change_colour(damaged, self.colour, rng)))
 
     def _inputs(self, image: np.ndarray, rng: np.random.Generator) -> dict[str, Tensor]:
-        """The low-quality items of one clean picture, float32 (gt_size,gt_size,3) in [0, 1]."""
+        """Return the low-quality items of one clean picture, float32 (gt_size,gt_size,3) in [0, 1]."""
         return {'in': self.damage(image, self.ranges, rng)}
 
     def _faces(self, image: np.ndarray, rng: np.random.Generator, v: int) -> dict[str, Tensor]:
-        """The items of item `v` that show a face, of its picture, RGB uint8 (gt_size,gt_size,3)."""
+        """Return the items of item `v` that show a face, of its picture, RGB uint8 (gt_size,gt_size,3)."""
         return {**self._inputs(to_unit(image), rng), 'gt': self.normalise(image)}
 
     def __getitem__(self, v: int) -> Item:

@@ -64,7 +64,7 @@ class LatentCodes:
         )
 
     def __call__(self, index: int, flip: bool) -> Tensor:
-        """The codes of picture `index`, or of its mirror image: (positions,) int64.
+        """Return the codes of picture `index`, or of its mirror image: (positions,) int64.
 
         Raises:
             DataError: the file has none.

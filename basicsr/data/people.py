@@ -1,4 +1,4 @@
-"""Who is who: the person on each picture of a folder, from its sub-folders or from a list."""
+"""People of a folder: the person on each picture, by sub-folders or by a list."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ logger = logging.getLogger(__name__)
 
 
 def people_of(paths: Sequence[Path], root: Path, file: str | Path | None = None) -> list[str | None]:
-    """The person on each picture; None for pictures that the list does not name.
+    """Return the person on each picture; None for pictures that the list does not name.
 
     Args:
         paths: the pictures, below `root`.
@@ -49,7 +49,7 @@ def _folder_of(path: Path, root: Path) -> str:
 
 
 def _read(file: Path) -> dict[str, str]:
-    """The person by the path of the picture, without extension."""
+    """Return the person by the path of the picture, without extension."""
     table: dict[str, str] = {}
     try:
         rows = list(_csv_rows(file) if file.suffix.lower() == '.csv' else _text_rows(file))

@@ -44,7 +44,7 @@ class ReferenceBlindDataset(FFHQBlindDataset):
     OPTION_KEYS = FFHQBlindDataset.OPTION_KEYS | REFERENCE_KEYS
 
     def _open(self, opt: Mapping[str, Any]) -> Files:
-        """The pictures that have references."""
+        """Return the pictures that have references."""
         files = super()._open(opt)
         table = open_embeddings(opt)
         people = people_of(files.paths, self.root, opt.get('identities'))
@@ -65,7 +65,7 @@ class ReferenceBlindDataset(FFHQBlindDataset):
     def _embedded(
         self, files: Files, people: list[str | None], table: Embeddings
     ) -> tuple[Files, list[str | None], list[int]]:
-        """The pictures of known people, these people, and the rows of the pictures' embeddings."""
+        """Return the pictures of known people, these people, and the rows of the pictures' embeddings."""
         rows = table.rows(files, self.root)
         missing = [index for index, row in enumerate(rows) if row is None and people[index] is not None]
         if missing:

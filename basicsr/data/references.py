@@ -1,4 +1,4 @@
-"""Which photographs tell who somebody is, and what a recogniser made of them."""
+"""References of each picture: other photographs of the person, and their embeddings."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from basicsr.data.common import DataError
 
 
 def reference_items(vectors: Sequence[Tensor], paths: Sequence[Path], count: int, dim: int) -> dict[str, Any]:
-    """What a dataset gives of one face's references.
+    """Return the items of a dataset for one face's references.
 
     Args:
         vectors: their embeddings (dim,), `count` or fewer.
@@ -70,12 +70,12 @@ class References:
         self.photos = dict(photos)
 
     def can_serve(self, index: int) -> bool:
-        """Whether picture `index` has a reference."""
+        """Return True if picture `index` has a reference."""
         person = self.people[index]
         return person is not None and (self.self_reference or len(self.photos[person]) > 1)
 
     def __call__(self, index: int, flip: bool, rng: np.random.Generator) -> dict[str, Any]:
-        """References of picture `index` or (`flip`) of its mirror image, if it has one; see `reference_items`."""
+        """Return references of picture `index` or (`flip`) of its mirror image, if any; see `reference_items`."""
         row = self.rows[index]
         others = [other for content, other in self.photos[str(self.people[index])].items() if content != row]
         variants = self.vectors.shape[2]

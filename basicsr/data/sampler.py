@@ -59,7 +59,7 @@ def build_dataloader(
     start: int = 0,
     train: bool = True,
 ) -> DataLoader:
-    """The loader of one process.
+    """Return the loader of one process.
 
     Args:
         dataset: one of this package's.

@@ -1,4 +1,4 @@
-"""Where the files of pictures lie: in a folder, in an lmdb, or in memory. What is read is the same in all of them."""
+"""Storage of picture files: a folder, an lmdb, or memory, all read alike."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class Files(Protocol):
     paths: list[Path]
 
     def read(self, index: int) -> bytes | memoryview:
-        """The content of file `index`.
+        """Return the content of file `index`.
 
         Raises:
             DataError: it cannot be read; the message names it.
@@ -154,7 +154,7 @@ class ChosenFiles:
 
 
 def open_files(opt: Mapping[str, Any], key: str) -> Files:
-    """The files in the place that option `key` names, read as `io_backend` says.
+    """Return the files in the place that option `key` names, read as `io_backend` says.
 
     Args:
         opt: options of a dataset. `io_backend.type` is `disk` (default), `lmdb`, or `memory`, which reads everything
@@ -207,7 +207,7 @@ def _forget(root: Path) -> None:
 
 
 def _environment(root: Path) -> Any:
-    """The lmdb, opened once in each process (it must not be used across a fork) and checked.
+    """Return the lmdb, opened once in each process (it must not be used across a fork) and checked.
 
     Raises:
         DataError: no package to read it with, or nothing that it can read.

@@ -1,4 +1,4 @@
-"""What networks of the RetinaFace kind (Deng et al., 2020) take and give: preprocessing, anchors, decoding.
+"""Input and output of RetinaFace networks (Deng et al., 2020): preprocessing, anchors, decoding.
 
 The input is BGR minus the mean, (1,3,H,W) float32; the outputs, for each anchor, are the box offset (4), the class
 probabilities (2) and the landmark offsets (10).
@@ -33,7 +33,7 @@ def anchors(width: int, height: int) -> np.ndarray:
 
 
 def decode(boxes: np.ndarray, classes: np.ndarray, points: np.ndarray, width: int, height: int) -> np.ndarray:
-    """The network's outputs (A,4), (A,2), (A,10) to rows of box, score and landmarks in pixels, (N,15)."""
+    """Turn the network's outputs (A,4), (A,2), (A,10) into rows of box, score and landmarks in pixels, (N,15)."""
     check_finite(classes, 'the face detector')
     likely = classes[:, 1] > LEAST_SCORE
     boxes, scores, points, base = boxes[likely], classes[likely, 1], points[likely], anchors(width, height)[likely]

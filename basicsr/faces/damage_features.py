@@ -90,7 +90,7 @@ def _of_bands(bands: list[np.ndarray]) -> list[float]:
 
 
 def _of_places(local: list[np.ndarray]) -> list[float]:
-    """How fine the picture is where it has structure: quantiles, so that a sharp overlay on a blurred face shows."""
+    """Return the fineness of structure in places: quantiles, so that a sharp overlay on a blurred face shows."""
     structured = local[2] + local[3] >= np.percentile(local[2] + local[3], 60)
     result: list[float] = []
     for fine, coarse in ((0, 2), (1, 3), (0, 1)):
@@ -100,7 +100,7 @@ def _of_places(local: list[np.ndarray]) -> list[float]:
 
 
 def _of_landmarks(local: list[np.ndarray], inside: np.ndarray, points: np.ndarray, side: float) -> list[float]:
-    """How fine eyes, nose and mouth are, which are so in every sharp face; neutral where they are not to be seen."""
+    """Return the fineness of eyes, nose and mouth, which every sharp face has; neutral where they are not visible."""
     reach = max(2, round(0.06 * side))
     values: list[float] = []
     for x, y in np.rint(points).astype(int):
@@ -169,7 +169,7 @@ def _of_rows_and_columns(grey: np.ndarray, inside: np.ndarray) -> list[float]:
 
 
 def _of_blocks(grey: np.ndarray, inside: np.ndarray) -> list[float]:
-    """Steps that come back in regular distances, along both axes: 8 pixels, and whatever period is strongest."""
+    """Return steps that come back in regular distances, along both axes: 8 pixels, and whatever period is strongest."""
     result: list[float] = []
     for picture, mask in ((grey, inside), (grey.T, inside.T)):
         within = mask[:, 3:] & mask[:, :-3]
@@ -183,7 +183,7 @@ def _of_blocks(grey: np.ndarray, inside: np.ndarray) -> list[float]:
 
 
 def _grid(profile: np.ndarray, period: int) -> tuple[float, float]:
-    """How much the strongest offset of a grid stands out of the others: in their spread, and in levels."""
+    """Return how far the strongest offset of a grid stands out: in spreads of the others, and in levels."""
     if len(profile) < 3 * period:
         return 0.0, 0.0
     rows = profile[: len(profile) // period * period].reshape(-1, period)
@@ -193,7 +193,7 @@ def _grid(profile: np.ndarray, period: int) -> tuple[float, float]:
 
 
 def _period(profile: np.ndarray) -> float:
-    """The strongest period in a profile: its share of the variation that is not slow."""
+    """Return the strongest period in a profile: its share of the variation that is not slow."""
     if len(profile) < 2 * PERIODS[1]:
         return 0.0
     power = np.abs(np.fft.rfft((profile - profile.mean()) * np.hanning(len(profile)), 512)) ** 2
@@ -234,7 +234,7 @@ def _of_outliers(grey: np.ndarray, inside: np.ndarray) -> list[float]:
 
 
 def _of_directions(bands: list[np.ndarray], inside: np.ndarray) -> list[float]:
-    """How evenly a band changes in all directions: the eigenvalues of its mean structure tensor."""
+    """Return the eigenvalues of a band's mean structure tensor: how evenly it changes in all directions."""
     result: list[float] = []
     for band in bands[:3]:
         changes = np.stack([change[inside] for change in np.gradient(band)])

@@ -50,7 +50,7 @@ class FaceDetector(Protocol):
     """Anything that finds faces."""
 
     def detect(self, image: np.ndarray) -> list[Face]:
-        """The faces in an RGB uint8 (H,W,3) picture, the largest first."""
+        """Return the faces in an RGB uint8 (H,W,3) picture, the largest first."""
         ...
 
 
@@ -84,7 +84,7 @@ class ScaledDetector:
         self.second_look = SecondLook(find, min_score, sure_score)
 
     def detect(self, image: np.ndarray) -> list[Face]:
-        """The faces in an RGB uint8 (H,W,3) picture, the largest first."""
+        """Return the faces in an RGB uint8 (H,W,3) picture, the largest first."""
         sure, doubtful = self._look_over(image)
         upside_down = self._look_turned(image, (2,), lambda width, height: UPSIDE_DOWN * factors(width, height)[-1])
         faces = distinct([*sure, *self._settled(image, [*doubtful, *upside_down], sure)])
@@ -95,7 +95,7 @@ class ScaledDetector:
         return sorted(faces, key=lambda face: -face.eye_distance)
 
     def _look_over(self, image: np.ndarray) -> tuple[list[Face], list[tuple[Face, bool]]]:
-        """The faces of all windows that are beyond doubt, and the others, the best scores first.
+        """Return the faces of all windows that are beyond doubt, and the others, the best scores first.
 
         Beside each of the others is whether it is a mere hint, which counts where a second look confirms it.
         """
@@ -113,7 +113,7 @@ class ScaledDetector:
         return distinct(sure), sorted(doubtful, key=lambda pair: -pair[0].score)
 
     def _look_at(self, image: np.ndarray) -> Iterator[tuple[Face, bool]]:
-        """What is found in a window; and whether it should have been seen in the first look, and was not."""
+        """Yield the faces of a window, and whether the first look should have found them and did not."""
         sizes = factors(image.shape[1], image.shape[0])
         looks = [self._find_at(image, factor) for factor in sizes]
         rows = np.concatenate(looks)
@@ -125,7 +125,7 @@ class ScaledDetector:
             yield _face(row), bool(large and not (_overlaps(row, seen) > OVERLAP).any())
 
     def _settled(self, image: np.ndarray, doubtful: Sequence[tuple[Face, bool]], sure: Sequence[Face]) -> list[Face]:
-        """What a second look makes of the doubtful faces that are apart from the others, and of a few hints."""
+        """Yield the results of a second look at doubtful faces apart from the others, and at a few hints."""
         settled: list[Face] = []
         hints = 0
         for face, hint in doubtful:
@@ -177,7 +177,7 @@ def factors(width: int, height: int) -> list[float]:
 
 
 def windows(width: int, height: int) -> list[tuple[int, int, int, int]]:
-    """The picture, or what covers a strip: left, top, right and bottom, the last two excluded."""
+    """Return the picture, or what covers a strip: left, top, right and bottom, the last two excluded."""
     long_side, short_side = max(width, height), min(width, height)
     length = max(round(STRIP * short_side), LEAST_WINDOW)
     if long_side <= length:
@@ -201,7 +201,7 @@ def distinct(faces: Sequence[Face]) -> list[Face]:
 
 
 def _are_one(face: Face, other: Face) -> bool:
-    """Whether two boxes are the same, or the middle of the landmarks of one lies within the ellipse of the other."""
+    """Return True if two boxes agree, or the landmarks of one are centred within the ellipse of the other."""
     if _overlaps(face.box, other.box[None])[0] > OVERLAP:
         return True
     return any(_contains(one, two.landmarks.mean(0)) for one, two in ((face, other), (other, face)))
@@ -221,7 +221,7 @@ def _moved(face: Face, matrix: np.ndarray) -> Face:
 
 
 def _turned_back(quarters: int, width: int, height: int) -> np.ndarray:
-    """The matrix from a picture of that size, turned clockwise by so many quarters, to the picture."""
+    """Return the matrix from a picture of that size, turned clockwise by so many quarters, to the picture."""
     if quarters == 2:
         return np.array([[-1.0, 0, width - 1], [0, -1.0, height - 1]])
     clockwise = np.array([[0, 1.0, 0], [-1.0, 0, height - 1]])  # (x, y) was (y, height - 1 - x)
@@ -237,14 +237,14 @@ def _overlaps(box: np.ndarray, others: np.ndarray) -> np.ndarray:
 
 
 def _lies_within(face: Face, other: Face) -> bool:
-    """Whether most of a face's box lies in the box of a larger face."""
+    """Return True if most of a face's box lies in the box of a larger face."""
     area, other_area = (np.prod(found.box[2:] - found.box[:2]) for found in (face, other))
     low, high = np.maximum(face.box[:2], other.box[:2]), np.minimum(face.box[2:], other.box[2:])
     return bool(area < other_area and np.prod(np.clip(high - low, 0, None)) > MOSTLY * area)
 
 
 def _find_file(name: str, candidates: list[Path], remedy: str) -> Path:
-    """The first of `candidates` that is there; of a folder, with ONNX files in it.
+    """Return the first of `candidates` that is there; of a folder, with ONNX files in it.
 
     Raises:
         FileNotFoundError: none is.
@@ -262,7 +262,7 @@ def build_detector(
     path: str | os.PathLike | None = None,
     device: str = 'cpu',
 ) -> FaceDetector:
-    """A detector by name. None of them downloads anything.
+    """Return a detector by name. None of them downloads anything.
 
     Args:
         name: one of `DETECTORS`.

@@ -18,7 +18,7 @@ SHRINKS = 0.8  # a warp that makes things smaller than this is preceded by area 
 
 
 def similarity_transform(src: np.ndarray, dst: np.ndarray) -> np.ndarray:
-    """The rotation, uniform scaling and shift that brings `src` nearest to `dst` in least squares (no mirroring).
+    """Return the rotation, uniform scaling and shift that brings `src` nearest to `dst` by least squares, unmirrored.
 
     With points as complex numbers about their means, the best factor is <src, dst> / <src, src> (Umeyama 1991 in two
     dimensions).
@@ -45,17 +45,17 @@ def similarity_transform(src: np.ndarray, dst: np.ndarray) -> np.ndarray:
 
 
 def scaling(factor: float) -> np.ndarray:
-    """The matrix from a picture to the same picture resized by `factor`, (2,3)."""
+    """Return the matrix from a picture to the same picture resized by `factor`, (2,3)."""
     return np.array([[factor, 0, (factor - 1) / 2], [0, factor, (factor - 1) / 2]])
 
 
 def compose(outer: np.ndarray, inner: np.ndarray) -> np.ndarray:
-    """The matrix that applies `inner`, then `outer`."""
+    """Return the matrix that applies `inner`, then `outer`."""
     return outer[:, :2] @ inner + np.array([[0, 0, outer[0, 2]], [0, 0, outer[1, 2]]])
 
 
 def invert_affine(matrix: np.ndarray) -> np.ndarray:
-    """The matrix that undoes `matrix`.
+    """Return the matrix that undoes `matrix`.
 
     Raises:
         numpy.linalg.LinAlgError: it cannot be undone.
@@ -75,13 +75,13 @@ def affine_scale(matrix: np.ndarray) -> float:
 
 
 def frame_corners(width: int, height: int) -> np.ndarray:
-    """The outer corners of a picture, clockwise from the top left, (4,2)."""
+    """Return the outer corners of a picture, clockwise from the top left, (4,2)."""
     right, bottom = width - 0.5, height - 0.5
     return np.array([[-0.5, -0.5], [right, -0.5], [right, bottom], [-0.5, bottom]])
 
 
 def covering_rectangle(points: np.ndarray, width: int, height: int, margin: float = 0) -> tuple[int, int, int, int]:
-    """The pixels (left, top, right, bottom; the last two excluded) around `points`, cut to a picture; may be empty."""
+    """Return the pixels (left, top, right, bottom, the latter excluded) around `points`, cut to a picture."""
     low = np.clip(np.floor(points.min(0) - margin + 0.5), 0, (width, height)).astype(int)
     high = np.clip(np.ceil(points.max(0) + margin + 0.5), low, (width, height)).astype(int)
     return int(low[0]), int(low[1]), int(high[0]), int(high[1])
@@ -132,7 +132,7 @@ def crop_side(landmarks: np.ndarray) -> float:
 
 
 def ellipse_distance(landmarks: np.ndarray, width: int, height: int, matrix: np.ndarray | None = None) -> np.ndarray:
-    """How far each pixel is from the middle of a face: 1 on the ellipse from the forehead to the chin.
+    """Return the distance of each pixel from the middle of a face: 1 on the ellipse from forehead to chin.
 
     Args:
         landmarks: (5,2) in the picture, in the order of `basicsr.utils.templates`.
@@ -156,7 +156,7 @@ def ellipse_distance(landmarks: np.ndarray, width: int, height: int, matrix: np.
 
 
 def align_face(image: np.ndarray, landmarks: np.ndarray, size: int) -> tuple[np.ndarray, np.ndarray]:
-    """The face cut out upright at its FFHQ place. What lies outside the picture is its reflection, as in FFHQ.
+    """Return the face cut out upright at its FFHQ place. What lies outside the picture is its reflection, as in FFHQ.
 
     Args:
         image: RGB uint8 (H,W,3).

@@ -34,12 +34,12 @@ class Grain:
 
     @classmethod
     def of(cls, image: np.ndarray) -> Grain:
-        """The noise of RGB uint8 or uint16 (H,W,3), of one block at least, as its flattest parts show it."""
+        """Measure the noise of RGB uint8 or uint16 (H,W,3), of one block at least, in its flattest parts."""
         unit = np.float32(np.iinfo(image.dtype).max / 255)
         return cls(_deviations(cv2.transform(image / unit, FROM_RGB)))
 
     def missing_in(self, other: Grain) -> Grain | None:
-        """What `other` has less than this; None if this is no grain."""
+        """Return the grain that `other` lacks; None if this is no grain."""
         if self.levels[0, 0] < LEAST:
             return None
         missing = np.sqrt(np.clip(np.minimum(self.levels, MOST) ** 2 - other.levels**2, 0, None))
@@ -56,7 +56,7 @@ class Grain:
 
 
 def missing_grain(image: np.ndarray, face: np.ndarray, matrix: np.ndarray) -> Grain | None:
-    """What a restored face lacks of the noise of its picture.
+    """Return the noise of the picture that a restored face lacks.
 
     Args:
         image: RGB uint8 or uint16 (H,W,3), not enlarged.
@@ -80,7 +80,7 @@ def missing_grain(image: np.ndarray, face: np.ndarray, matrix: np.ndarray) -> Gr
 
 
 def _bands(image: np.ndarray) -> list[np.ndarray]:
-    """What lies between neighbouring scales, three of (H,W,3) float32."""
+    """Return the bands between neighbouring scales, three of (H,W,3) float32."""
     smooth = [image, *(cv2.GaussianBlur(image, (0, 0), sigma) for sigma in SIGMAS)]
     return [fine - coarse for fine, coarse in pairwise(smooth)]
 

@@ -23,7 +23,7 @@ NOT_FACE = (0, 14, 16, 17, 18)  # of ParseNet's 19 labels, those that the publis
 
 
 def face_mask(size: int, border: float = 0.15) -> np.ndarray:
-    """How much of the restored face each pixel of the crop takes.
+    """Return the weight of the restored face at each pixel of the crop.
 
     Along each axis the mask rises from exactly 0 at the outermost pixel to 1 with two continuous derivatives
     (6t^5 - 15t^4 + 10t^3), so that the eye finds no edge.

@@ -60,11 +60,11 @@ class SecondLook:
     sure_score: float
 
     def is_doubtful(self, face: Face) -> bool:
-        """Whether a face is to be looked at again, as it may be none, or lie another way than its landmarks say."""
+        """Return True if a face needs a second look: it may be none, or lie another way than its landmarks say."""
         return face.score < self.sure_score or abs(roll(face.landmarks)) > DOUBTFUL or misfit(face.landmarks) > MISFIT
 
     def __call__(self, image: np.ndarray, face: Face) -> Face | None:
-        """The face as it is in the direction in which it is upright; None if there is none in any.
+        """Return the face as it is in the direction in which it is upright; None if there is none in any.
 
         Its `consistent` is False where the landmarks of two looks in that direction disagree.
         """
@@ -85,12 +85,12 @@ class SecondLook:
 
     @staticmethod
     def _agree(face: Face, again: Face, turned: float) -> bool:
-        """Whether the face is upright in the second look (`turned` is its roll there), with the same landmarks."""
+        """Return True if the second look has the face upright (`turned` is its roll), with the same landmarks."""
         fits = misfit(again.landmarks) <= MISFIT
         return fits and abs(turned) <= SETTLED and distance(face.landmarks, again.landmarks) <= DISTANCE
 
     def _look(self, image: np.ndarray, middle: np.ndarray, size: float, degrees: float) -> tuple[Face, float] | None:
-        """The face nearest to `middle` in a square of `size` pixels that is turned back by `degrees`, and its roll."""
+        """Return the face nearest to `middle` in a square of `size` pixels, turned back by `degrees`, and its roll."""
         factor = SIDE / size * np.exp(-1j * np.radians(degrees))
         linear = np.array([[factor.real, -factor.imag], [factor.imag, factor.real]])
         matrix = np.hstack([linear, ((SIDE - 1) / 2 - linear @ middle)[:, None]])
@@ -107,7 +107,7 @@ class SecondLook:
 
 
 def moved_box(box: np.ndarray, matrix: np.ndarray) -> np.ndarray:
-    """The upright box (4,) around `box` after `matrix`."""
+    """Return the upright box (4,) around `box` after `matrix`."""
     left, top, right, bottom = box
     corners = apply_affine(np.array([[left, top], [right, top], [right, bottom], [left, bottom]]), matrix)
     return np.concatenate([corners.min(0), corners.max(0)])

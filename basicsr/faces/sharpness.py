@@ -1,4 +1,4 @@
-"""Whether a face is already sharper than a restoration network of a given size could make it.
+"""Sharpness and damage of faces: whether one is sharper already than a network of a given size could make it.
 
 A network that works at `size` pixels returns nothing finer than half a wave per crop pixel. A face loses by it when it
 has finer detail than that, and no damage. A small classifier decides, by statistics of the pixels inside the face
@@ -52,7 +52,7 @@ def look_at(
 def _features_at(
     image: np.ndarray, landmarks: np.ndarray, factor: float, others: Sequence[np.ndarray]
 ) -> np.ndarray | None:
-    """The statistics in the picture reduced by `factor`."""
+    """Return the statistics in the picture reduced by `factor`."""
     side = crop_side(landmarks)
     reach = np.array([[-1, -1], [1, 1]]) * 0.36 * side + ((landmarks[0] + landmarks[1]) / 2 + landmarks[3:].mean(0)) / 2
     left, top, right, bottom = covering_rectangle(reach, image.shape[1], image.shape[0])
@@ -107,14 +107,14 @@ class Classifier:
 
 @functools.cache
 def classifier() -> Classifier:
-    """The one that comes with the package."""
+    """Return the one that comes with the package."""
     return Classifier.load()
 
 
 def is_sharper_than(
     image: np.ndarray, size: int, landmarks: np.ndarray | None = None, others: Sequence[np.ndarray] = ()
 ) -> bool:
-    """Whether a face is sharper than what a network of `size` pixels makes, and undamaged.
+    """Return True if a face is undamaged, and sharper than the results of a network of `size` pixels.
 
     Args:
         image: RGB uint8 (H,W,3), a picture as it came.
@@ -143,7 +143,7 @@ class Sharpness:
 
 
 def measure_sharpness(face: np.ndarray, size: int) -> Sharpness:
-    """How much `face` has beyond what `size` pixels can hold.
+    """Measure the detail of `face` beyond what `size` pixels can hold.
 
     Args:
         face: RGB uint8 (n,n,3), aligned, n > `size`.

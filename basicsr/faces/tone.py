@@ -34,7 +34,7 @@ class Tone:
 
     @classmethod
     def of(cls, face: np.ndarray) -> Tone:
-        """The map for an aligned face, RGB uint8 (n,n,3)."""
+        """Return the map for an aligned face, RGB uint8 (n,n,3)."""
         side = face.shape[0]
         middle = slice(side // 8, side - side // 8)
         small = cv2.resize(face[middle, middle], (SEEN, SEEN), interpolation=cv2.INTER_AREA)
@@ -55,7 +55,7 @@ class Tone:
         return self._map(face).clip(0, 255)
 
     def undo(self, restored: np.ndarray, face: np.ndarray) -> np.ndarray:
-        """The restoration of `apply(face)`, float32 levels, with the contrast of `face`.
+        """Return the restoration of `apply(face)`, float32 levels, with the contrast of `face`.
 
         What did not fit into 0 to 255, such as a bright background of a dark face, is added again.
         """
@@ -108,7 +108,7 @@ def fix_colour(restored: np.ndarray, original: np.ndarray) -> np.ndarray:
 
 
 def _rims(luma: np.ndarray, luma_in: np.ndarray) -> np.ndarray:
-    """What is lighter or darker than all of the input around it, beside strong edges outside the features, (n,n).
+    """Return what is lighter or darker than the input around it, beside strong edges outside the features, (n,n).
 
     Networks draw edges of hair and jaw with overshoot; lights in eyes and on teeth may be finer than in the input.
 
@@ -134,7 +134,7 @@ def _small(image: np.ndarray) -> np.ndarray:
 
 
 def _projected(image: np.ndarray, target: np.ndarray, blur: float, finest: float) -> np.ndarray:
-    """An image (n,n,C) that, blurred, is nearer to a target.
+    """Return an image (n,n,C) that, blurred, is nearer to a target.
 
     Args:
         image, target: float32.
@@ -163,7 +163,7 @@ def _blurred(image: np.ndarray, sigma: float) -> np.ndarray:
 
 
 def _compare(restored: np.ndarray, original: np.ndarray) -> tuple[float, float]:
-    """How much more `original` is blurred than `restored`, as a part of the side, and its contrast over that of it.
+    """Return the blur of `original` relative to `restored`, as a part of the side, and the ratio of their contrasts.
 
     Args:
         restored, original: luma (n,n).

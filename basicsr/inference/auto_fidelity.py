@@ -18,7 +18,7 @@ STEPS = 20  # from w = 0 to 1 for faces without reference, so that faces of a pi
 
 
 def choose_fidelity(likeness: Sequence[float], sharpness: Sequence[float]) -> int:
-    """The sharpest candidate of those that are at most `ALLOWANCE` less like the person than the most similar one.
+    """Return the sharpest candidate whose similarity is at most `ALLOWANCE` below the best.
 
     Of equally sharp ones the most similar.
 
@@ -32,7 +32,7 @@ def choose_fidelity(likeness: Sequence[float], sharpness: Sequence[float]) -> in
 
 
 def fidelity_from(confidence: float) -> float:
-    """The weight w for a face without reference: as much of the input as can be trusted, 0 to 1."""
+    """Return the weight w for a face without reference: as much of the input as can be trusted, 0 to 1."""
     return round(confidence * STEPS) / STEPS
 
 

@@ -26,7 +26,7 @@ CALIBRATIONS = packaged('options') / 'confidence'
 
 @dataclass(frozen=True)
 class Wishes:
-    """What the user asks for.
+    """Requests of the user.
 
     Attributes:
         references: photographs and folders, see `references.gather`.
@@ -50,7 +50,7 @@ class Wishes:
 
     @property
     def needs(self) -> str:
-        """What cannot be done without a recogniser; empty if everything can."""
+        """Name the requests that need a recognizer; empty if none does."""
         wishes = {'--ref': self.references, '-w auto': self.choose_w, '--identity input': self.own}
         return ' and '.join(flag for flag, wished in wishes.items() if wished)
 
@@ -58,7 +58,7 @@ class Wishes:
 def build_guide(
     wishes: Wishes, restorer: FaceRestorer, detector: FaceDetector | None, weights_dir: str | os.PathLike
 ) -> IdentityGuide | None:
-    """The guide, or None where nothing is asked for and no recogniser is there.
+    """Return the guide, or None where nothing is asked for and no recogniser is there.
 
     Args:
         wishes: of the user.
@@ -106,13 +106,13 @@ def build_guide(
 
 
 def _is_of_training(embedder: FaceEmbedder, trained_with: str | None) -> bool:
-    """Whether the network was trained with this recogniser, as far as its checkpoint tells."""
+    """Return True if the network was trained with this recognizer, as far as its checkpoint says."""
     names = {embedder.recogniser.name, Path(embedder.recogniser.file).stem, embedder.path.stem}
     return trained_with is None or Path(trained_with).stem in names
 
 
 def _of_input(embedder: FaceEmbedder, wishes: Wishes) -> Callable[[Tensor], tuple[Tensor, Tensor]] | None:
-    """What tells the identity of an input and how far it can be trusted; None where that is not known or not wanted.
+    """Return the function that gives the identity of an input and its confidence; None without calibration or request.
 
     Raises:
         CheckpointError: it is asked for, and there is no calibration for this recogniser.

@@ -45,7 +45,7 @@ class CodeSearch:
             raise ValueError(f'{self.steps} steps: a search has 1 or more')
 
     def only(self, faces: slice) -> CodeSearch | None:
-        """That for some of the faces; None if they are all to stay as they are."""
+        """Return the search for some of the faces; None if all of them stay as they are."""
         targets = self.targets[faces]
         return replace(self, targets=targets) if targets.any() else None
 

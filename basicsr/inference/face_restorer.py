@@ -56,7 +56,7 @@ def choose_device(name: str) -> str:
 
 
 def find_model(model: str | os.PathLike, weights_dir: str | os.PathLike) -> tuple[Path, str]:
-    """The weights file that `auto`, `official`, `small` or a path stands for, and a line that says which it is.
+    """Return the weights file that `auto`, `official`, `small` or a path stands for, and a line that says which it is.
 
     Raises:
         FileNotFoundError: it is not there; the message says how to get it.
@@ -307,7 +307,7 @@ class FaceRestorer:
 
 
 def to_levels(image: np.ndarray) -> np.ndarray:
-    """A picture of float levels from 0 to 255 as uint8, clipped and rounded."""
+    """Return a picture of float levels from 0 to 255 as uint8, clipped and rounded."""
     return np.rint(image.clip(0, 255)).astype(np.uint8)
 
 

@@ -26,7 +26,7 @@ SMALLEST, LARGEST = 64, 512  # sides of references of mixed size (RIDFR, section
 
 @dataclass(frozen=True)
 class Recipe:
-    """How a folder is restored.
+    """Settings of a folder's restoration.
 
     Attributes:
         weights: of a CodeFormer or IDCodeFormer.
@@ -47,7 +47,7 @@ class Recipe:
     device: str = 'auto'
 
     def folder(self, name: str, source: Path) -> str:
-        """A folder's name with the sum of all that the restorations of a folder depend on, weights above all."""
+        """Return a folder's name with the sum of all that the restorations of a folder depend on, weights above all."""
         given = Path(self.recogniser or '')
         told = sha256_of(given) if given.is_file() else self.recogniser
         settings = [sha256_of(self.weights), self.w, self.adain, self.references, self.side, told]
@@ -57,7 +57,7 @@ class Recipe:
 
 
 def draw(name: str, end: int) -> int:
-    """A number from 0 to `end` - 1 that depends on the name only."""
+    """Return a number from 0 to `end` - 1 that depends on the name only."""
     return int(np.random.default_rng(zlib.crc32(name.encode())).integers(end))
 
 
@@ -147,11 +147,11 @@ class _Known:
         self.embedder, self.side = embedder.to(restorer.device), recipe.side
 
     def embed(self, faces: Sequence[np.ndarray]) -> Tensor:
-        """Unit vectors (N,D)."""
+        """Return unit vectors (N,D)."""
         return embed_faces(self.embedder, faces)
 
     def read(self, name: str, path: Path) -> np.ndarray:
-        """The reference of a face, RGB uint8, shrunk as the recipe says; the face's name draws its side."""
+        """Return the reference of a face, RGB uint8, shrunk as the recipe says; the face's name draws its side."""
         face = imread(path)
         side = SMALLEST + draw(name, LARGEST - SMALLEST + 1) if self.side == 0 else self.side
         if side is None or side >= face.shape[0]:

@@ -1,4 +1,4 @@
-"""What is known of the people in the pictures: told to a network that listens, and measured on what it restores."""
+"""Identity of the people in pictures: conditions a network, and measures its restorations."""
 
 from __future__ import annotations
 
@@ -49,13 +49,13 @@ class IdentityGuide:
     notes: Sequence[str] = ()
 
     def embed(self, crops: Sequence[np.ndarray]) -> Tensor:
-        """Unit vectors (N,D) of aligned faces, RGB uint8 (n,n,3)."""
+        """Return unit vectors (N,D) of aligned faces, RGB uint8 (n,n,3)."""
         return embed_faces(self.embedder, crops)
 
     def recognise(
         self, crops: Sequence[np.ndarray], vectors: Tensor, alone: bool, taken: Collection[Person] = ()
     ) -> list[Person | None]:
-        """Who the faces of one picture are: somebody with references, else what the face itself tells, else None.
+        """Return the person of each face: one with references, else one by the face itself, else None.
 
         Args:
             crops: the aligned faces, RGB uint8.
@@ -81,7 +81,7 @@ class IdentityGuide:
 
     @torch.inference_mode()
     def _by_itself(self, crops: Sequence[np.ndarray]) -> list[Person]:
-        """What faces tell of themselves."""
+        """Return persons whose embeddings are of the faces themselves."""
         if self.own is None or not crops:
             return []
         shown = [resized(crop, self.size, self.size) for crop in crops]
@@ -94,7 +94,7 @@ class IdentityGuide:
         ]
 
     def condition(self, persons: Sequence[Person | None], search: bool = True) -> dict[str, Any]:
-        """What `FaceRestorer.restore` is told of the faces; nothing where there is nothing to tell.
+        """Return the identity arguments of `FaceRestorer.restore`; none where nothing is known.
 
         Args:
             persons: who they are.
@@ -115,7 +115,7 @@ class IdentityGuide:
 
     @staticmethod
     def target(seen: Tensor, person: Person | None) -> Tensor:
-        """Whom a restoration is to be like (D,): the references of the person, else the input.
+        """Return the embedding (D,) to compare a restoration with: of the person's references, else of the input.
 
         Args:
             seen: embedding of the input (D,).

@@ -1,4 +1,4 @@
-"""How like somebody a face was before its restoration, and is after it."""
+"""Similarity of a face and a person, before restoration and after it."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ REFERENCE, INPUT = 'reference', 'input'
 
 @dataclass(frozen=True)
 class FaceIdentity:
-    """What became of somebody's likeness.
+    """Similarity of a face before and after restoration.
 
     Attributes:
         face: its number in the picture, or of its track in a clip.
@@ -46,7 +46,7 @@ class FaceIdentity:
 def compare(
     seen: Tensor, restored: Tensor, person: Person | None, w: float, people: People | None = None
 ) -> FaceIdentity:
-    """What became of the likeness of a face, which gets the number 0.
+    """Return the similarities of a face, which gets the number 0.
 
     Args:
         seen: unit embedding of the input (D,).
@@ -66,7 +66,7 @@ def compare(
 
 
 def average(face: int, frames: Sequence[FaceIdentity], people: People | None = None) -> FaceIdentity:
-    """What became of the likeness of a face over several frames, in the mean.
+    """Return the mean similarities of a face over several frames.
 
     Args:
         face: number of its track.
@@ -89,7 +89,7 @@ def average(face: int, frames: Sequence[FaceIdentity], people: People | None = N
 
 
 def _judged(found: FaceIdentity, match: str) -> FaceIdentity:
-    """Rounded, with a warning where there is need of one, and what can be done about it.
+    """Return it rounded, with a warning where there is need of one, and a remedy.
 
     Args:
         found: unrounded; its warning is replaced.

@@ -50,7 +50,7 @@ DISAGREEING = 'two looks at it disagree on where its eyes and mouth are'
 
 @dataclass(frozen=True, eq=False)
 class FaceResult:
-    """What became of a face.
+    """Result of a face.
 
     Attributes:
         crop: the aligned face, RGB uint8 (size,size,3).
@@ -83,7 +83,7 @@ class FaceResult:
 
 @dataclass(frozen=True, eq=False)
 class ImageResult:
-    """What became of a picture.
+    """Result of a picture.
 
     Attributes:
         image: RGB, enlarged, with the restored faces; uint8 or uint16 like the original.
@@ -101,7 +101,7 @@ class ImageResult:
 
 
 def is_grey(image: np.ndarray) -> bool:
-    """Whether an RGB uint8 picture has no colour, as far as some 250,000 pixels spread over it tell."""
+    """Return True if an RGB uint8 picture has no colour, judged by some 250,000 pixels spread over it."""
     step = max(1, max(image.shape) // 512)
     channels = image[::step, ::step].reshape(-1, 3).astype(np.int16)
     least, part = GREY_OF_DARK
@@ -157,7 +157,7 @@ class ImageRestorer:
 
     @property
     def sharp_enough(self) -> str:
-        """Why a sharp face is left alone, for the screen."""
+        """Reason why a sharp face is left alone, for the screen."""
         return f'sharper already than the {self.restorer.size} pixels of this model can make it; --force restores it'
 
     def restore(self, image: np.ndarray) -> ImageResult:
@@ -173,7 +173,7 @@ class ImageRestorer:
         return ImageResult(self.finish(image, faces), faces)
 
     def find(self, image: np.ndarray) -> list[Face]:
-        """The faces in an RGB uint8 (H,W,3) picture that are asked for, the largest first.
+        """Return the faces in an RGB uint8 (H,W,3) picture that are asked for, the largest first.
 
         Raises:
             ValueError: there is no detector.
@@ -187,7 +187,7 @@ class ImageRestorer:
         return found
 
     def finish(self, image: np.ndarray, faces: Sequence[FaceResult]) -> np.ndarray:
-        """The picture (uint8 or uint16) enlarged, with the restored ones of `faces` pasted in.
+        """Return the picture (uint8 or uint16) enlarged, with the restored ones of `faces` pasted in.
 
         Each pixel belongs to the face whose ellipse is nearest; those of faces that were left alone stay as they are.
         """
@@ -209,14 +209,14 @@ class ImageRestorer:
         return self.restore_crops(self._recognise([[self.take_aligned(face)] for face in faces]))
 
     def take_aligned(self, image: np.ndarray) -> FaceResult:
-        """A picture (RGB uint8, square) that is an aligned face itself, and whether it is to be restored."""
+        """Return a picture (RGB uint8, square) that is an aligned face itself, and whether it is to be restored."""
         larger = image.shape[0] > self.restorer.size  # else its size says nothing of the photo it is from
         sharp = larger and not self.force and is_sharper_than(image, self.restorer.size)
         status = ALREADY_SHARP if sharp else RESTORED
         return FaceResult(image, None, None, status, whole=True, grey=is_grey(image), reason=self._reason(status))
 
     def judge(self, image: np.ndarray, face: Face, faces: Sequence[Face] = ()) -> str:
-        """The status for a face in a picture: whether it is to be restored.
+        """Return the status of a face in a picture: whether it is to be restored.
 
         Args:
             image: RGB uint8 (H,W,3).
@@ -230,7 +230,7 @@ class ImageRestorer:
         return ALREADY_SHARP if sharp else RESTORED
 
     def cut_out(self, image: np.ndarray, face: Face, status: str) -> FaceResult:
-        """The aligned crop of a face."""
+        """Return the aligned crop of a face."""
         crop, matrix = align_face(image, face.landmarks, self.restorer.size)
         return FaceResult(crop, None, face, status, matrix, grey=is_grey(crop), reason=self._reason(status))
 
@@ -238,7 +238,7 @@ class ImageRestorer:
         return {ALREADY_SHARP: self.sharp_enough, UNCERTAIN: DISAGREEING}.get(status, '')
 
     def restore_crops(self, faces: Sequence[FaceResult], search: bool = True) -> list[FaceResult]:
-        """The same faces, those with status `restored` now restored, in batches.
+        """Return the same faces, those with status `restored` now restored, in batches.
 
         Args:
             faces: cut out, and recognised where there is a guide.
@@ -251,7 +251,7 @@ class ImageRestorer:
         return [next(done) if face.status == RESTORED else face for face in faces]
 
     def _recognise(self, pictures: Sequence[Sequence[FaceResult]]) -> list[FaceResult]:
-        """The faces of all pictures, one after the other, now with who they are, as far as that is known."""
+        """Return the faces of all pictures, one after the other, now with who they are, as far as that is known."""
         faces = [face for picture in pictures for face in picture]
         if self.guide is None or not faces:
             return faces
@@ -265,7 +265,7 @@ class ImageRestorer:
         ]
 
     def _restore(self, faces: Sequence[FaceResult], search: bool) -> list[FaceResult]:
-        """The same faces, restored; the likeness of those with `seen` is measured."""
+        """Return the same faces, restored; the likeness of those with `seen` is measured."""
         tried = self._fidelities(faces)
         made: dict[tuple[int, float], np.ndarray] = {}
         for w in sorted(set().union(*tried)):
@@ -285,7 +285,7 @@ class ImageRestorer:
         return done
 
     def _fidelities(self, faces: Sequence[FaceResult]) -> list[tuple[float, ...]]:
-        """The weights w at which each face is restored: one, or some to choose among for people with references."""
+        """Return the weights w for each face: one, or some to choose among for people with references."""
         if not self.choose_w or self.guide is None:
             return [(self.w,)] * len(faces)
         unknown = [place for place, face in enumerate(faces) if not (face.person and face.person.files)]
@@ -298,7 +298,7 @@ class ImageRestorer:
     def _choose(
         self, face: FaceResult, images: Mapping[float, np.ndarray], vectors: Mapping[float, Tensor]
     ) -> FaceResult:
-        """A face with the restoration that suits it, and its likeness where that is measured.
+        """Return a face with the restoration that suits it, and its likeness where that is measured.
 
         Args:
             face: to be restored.
@@ -317,14 +317,14 @@ class ImageRestorer:
 
     @staticmethod
     def _in_grey(faces: Sequence[FaceResult], restored: Sequence[np.ndarray]) -> list[np.ndarray]:
-        """The restored faces, those without colour in grey."""
+        """Return the restored faces, those without colour in grey."""
         return [
             cv2.cvtColor(cv2.cvtColor(image, cv2.COLOR_RGB2GRAY), cv2.COLOR_GRAY2RGB) if face.grey else image
             for face, image in zip(faces, restored, strict=True)
         ]
 
     def _crop(self, image: np.ndarray, face: Face, faces: Sequence[Face]) -> FaceResult:
-        """A face of a picture, or the picture where it is an aligned face itself; and whether it is to be restored."""
+        """Return a face of a picture, or the picture as an aligned face; and whether to restore it."""
         side = image.shape[0]
         offsets = np.linalg.norm(face.landmarks - ffhq_template(side), axis=1)
         if image.shape[1] == side and offsets.mean() < ALIGNED_TOLERANCE * side:
@@ -377,7 +377,7 @@ class ImageRestorer:
 
 
 def share(face: FaceResult, other: FaceResult, size: int, reach: float) -> np.ndarray:
-    """How much of each pixel of a face's crop is the face's, beside another face, (size,size) float32 in [0, 1].
+    """Return the share of a face in each pixel of its crop, beside another face, (size,size) float32 in [0, 1].
 
     A pixel is nearest to the face in whose ellipse it lies deepest. Beside a face that is left alone the restored one
     fades on its own side; beside one that is restored, too, on the other's, so that nothing between them stays as it
@@ -402,7 +402,7 @@ def share(face: FaceResult, other: FaceResult, size: int, reach: float) -> np.nd
 
 
 def _write_number(canvas: np.ndarray, number: int, outline: np.ndarray, colour: Sequence[int], thickness: int) -> None:
-    """The number of a face into the upper left corner of its outline (4,2)."""
+    """Write the number of a face into the upper left corner of its outline (4,2)."""
     height = max(10.0, 0.12 * float(np.linalg.norm(outline[3] - outline[0])))
     scale = cv2.getFontScaleFromHeight(cv2.FONT_HERSHEY_SIMPLEX, round(height), thickness)
     low = np.clip(outline.min(0), 0, np.array(canvas.shape[1::-1]) - height)

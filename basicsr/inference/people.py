@@ -65,12 +65,12 @@ class People:
         return faces @ torch.stack([person.mean for person in self.persons]).T
 
     def nearest(self, face: Tensor) -> tuple[Person, float]:
-        """The person most similar to a unit embedding (D,), and the cosine."""
+        """Return the person most similar to a unit embedding (D,), and the cosine."""
         cosine, place = self.cosines(face[None])[0].max(0)
         return self.persons[int(place)], float(cosine)
 
     def assume(self, face: Tensor, confidence: Callable[[], float]) -> Person | None:
-        """The only person, for a face alone in its picture that is too damaged to reach the threshold.
+        """Return the only person, for a face alone in its picture that is too damaged to reach the threshold.
 
         Args:
             face: its unit embedding (D,), below the threshold.
@@ -85,7 +85,7 @@ class People:
         return replace(person, assumed=True)
 
     def match(self, faces: Tensor, taken: Collection[Person] = ()) -> list[Person | None]:
-        """Who the faces of one picture are; a person is at most one of them, the most similar.
+        """Return the person of each face; a person is at most one of them, the most similar.
 
         Args:
             faces: unit embeddings (N,D).

@@ -39,7 +39,7 @@ class BadReferenceError(IDCodeFormerError, ValueError):
 
 
 def gather(paths: Sequence[str | os.PathLike]) -> tuple[dict[str, list[Path]], bool]:
-    """The photographs of each person, and whether they are all of one person, who the pictures are then of.
+    """Return the photographs of each person, and whether they are all of one person, who the pictures are then of.
 
     Args:
         paths: photographs and folders of one person; or folders with a sub-folder for each person.
@@ -127,7 +127,7 @@ class ReferenceReader:
         return Person(name, tuple(kept), torch.stack(list(kept.values())))
 
     def _cut_out(self, file: Path, notes: list[str]) -> np.ndarray:
-        """The aligned face, RGB uint8 (SIDE,SIDE,3).
+        """Return the aligned face, RGB uint8 (SIDE,SIDE,3).
 
         Raises:
             ImageReadError: the file is damaged, or no picture.
@@ -163,7 +163,7 @@ class ReferenceReader:
 
 
 def _agreeing(name: str, vectors: dict[Path, Tensor], notes: list[str]) -> dict[Path, Tensor]:
-    """The references that show the same person as the most typical of them; none, if they are no majority."""
+    """Return the references that show the same person as the most typical of them; none, if they are no majority."""
     if not vectors:
         return {}
     stacked = torch.stack(list(vectors.values()))

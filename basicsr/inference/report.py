@@ -1,4 +1,4 @@
-"""What became of each file: a record, a summary as JSON, a table for the screen, an exit code."""
+"""Results of each file: a record, a summary as JSON, a table for the screen, an exit code."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ class FaceRecord:
 
 
 def describe_faces(faces: Sequence[FaceResult]) -> list[FaceRecord]:
-    """A record for each face of a picture."""
+    """Return a record for each face of a picture."""
     records = []
     for number, face in enumerate(faces):
         side = face.crop.shape[0] if face.face is None else crop_side(face.face.landmarks)
@@ -49,7 +49,7 @@ def describe_faces(faces: Sequence[FaceResult]) -> list[FaceRecord]:
 
 
 def why_left(faces: Sequence[FaceRecord]) -> str:
-    """Which faces were left alone, and why."""
+    """Name the faces that were left alone, and the reasons."""
     numbers: dict[str, list[str]] = {}
     for face in faces:
         if face.message:
@@ -98,7 +98,7 @@ def write_summary(path: str | os.PathLike, records: Sequence[FileRecord], about:
 
 
 def format_table(records: Sequence[FileRecord], root: str | os.PathLike) -> str:
-    """A line for each file, its path relative to `root` where it lies below it, and a last line with the counts."""
+    """Return a line for each file, its path relative to `root` if it lies below, and a last line of counts."""
     rows = [('file', 'status', 'faces', 'restored', 'message')]
     for record in records:
         numbers = (str(record.faces), str(record.restored))
@@ -109,7 +109,7 @@ def format_table(records: Sequence[FileRecord], root: str | os.PathLike) -> str:
 
 
 def format_identity(records: Sequence[FileRecord], root: str | os.PathLike) -> str:
-    """A line for each face whose likeness was measured: cosines with its person or its input, w, and the warning."""
+    """Return a line for each measured face: cosines with its person or its input, w, and the warning."""
     rows = [('file', 'face', 'compared with', 'before', 'after', 'w', 'warning')]
     for record in records:
         for face in record.identity:
@@ -121,7 +121,7 @@ def format_identity(records: Sequence[FileRecord], root: str | os.PathLike) -> s
 
 
 def nobody_matched(records: Sequence[FileRecord], root: str | os.PathLike) -> str:
-    """A line on references that no restored face was taken for, with the best cosine; empty if one was."""
+    """Return a line on references that no restored face was taken for, with the best cosine; empty if one was."""
     faces = [(face, record) for record in records for face in record.identity]
     if any(face.person is not None for face, _ in faces):
         return ''

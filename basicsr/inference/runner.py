@@ -85,12 +85,12 @@ def expand_inputs(texts: Sequence[str]) -> list[Path]:
 
 
 def has_known_name(path: Path) -> bool:
-    """Whether the extension is that of a picture or a clip."""
+    """Return True if the extension is that of a picture or a clip."""
     return path.suffix.lower() in PICTURE_EXTENSIONS or is_video_file(path)
 
 
 def plan_jobs(sources: Sources, output: Source) -> list[Job]:
-    """The pictures and clips of files and folders, but results of an earlier run.
+    """Return the pictures and clips of files and folders, but results of an earlier run.
 
     Sub-folders are kept. Of files that differ in the extension only, the results carry the whole file name.
 
@@ -118,7 +118,7 @@ def _listed(sources: Sources) -> list[Path]:
 
 
 def _found_in(source: Path, output: Source) -> list[tuple[Path, Path]]:
-    """The pictures and clips of one file or folder, and their paths relative to it. See `plan_jobs`."""
+    """Return the pictures and clips of one file or folder, and their paths relative to it. See `plan_jobs`."""
     if source.is_symlink() and not source.exists():
         raise FileNotFoundError(f'{source}: the link leads nowhere')
     if any(source.resolve().is_relative_to(folder) for folder in result_folders(output)):
@@ -134,7 +134,7 @@ def _found_in(source: Path, output: Source) -> list[tuple[Path, Path]]:
 
 
 def skipped_files(sources: Sources, output: Source) -> list[str]:
-    """The files of folders, hidden ones aside, that are no pictures or clips by their names, and links to folders.
+    """Return the files of folders, except hidden ones, that are not named as pictures or clips, and links to folders.
 
     Sorted, and relative to the folder where there is one.
     """
@@ -144,12 +144,12 @@ def skipped_files(sources: Sources, output: Source) -> list[str]:
 
 
 def result_folders(output: str | os.PathLike) -> set[Path]:
-    """The folders that results are written to, resolved."""
+    """Return the folders that results are written to, resolved."""
     return {Path(output).resolve() / name for name in RESULT_FOLDERS}
 
 
 def _walk(source: Path, output: str | os.PathLike) -> tuple[list[Path], list[Path]]:
-    """What is below a folder, sorted: what has the name of a picture or clip, or is a folder that cannot be entered,
+    """List a folder, sorted: files named like pictures or clips, and folders that cannot be entered,
     and the rest.
 
     Passed over are hidden files and folders, folders of results, and the summary.
@@ -248,7 +248,7 @@ class Runner:
 
     @staticmethod
     def _guarded(restore: Callable[[Job], FileRecord], job: Job) -> FileRecord:
-        """The record of a job, whatever happens."""
+        """Return the record of a job, whatever happens."""
         try:
             return restore(job)
         except Exception as error:  # the other files are to go on
@@ -276,7 +276,7 @@ class Runner:
         return FileRecord(str(job.path), result.status, len(found), done, written, message, identity, found)
 
     def _read(self, path: Path) -> Picture:
-        """A picture to restore, if it and its result are within the limit."""
+        """Return a picture to restore, if it and its result are within the limit."""
         factor = self.restorer.upscale
         network = self.restorer.bg_upsampler
         picture = read_picture(path, max(factor, network.model.scale if network else 0), self.max_megapixels)
@@ -317,7 +317,7 @@ class Runner:
         return FileRecord(str(job.path), face.status, 1, int(not left), written, message, identity, found)
 
     def _in_depth_and_size(self, picture: Picture, restored: np.ndarray) -> Picture:
-        """A restored face, RGB uint8 (n,n,3), in the depth of `picture`, and in its size unless `network_size`."""
+        """Return a restored face, RGB uint8 (n,n,3), in the depth and (but with `network_size`) size of `picture`."""
         image = restored.astype(np.uint16) * 257 if picture.image.dtype == np.uint16 else restored
         if not self.network_size:
             image = resized(image, *picture.image.shape[1::-1])
@@ -330,7 +330,7 @@ class Runner:
         return relative
 
     def _clip(self, job: Job) -> FileRecord:
-        """A clip; its result is an mp4 file, or a mov file where it has transparency."""
+        """Return a clip; its result is an mp4 file, or a mov file where it has transparency."""
         from basicsr.video.video_restorer import VideoRestorer  # imports PyAV, which pictures do not need
 
         target = self.output / self._place(FINAL, job.name, '.mp4')
@@ -341,7 +341,7 @@ class Runner:
         return FileRecord(str(job.path), result.status, *numbers, written, result.message, result.identity)
 
     def _place(self, folder: str, name: str, extension: str, ending: str = '') -> str:
-        """Where a result goes, relative to the output folder. A name that would be too long is shortened.
+        """Return the path of a result, relative to the output folder. A name that would be too long is shortened.
 
         Raises:
             ValueError: links in the output folder lead out of it.
@@ -356,7 +356,7 @@ class Runner:
 
 
 def is_clip(path: Path) -> bool:
-    """Whether a file is restored frame by frame: clips by their names, and pictures that move."""
+    """Return True if a file is restored frame by frame: clips by their names, and pictures that move."""
     return is_video_file(path) or is_animated(path)
 
 

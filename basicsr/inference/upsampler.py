@@ -25,7 +25,7 @@ OVERLAP = 32  # pixels of input around a tile that are computed and thrown away,
 
 
 def find_upsampler(name: str, weights_dir: str | os.PathLike) -> Path:
-    """The file that `realesrgan` or a path stands for.
+    """Return the file that `realesrgan` or a path stands for.
 
     Raises:
         FileNotFoundError: it is not there; the message says how to get it.
@@ -79,7 +79,7 @@ class Upsampler:
         return resized(result, *size)
 
     def seconds_a_megapixel(self) -> float:
-        """How long a megapixel of input takes here, in seconds, measured on a small patch."""
+        """Measure the seconds that a megapixel of input takes, on a small patch."""
         patch = np.zeros((TRIAL_SIDE, TRIAL_SIDE, 3), np.uint8)
         begin = time.perf_counter()
         self._run(patch)

@@ -36,7 +36,7 @@ __all__ = [
 
 
 def build_loss(opt: Mapping[str, Any]) -> nn.Module:
-    """The loss named by `opt['type']`, constructed with the other items of `opt`, which is left as it is.
+    """Return the loss named by `opt['type']`, constructed with the other items of `opt`, which is left as it is.
 
     Raises:
         KeyError: `type` is missing or unknown; the message names the nearest loss.

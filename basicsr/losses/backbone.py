@@ -16,7 +16,7 @@ TORCHVISION = 'torchvision'
 
 
 def load_backbone(arch: str, depth: int, weights: str | Path | None) -> nn.Sequential:
-    """The first `depth` layers of a torchvision network's `features`, in float32.
+    """Return the first `depth` layers of a torchvision network's `features`, in float32.
 
     Args:
         arch: a torchvision network that has `features`: `vgg16`, `vgg19`, `alexnet`, `squeezenet1_1`.

@@ -33,10 +33,10 @@ class PixelLoss(nn.Module, ABC):
 
     @abstractmethod
     def distance(self, pred: Tensor, target: Tensor) -> Tensor:
-        """The loss of each element, of the shape of the inputs."""
+        """Return the loss of each element, of the shape of the inputs."""
 
     def forward(self, pred: Tensor, target: Tensor) -> Tensor:
-        """The weighted loss of two tensors of one shape: a scalar, or that shape for reduction `none`.
+        """Return the weighted loss of two tensors of one shape: a scalar, or that shape for reduction `none`.
 
         Raises:
             ValueError: the shapes differ.
@@ -51,7 +51,7 @@ class L1Loss(PixelLoss):
     """|pred - target|; arguments as for `PixelLoss`."""
 
     def distance(self, pred: Tensor, target: Tensor) -> Tensor:
-        """The absolute difference."""
+        """Return the absolute difference."""
         return F.l1_loss(pred, target, reduction='none')
 
 
@@ -60,7 +60,7 @@ class MSELoss(PixelLoss):
     """(pred - target)^2; arguments as for `PixelLoss`."""
 
     def distance(self, pred: Tensor, target: Tensor) -> Tensor:
-        """The squared difference."""
+        """Return the squared difference."""
         return F.mse_loss(pred, target, reduction='none')
 
 
@@ -79,5 +79,5 @@ class CharbonnierLoss(PixelLoss):
         self.eps = eps
 
     def distance(self, pred: Tensor, target: Tensor) -> Tensor:
-        """The smoothed absolute difference."""
+        """Return the smoothed absolute difference."""
         return torch.sqrt((pred - target) ** 2 + self.eps)

@@ -45,7 +45,7 @@ class GANLoss(nn.Module):
         self.loss_weight = loss_weight
 
     def forward(self, pred: Tensor, target_is_real: bool, is_disc: bool = False) -> Tensor:
-        """The mean loss, a scalar.
+        """Return the mean loss, a scalar.
 
         Args:
             pred: discriminator output of any shape, before any sigmoid.

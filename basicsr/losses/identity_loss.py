@@ -59,7 +59,7 @@ class IdentityLoss(TeacherLoss):
         return cast(FaceEmbedder, self.teacher)
 
     def is_due(self, iteration: int) -> bool:
-        """Whether iteration `iteration` computes this loss: every `every`-th does, 0 included."""
+        """Return True if iteration `iteration` computes this loss: every `every`-th does, 0 included."""
         return iteration % self.every == 0
 
     def cosine(
@@ -69,7 +69,7 @@ class IdentityLoss(TeacherLoss):
         landmarks: Tensor | None = None,
         embedding: Tensor | None = None,
     ) -> Tensor:
-        """The cosine of the embeddings of each face and its target, (N,), float32; arguments as for `forward`."""
+        """Return the cosine of each face and its target, (N,), float32; arguments as for `forward`."""
         if (target is None) == (embedding is None):
             raise ValueError('IdentityLoss: give a target picture or a target embedding, and not both')
         with torch.no_grad():
@@ -89,7 +89,7 @@ class IdentityLoss(TeacherLoss):
         landmarks: Tensor | None = None,
         embedding: Tensor | None = None,
     ) -> Tensor:
-        """The weighted loss, a scalar, or (N,) for reduction `none`.
+        """Return the weighted loss, a scalar, or (N,) for reduction `none`.
 
         Args:
             pred: faces (N,3,H,W), RGB, in [-1, 1], on the FFHQ template; they get the gradient.

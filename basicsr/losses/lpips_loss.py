@@ -53,7 +53,7 @@ class LPIPS(nn.Module):
         self.register_buffer('scale', torch.tensor([0.458, 0.448, 0.450]).view(1, 3, 1, 1))
 
     def features(self, x: Tensor) -> list[Tensor]:
-        """The compared layers of pictures (N,3,H,W) in [-1, 1], each position a unit vector (N,C,h,w), float32."""
+        """Return compared layers of pictures (N,3,H,W) in [-1, 1], each position a unit vector (N,C,h,w), float32."""
         x = (x - self.shift) / self.scale
         features = []
         for index, layer in enumerate(self.layers):
@@ -121,7 +121,7 @@ class LPIPSLoss(TeacherLoss):
         self.register_buffer('std', torch.tensor(IMAGENET_STD).view(1, 3, 1, 1), persistent=False)
 
     def forward(self, pred: Tensor, target: Tensor) -> Tensor:
-        """The weighted mean distance, a scalar.
+        """Return the weighted mean distance, a scalar.
 
         Args:
             pred: pictures (N,3,H,W) in [-1, 1]; they get the gradient.

@@ -146,7 +146,7 @@ class PerceptualLoss(TeacherLoss):
         self.input_scale = input_scale
 
     def forward(self, x: Tensor, gt: Tensor) -> tuple[Tensor | None, Tensor | None]:
-        """The feature loss and the style loss, weighted scalars; None for one whose weight is 0.
+        """Return the feature loss and the style loss, weighted scalars; None for one whose weight is 0.
 
         Args:
             x: pictures (N,3,H,W) in [0, 1], or [-1, 1] with `range_norm`; they get the gradient.

@@ -21,7 +21,7 @@ __all__ = ['METRICS', 'Metric', 'calculate_metric', 'calculate_psnr', 'calculate
 
 
 def calculate_metric(data: Mapping[str, np.ndarray], opt: Mapping[str, Any]) -> float:
-    """The metric that `opt['type']` names.
+    """Return the metric that `opt['type']` names.
 
     Args:
         data: the pictures, RGB uint8 (H,W,3), under the metric's input names.

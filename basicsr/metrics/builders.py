@@ -56,7 +56,7 @@ PYIQA = ('musiq', 'maniqa', 'clipiqa', 'hyperiqa', 'pi', 'dists')
 
 @dataclass
 class Settings:
-    """What metrics are built from.
+    """Settings of metrics.
 
     Attributes:
         device: of the networks.
@@ -73,7 +73,7 @@ class Settings:
     fid_network: Features | None = None
 
     def place(self, metric: str) -> Path:
-        """The file of a metric's weights.
+        """Return the file of a metric's weights.
 
         Raises:
             NotRunError: it is not there.
@@ -86,7 +86,7 @@ class Settings:
         return path
 
     def statistics(self) -> Path:
-        """The file with the statistics of the reference set of `fid`.
+        """Return the file with the statistics of the reference set of `fid`.
 
         Raises:
             NotRunError: it is not there.
@@ -115,7 +115,7 @@ class _OfImages:
 
 
 def build_scorers(metrics: list[str], settings: Settings, given: set[str]) -> tuple[list[Scorer], dict[str, str]]:
-    """What computes the metrics, and for those that cannot be computed the reason.
+    """Build the scorers of the metrics; give reasons for those that cannot be computed.
 
     Args:
         metrics: names of the table.
@@ -144,7 +144,7 @@ class _Builder:
         self.embeddings: tuple[Embeddings, str, tuple[Path, ...]] | None = None
 
     def build(self, metric: str) -> Scorer:
-        """The scorer of a metric of the table.
+        """Return the scorer of a metric of the table.
 
         Raises:
             NotRunError, CheckpointError, ModuleNotFoundError, ValueError: weights or a package are missing.

@@ -33,7 +33,7 @@ def _ticks(low: float, high: float) -> list[float]:
 
 
 def _frame(x: Scale, y: Scale, ranges: Sequence[tuple[float, float]], names: tuple[str, str], body: str) -> str:
-    """A chart with its axes around `body`; without a second range, the y axis has no ticks."""
+    """Return a chart with its axes around `body`; without a second range, the y axis has no ticks."""
     bottom, right = HEIGHT - BOTTOM, WIDTH - RIGHT
     parts = [
         f'<svg viewBox="0 0 {WIDTH} {HEIGHT}" width="{WIDTH}" height="{HEIGHT}" role="img" '
@@ -53,7 +53,7 @@ def _frame(x: Scale, y: Scale, ranges: Sequence[tuple[float, float]], names: tup
 
 
 def histogram(runs: Mapping[str, Sequence[float]], name: str, bins: int = 30) -> str:
-    """The share of pictures by value, a step line for each run.
+    """Return the share of pictures by value, a step line for each run.
 
     Args:
         runs: label to values; some values in all.
@@ -76,7 +76,7 @@ def histogram(runs: Mapping[str, Sequence[float]], name: str, bins: int = 30) ->
 
 
 def boxes(runs: Mapping[str, Sequence[float]], name: str) -> str:
-    """A numbered line for each run from its 5 % to its 95 % quantile, a box from 25 % to 75 %, and the median.
+    """Return a numbered line for each run from its 5 % to its 95 % quantile, a box from 25 % to 75 %, and the median.
 
     Args:
         runs: label to values; some values in each.
@@ -104,7 +104,7 @@ def boxes(runs: Mapping[str, Sequence[float]], name: str) -> str:
 def scatter(
     runs: Mapping[str, Mapping[str, tuple[float, float]]], names: tuple[str, str], numbered: bool = False
 ) -> str:
-    """A dot for each picture, its name as a tooltip.
+    """Return a dot for each picture, its name as a tooltip.
 
     Args:
         runs: label to picture to (x, y); some in all.
@@ -127,7 +127,7 @@ def scatter(
 
 
 def standalone(chart: str, labels: Sequence[str], title: str) -> str:
-    """A chart as the content of an .svg file, with its title and a numbered legend below.
+    """Return a chart as the content of an .svg file, with its title and a numbered legend below.
 
     Args:
         chart: one of those above.

@@ -32,7 +32,7 @@ IDENTITY = ('ids', 'ids_ref', 'ids_lq')
 
 @dataclass
 class Run:
-    """What came out for one restored folder.
+    """Scores of one restored folder.
 
     Attributes:
         label: the folder's name, for tables.
@@ -83,7 +83,7 @@ class Evaluation:
 
 
 def labels(folders: Sequence[Path]) -> list[str]:
-    """A name for each folder: its own, or the whole path where two have one name.
+    """Return a name for each folder: its own, or the whole path where two have one name.
 
     Raises:
         EvaluationError: one folder is given twice.
@@ -130,7 +130,7 @@ def evaluate(
 
 
 def _alone(case: Any) -> Any:
-    """What the loader makes of a case: nothing."""
+    """Return the case as it is, as the loader's collation."""
     return case
 
 
@@ -181,7 +181,7 @@ def summarise(metric: str, values: Mapping[str, float], pictures: int) -> dict[s
 
 
 def differences(run: Run, baseline: Run, metrics: Sequence[str]) -> dict[str, dict[str, float]]:
-    """The mean paired difference of each metric with its bootstrap interval, over the pictures that both have."""
+    """Return the mean paired difference of each metric with its bootstrap interval, over the common pictures."""
     rows = {}
     for metric in metrics:
         ours, theirs = run.values(metric), baseline.values(metric)

@@ -95,7 +95,7 @@ class FeatureStatistics:
 
 
 def _read(path: Path) -> tuple[Mapping[str, Any], tuple[str, str]]:
-    """The content of a file of statistics, and what it calls mean and covariance."""
+    """Return the content of a file of statistics, and what it calls mean and covariance."""
     if path.suffix == '.pth':
         return read_table(path), ('mean', 'cov')
     with np.load(path, allow_pickle=False) as file:
@@ -103,7 +103,7 @@ def _read(path: Path) -> tuple[Mapping[str, Any], tuple[str, str]]:
 
 
 def _root(matrix: np.ndarray) -> np.ndarray:
-    """The square root of a symmetric matrix without negative eigenvalues."""
+    """Return the square root of a symmetric matrix without negative eigenvalues."""
     values, vectors = np.linalg.eigh(matrix)
     return (vectors * np.sqrt(values.clip(0))) @ vectors.T
 

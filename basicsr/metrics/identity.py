@@ -11,19 +11,19 @@ SAME = 1.0  # degrees; VQFR leaves out pairs below it as the same picture
 
 
 def cosine(first: np.ndarray, second: np.ndarray) -> float:
-    """The cosine of two vectors (D,), -1 to 1."""
+    """Return the cosine of two vectors (D,), -1 to 1."""
     first, second = (np.asarray(vector, np.float64) for vector in (first, second))
     return float(np.clip(first @ second / np.sqrt((first @ first) * (second @ second)), -1, 1))
 
 
 def degrees(first: np.ndarray, second: np.ndarray) -> float | None:
-    """The angle of two vectors (D,), 0 to 180 degrees; None below 1 degree, where VQFR drops the pair."""
+    """Return the angle of two vectors (D,), 0 to 180 degrees; None below 1 degree, where VQFR drops the pair."""
     angle = float(np.degrees(np.arccos(cosine(first, second))))
     return angle if angle >= SAME else None
 
 
 def identity_variance(embeddings: np.ndarray) -> float:
-    """The variance of unit vectors (N,D) about their mean, summed over the numbers: 1 - |mean|^2, 0 to 1.
+    """Return the variance of unit vectors (N,D) about their mean, summed over the numbers: 1 - |mean|^2, 0 to 1.
 
     RIDFR's identity variance (section 4.3) of the restorations of one picture under N references. The paper does not
     say whether it sums or averages over the numbers, nor the divisor; here it is the sum, and N.
@@ -51,7 +51,7 @@ def group_by_input(names: Sequence[str]) -> Mapping[str, list[str]]:
 
 
 def input_of(name: str) -> str | None:
-    """The picture that `name` restores, see `group_by_input`; None where the name does not say."""
+    """Return the picture that `name` restores, see `group_by_input`; None where the name does not say."""
     folder, _, last = name.rpartition('/')
     stem, mark, _ = last.rpartition('__')
     if mark and stem:
@@ -60,11 +60,11 @@ def input_of(name: str) -> str | None:
 
 
 def face_of(name: str) -> str | None:
-    """The picture of which `name` is a restored face, as inference calls it: `<picture>_00`; None if it is not."""
+    """Return the picture of a restored face by its name, `<picture>_00`; None if it is not one."""
     picture = re.fullmatch(r'(.+)_\d{2,}', name)
     return picture[1] if picture else None
 
 
 def landmark_distance(first: np.ndarray, second: np.ndarray) -> float:
-    """The mean distance of landmarks (N,2), in their unit."""
+    """Return the mean distance of landmarks (N,2), in their unit."""
     return float(np.linalg.norm(np.asarray(first, np.float64) - np.asarray(second, np.float64), axis=1).mean())

@@ -16,7 +16,7 @@ COUNT = 98
 
 
 def peaks(heatmaps: np.ndarray) -> np.ndarray:
-    """Where the heatmaps (N,h,w) are highest, (N,2) as (x, y) in their pixels, (0.5, 0.5) the centre of the first.
+    """Return the maxima (N,2) of heatmaps (N,h,w), as (x, y) in their pixels, (0.5, 0.5) the centre of the first.
 
     A quarter of a pixel is added towards the higher neighbour in each direction, as stacked hourglasses are read out
     (Newell et al., ECCV 2016).

@@ -23,7 +23,7 @@ PARAMETERS = ('mu_pris_param', 'cov_pris_param', 'gaussian_window')
 
 
 def _halving_taps() -> np.ndarray:
-    """The eight taps of bicubic reduction by two with anti-aliasing (Keys, a = -0.5, stretched to twice its width)."""
+    """Return the eight taps of bicubic reduction by two with anti-aliasing (Keys, a = -0.5, stretched)."""
     x = np.abs(np.arange(8) - 3.5) / 2
     near = 1.5 * x**3 - 2.5 * x**2 + 1
     far = -0.5 * x**3 + 2.5 * x**2 - 4 * x + 2
@@ -35,7 +35,7 @@ HALVING = _halving_taps()
 
 
 def halve(plane: np.ndarray) -> np.ndarray:
-    """A float plane (H,W) of even sides at half the size, as MATLAB's `imresize(plane, 0.5)` computes it."""
+    """Return a float plane (H,W) of even sides at half the size, as MATLAB's `imresize(plane, 0.5)` computes it."""
     for _ in range(2):
         padded = np.pad(plane, ((3, 3), (0, 0)), mode='symmetric')
         rows = plane.shape[0] // 2
@@ -66,7 +66,7 @@ def fit_asymmetric(values: np.ndarray) -> tuple[float, float, float]:
 
 
 def block_features(block: np.ndarray) -> list[float]:
-    """The 18 features of a block of normalised luminance."""
+    """Return the 18 features of a block of normalised luminance."""
     shape, left, right = fit_asymmetric(block)
     features = [shape, (left + right) / 2]
     for shift in SHIFTS:
@@ -77,7 +77,7 @@ def block_features(block: np.ndarray) -> list[float]:
 
 
 def normalised(plane: np.ndarray, window: np.ndarray) -> np.ndarray:
-    """A plane with its local mean taken off, divided by its local deviation plus 1."""
+    """Return a plane with its local mean taken off, divided by its local deviation plus 1."""
     mean = correlate(plane, window, mode='nearest')
     variance = correlate(plane**2, window, mode='nearest') - mean**2
     difference = np.where(np.abs(plane - mean) < ROUNDING, 0, plane - mean)
@@ -111,7 +111,7 @@ class NIQE:
         self.mean, self.covariance, self.side = mean.ravel(), covariance, side
 
     def __call__(self, image: np.ndarray) -> float:
-        """The distance of RGB uint8 (H,W,3), 0 or more.
+        """Return the distance of RGB uint8 (H,W,3), 0 or more.
 
         Raises:
             ValueError: below two blocks, or of one colour, where the statistics are not defined.

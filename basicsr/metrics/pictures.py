@@ -33,7 +33,7 @@ class Folder:
 
     @classmethod
     def scan(cls, root: str | Path, role: str) -> Folder:
-        """The pictures below `root`.
+        """Return the pictures below `root`.
 
         Args:
             root: sub-folders are included.
@@ -62,12 +62,12 @@ class Folder:
         return folder
 
     def find(self, name: str) -> Path | None:
-        """The picture of a restored one: of the same name, or of the input that the name states."""
+        """Return the picture of a restored one: of the same name, or of the input that the name states."""
         names = (name, input_of(name), face_of(name))
         return next((self.files[key] for key in names if key in self.files), None)
 
     def references(self, name: str) -> list[Path]:
-        """The references of a restored picture.
+        """Return the references of a restored picture.
 
         Those of a folder of its name; else, for `<person>/<photo>`, the other photos of the person, because a reference
         is never the photo itself; else the picture of its name, or of the input that the name states.
@@ -101,7 +101,7 @@ class Case:
 
 
 def read_colour(path: Path) -> np.ndarray:
-    """A picture that metrics can be computed on, RGB uint8 (H,W,3); a grey one has three equal channels.
+    """Return a picture that metrics can be computed on, RGB uint8 (H,W,3); a grey one has three equal channels.
 
     Raises:
         ImageReadError: damaged; or of 16 bits or with transparency, which would have to be converted: the result would
@@ -149,7 +149,7 @@ class Cases(Dataset):
 
 
 REFUSED = (ValueError, RuntimeError, TypeError, LookupError, ArithmeticError, MemoryError, cv2.error)
-"""What metrics raise on a picture that they cannot take."""
+"""Errors of metrics on a picture that they cannot take."""
 
 
 def score(case: Case, scorers: Mapping[str, Callable[[Case], float | None]]) -> None:
@@ -162,7 +162,7 @@ def score(case: Case, scorers: Mapping[str, Callable[[Case], float | None]]) -> 
 
 
 def match(restored: Folder, others: Mapping[str, Folder], needed: set[str]) -> tuple[list[Case], list[str]]:
-    """The restored pictures with their partners, and what has none.
+    """Return the restored pictures with their partners, and what has none.
 
     Args:
         restored: the folder to judge.

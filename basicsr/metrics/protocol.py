@@ -55,7 +55,7 @@ class Protocol:
 
 
 def load_protocol(name: str) -> Protocol:
-    """A protocol by its name in options/eval, or by the path of a file.
+    """Return a protocol by its name in options/eval, or by the path of a file.
 
     Raises:
         EvaluationError: there is none, or the file is wrong; the message names the key.

@@ -14,7 +14,7 @@ SMALLEST_SIDE = 11  # the SSIM window: a Gaussian of sigma 1.5 cut at 3.5 sigma
 
 
 def to_y(image: np.ndarray) -> np.ndarray:
-    """The luma of RGB (H,W,3) in [0, 255]: float64 (H,W) in [16, 235], not rounded."""
+    """Return the luma of RGB (H,W,3) in [0, 255]: float64 (H,W) in [16, 235], not rounded."""
     return image.astype(np.float64) @ LUMA + 16
 
 

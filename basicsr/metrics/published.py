@@ -48,7 +48,7 @@ class PublishedTable:
 
 
 def load_published(path: Path = FILE) -> dict[str, PublishedTable]:
-    """The tables of a file by name.
+    """Return the tables of a file by name.
 
     Raises:
         EvaluationError: the file is wrong; the message names the table and the row or key.
@@ -89,7 +89,7 @@ def _is_figure(text: str) -> bool:
 
 
 def find_published(name: str) -> PublishedTable:
-    """The table of a name.
+    """Return the table of a name.
 
     Raises:
         EvaluationError: there is none; the message names those that there are.

@@ -53,7 +53,7 @@ def write_csv(path: Path, evaluation: Evaluation) -> None:
 
 
 def report_on(evaluation: Evaluation, protocol: Protocol | None = None) -> dict[str, Any]:
-    """The content of summary.json."""
+    """Return the content of summary.json."""
     content = summary(evaluation)
     content['remarks'] = remarks(evaluation, protocol)
     if protocol is not None:
@@ -80,7 +80,7 @@ def write_report(
 
 
 def remarks(evaluation: Evaluation, protocol: Protocol | None) -> list[str]:
-    """Where the number of pictures is not the protocol's, or too small for the FID."""
+    """List remarks: a number of pictures that is not the protocol's, or too small for the FID."""
     lines = []
     for run in evaluation.runs:
         expected = protocol.pictures.get('restored') if protocol else None
@@ -94,7 +94,7 @@ def remarks(evaluation: Evaluation, protocol: Protocol | None) -> list[str]:
 
 
 def _table(head: Sequence[str], rows: Sequence[Sequence[str]], text: bool = False) -> str:
-    """A table of texts that are HTML already; `text` sets the cells flush left."""
+    """Return a table of texts that are HTML already; `text` sets the cells flush left."""
     kind = ' class="text"' if text else ''
     top = ''.join(f'<th>{cell}</th>' for cell in head)
     body = ''.join('<tr>' + ''.join(f'<td{kind}>{cell}</td>' for cell in row) + '</tr>' for row in rows)
@@ -176,7 +176,7 @@ def _quality(evaluation: Evaluation, metric: str) -> str:
 
 
 def thumbnail(path: Path) -> str:
-    """A picture file as a data address of a small JPEG."""
+    """Return a picture file as a data address of a small JPEG."""
     image = imread(path)
     factor = THUMBNAIL / max(image.shape[:2])
     if factor < 1:
@@ -224,7 +224,7 @@ def _trouble(content: Mapping[str, Any], evaluation: Evaluation) -> str:
 
 
 def page(content: Mapping[str, Any], evaluation: Evaluation, protocol: Protocol | None) -> str:
-    """The report as one HTML page that needs nothing else."""
+    """Return the report as one HTML page that needs nothing else."""
     title = f'Evaluation: {protocol.title}' if protocol else 'Evaluation'
     parts = [f'<h1>{escape(title)}</h1>', _trouble(content, evaluation), '<h2>Means</h2>', _means(content)]
     parts.append('<p><small>Below each mean its 95 % bootstrap interval over the pictures.</small></p>')

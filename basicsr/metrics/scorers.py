@@ -55,7 +55,7 @@ class Scorer:
         """Before the first picture of a folder; `truths`: how many ground truths there are."""
 
     def result(self) -> dict[str, float]:
-        """The value of a set, with how it came about; nothing for a metric of single pictures."""
+        """Return the value of a set, with how it came about; nothing for a metric of single pictures."""
         return {}
 
 
@@ -98,7 +98,7 @@ class Embeddings:
         return cosine(self(case, 'restored'), self(case, role))
 
     def to_references(self, case: Case) -> float:
-        """The mean cosine of the restored picture and its references."""
+        """Return the mean cosine of the restored picture and its references."""
         return float(np.mean([self.cosine(case, role) for role in case.paths if role.startswith('ref')]))
 
     def angle(self, case: Case) -> float | None:
@@ -124,7 +124,7 @@ class IdentityVariance(Scorer):
         self.sources[case.name] = case.paths.get('gt') or case.paths.get('lq')
 
     def result(self) -> dict[str, float]:
-        """The mean, and the number of inputs. Restorations of several ground truths are not of one input.
+        """Return the mean, and the number of inputs. Restorations of several ground truths are not of one input.
 
         Raises:
             NotRunError: the names state no input that was restored twice.
@@ -179,7 +179,7 @@ class FID(Scorer):
             self.truth.add(features_of(self.network, case.images['gt'], self.device))
 
     def result(self) -> dict[str, float]:
-        """The distance, and the numbers of restored pictures and of features.
+        """Return the distance, and the numbers of restored pictures and of features.
 
         Raises:
             NotRunError: of fewer than two pictures.
@@ -192,5 +192,5 @@ class FID(Scorer):
 
 
 def features_of(network: Features, image: np.ndarray, device: torch.device) -> np.ndarray:
-    """The features (dim,) of a picture, RGB uint8 (H,W,3)."""
+    """Return the features (dim,) of a picture, RGB uint8 (H,W,3)."""
     return network(on_device(device, image))[0].double().cpu().numpy()

@@ -1,4 +1,4 @@
-"""What a list of scores says: percentiles, and how sure a difference of means is."""
+"""Statistics of scores: percentiles, and intervals of mean differences."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ LOST = 0.3  # below this cosine a face is taken for somebody else's
 def paired_bootstrap(
     scores: Sequence[float], baseline: Sequence[float], rounds: int = 10_000, level: float = 0.95, seed: int = 0
 ) -> tuple[float, float, float]:
-    """The mean difference of two lists of scores of the same items, and its bootstrap interval (Efron, 1979).
+    """Return the mean difference of two lists of scores of the same items, and its bootstrap interval (Efron, 1979).
 
     Args:
         scores: one a item.

@@ -167,7 +167,7 @@ METRICS: dict[str, Metric] = {
 
 
 def row_of(function: Callable[..., float]) -> Metric:
-    """The row that a registered function computes.
+    """Return the row that a registered function computes.
 
     Raises:
         KeyError: it has none.
@@ -179,7 +179,7 @@ def row_of(function: Callable[..., float]) -> Metric:
 
 
 def check_metrics(names: Sequence[str]) -> list[str]:
-    """The names, each once.
+    """Return the names, each once.
 
     Raises:
         EvaluationError: one is not in the table; the message names the nearest.

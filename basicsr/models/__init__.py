@@ -34,7 +34,7 @@ __all__ = [
 
 
 def build_model(opt: Mapping[str, Any], device: torch.device | str = 'cpu', is_train: bool = True) -> BaseModel:
-    """The stage named by `opt['model_type']`, with what training needs, or (`is_train` false) with its network only.
+    """Return the stage named by `opt['model_type']`, for training, or (`is_train` false) with its network only.
 
     Raises:
         KeyError: `model_type` is missing or unknown.

@@ -45,7 +45,7 @@ class AlignmentTerm:
             raise OptionError('train:alignment_opt: loss_weight and tau must be above 0, every and sub_batch 1 or more')
 
     def __call__(self, prediction: Prediction, iteration: int, w: float, who: Identity | None) -> Terms:
-        """The weighted term, or none in an iteration that has none.
+        """Return the weighted term, or none in an iteration that has none.
 
         Raises:
             OptionError: the dataset gives fewer than two references a face.
@@ -62,7 +62,7 @@ class AlignmentTerm:
         return {'l_align': self.weight * (distance * both).sum() / both.sum().clamp(min=1)}
 
     def _restore(self, prediction: Prediction, w: float, who: Identity) -> Tensor:
-        """The first faces under one reference, (n,3,S,S)."""
+        """Return the first faces under one reference, (n,3,S,S)."""
         with self.model.autocast():
             logits = self.network.predict_logits(prediction.lq_feat[: self.faces], who=who)
             seen = prediction.fused(self.faces)

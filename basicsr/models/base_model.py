@@ -1,4 +1,4 @@
-"""What all stages share: networks, optimisers, averages, precision, one optimisation step, saving and resuming.
+"""Base of all stages: networks, optimisers, averages, precision, one optimisation step, saving and resuming.
 
 A stage (a subclass) says which terms its loss sums; everything else is here once.
 """
@@ -83,25 +83,25 @@ class BaseModel(ABC):
 
     @abstractmethod
     def generator_losses(self, batch: Batch, iteration: int) -> Iterator[Terms]:
-        """Yields the terms of the loss, by name and weighted; each yield is summed and differentiated at once."""
+        """Yield the terms of the loss, by name and weighted; each yield is summed and differentiated at once."""
 
     def discriminator_losses(self, batch: Batch, iteration: int) -> Terms:
-        """The terms of the discriminator's loss, empty when it is not trained in this iteration."""
+        """Return the terms of the discriminator's loss, empty when it is not trained in this iteration."""
         return {}
 
     @abstractmethod
     def infer(self, batch: Batch) -> Tensor:
-        """The picture (N,3,H,W) in [-1, 1] that validation judges."""
+        """Return the picture (N,3,H,W) in [-1, 1] that validation judges."""
 
     def before_iteration(self, iteration: int) -> None:  # noqa: B027  nothing, unless a stage has something to do
-        """Called before an iteration's losses."""
+        """Prepare an iteration, before its losses."""
 
     def extra_state(self) -> dict[str, Any]:
-        """What else a resumed run needs (tensors and plain values)."""
+        """Return what else a resumed run needs (tensors and plain values)."""
         return {}
 
     def load_extra_state(self, state: Mapping[str, Any]) -> None:  # noqa: B027
-        """Takes back what `extra_state` gave."""
+        """Take back what `extra_state` gave."""
 
     # Building.
 
@@ -159,15 +159,15 @@ class BaseModel(ABC):
         self.optimizers[name] = kind(groups, **kwargs)
 
     def autocast(self) -> torch.autocast:
-        """The run's precision, for networks and teachers; losses on their results are computed in float32."""
+        """Return the run's precision, for networks and teachers; losses on their results are computed in float32."""
         return torch.autocast(self.device.type, self.amp_dtype, enabled=self.amp_dtype is not None)
 
     def get_bare_model(self, name: str = 'net_g') -> nn.Module:
-        """The network that results are made with: the average if there is one."""
+        """Return the network that results are made with: the average if there is one."""
         return self.averages.get(name, self.networks[name])
 
     def to_device(self, batch: Batch) -> dict[str, Any]:
-        """The batch with its tensors on the device."""
+        """Return the batch with its tensors on the device."""
         return {
             key: value.to(self.device, non_blocking=True) if isinstance(value, Tensor) else value
             for key, value in batch.items()
@@ -209,7 +209,7 @@ class BaseModel(ABC):
         self._update_averages()
 
     def learning_rate(self, name: str, iteration: int) -> float:
-        """The learning rate of an optimiser at an iteration."""
+        """Return the learning rate of an optimiser at an iteration."""
         opt = self.train_opt
         return learning_rate(iteration, opt[name]['lr'], opt.get('scheduler'), int(opt.get('warmup_iter') or -1))
 

@@ -27,16 +27,16 @@ logger = logging.getLogger('basicsr')
 
 STATE_KEYS = {'iter', 'optimizers', 'scaler', 'extra'}
 RECORD = {'metric': str, 'dataset': str, 'better': str, 'value': (int, float), 'iteration': int, 'judged': int}
-"""What `net_g_best.json` holds."""
+"""Keys and types of `net_g_best.json`."""
 
 
 def state_file(folder: Path, iteration: int) -> Path:
-    """The training state of an iteration in a run's folder."""
+    """Return the training state of an iteration in a run's folder."""
     return folder / 'training_states' / f'{iteration}.state'
 
 
 def network_file(folder: Path, name: str, label: int | str) -> Path:
-    """A network's weights in a run's folder."""
+    """Return a network's weights in a run's folder."""
     return folder / 'models' / f'{name}_{label}.pth'
 
 
@@ -79,7 +79,7 @@ def _check_state(state: Mapping[str, Any], path: Path) -> None:
 
 @contextmanager
 def taking_up(path: Path) -> Iterator[None]:
-    """What a model cannot take back from a whole training state makes that state a damaged one."""
+    """Turn errors of a model that takes a training state back into that of a damaged file."""
     try:
         yield
     except torch.OutOfMemoryError:
@@ -209,7 +209,7 @@ class Best:
         self.judged = int(self.record.get('judged', 0))
 
     def _read(self) -> dict[str, Any]:
-        """What an earlier part of the run reached; nothing if it was judged by another metric."""
+        """Read the record of an earlier part of the run; empty if it was judged by another metric."""
         record = _read_record(self.path)
         same = (record.get('metric'), record.get('dataset')) == (self.metric, self.dataset)
         return record if same else {}

@@ -60,7 +60,7 @@ class CodebookAverage:
         self.codes.copy_(torch.where(dead[:, None], drawn, codes))
 
     def state(self) -> dict[str, Tensor]:
-        """What a resumed run needs beside the table itself."""
+        """Return the running means, for a resumed run."""
         return {'shares': self.shares, 'sums': self.sums}
 
     def load_state(self, state: Mapping[str, Tensor]) -> None:

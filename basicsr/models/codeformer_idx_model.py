@@ -68,7 +68,7 @@ class CodeFormerIdxModel(BaseModel):
         self.ste_temperature = float(train.get('ste_temperature', 1.0))
 
     def code_losses(self, logits: Tensor, lq_feat: Tensor, codes: Tensor) -> Terms:
-        """The code terms, for logits (N,positions,K), features (N,C,s,s) and target codes (N,positions)."""
+        """Return the code terms, for logits (N,positions,K), features (N,C,s,s) and target codes (N,positions)."""
         n, c, h, w = lq_feat.shape
         terms = {}
         if self.feat_loss_weight:
@@ -82,7 +82,7 @@ class CodeFormerIdxModel(BaseModel):
         return terms
 
     def who(self, batch: Batch, faces: str) -> Identity | None:
-        """Whom the degraded faces `batch[faces]` show (see `IdentitySource`); None for a network that does not ask."""
+        """Return the identity of faces `batch[faces]` (see `IdentitySource`); None for an unconditioned network."""
         if not isinstance(self.net_g, IDCodeFormer):
             return None
         return self.net_g.identify(len(batch['gt']), **self.source(batch, faces))
@@ -96,7 +96,7 @@ class CodeFormerIdxModel(BaseModel):
     def identity_terms(
         self, prediction: Prediction, batch: Batch, iteration: int, w: float, who: Identity | None
     ) -> Terms:
-        """The terms that keep the person, where the options ask for them; see the three classes."""
+        """Return the terms that keep the person, where the options ask for them; see the three classes."""
         terms: Terms = {}
         if self.identity:
             terms |= self.identity(prediction, batch, iteration, w, who)
@@ -107,7 +107,7 @@ class CodeFormerIdxModel(BaseModel):
         return terms
 
     def decoded_losses(self, prediction: Prediction, gt: Tensor, iteration: int, who: Identity | None) -> Terms:
-        """The listed losses, of faces decoded at w = 0 so that the gradient reaches encoder and Transformer."""
+        """Return the listed losses, of faces decoded at w = 0 so that the gradient reaches encoder and Transformer."""
         count = self.image_losses.faces(iteration, len(gt))
         if not count:
             return {}
@@ -117,7 +117,7 @@ class CodeFormerIdxModel(BaseModel):
         return self.image_losses(output.float(), gt[:count], iteration)
 
     def code_only_losses(self, batch: Batch, source: str, iteration: int, decodes: bool = False) -> Terms:
-        """The loss sum of stage II on the degraded faces `batch[source]`; the listed losses only if it `decodes`."""
+        """Return the loss sum of stage II on faces `batch[source]`; the listed losses only if it `decodes`."""
         who = self.who(batch, source)
         prediction = self.predict(batch[source], (), who)
         terms = self.code_losses(prediction.logits, prediction.lq_feat, self.target_codes(batch))
@@ -126,12 +126,12 @@ class CodeFormerIdxModel(BaseModel):
         return terms | self.identity_terms(prediction, batch, iteration, 0, who)
 
     def generator_losses(self, batch: Batch, iteration: int) -> Iterator[Terms]:
-        """The loss sum of stage II."""
+        """Yield the loss sum of stage II."""
         yield self.code_only_losses(batch, 'in', iteration, decodes=True)
 
     @torch.no_grad()
     def infer(self, batch: Batch) -> Tensor:
-        """The restored face at `train:fidelity_weight`, with AdaIN if `val:adain` says so."""
+        """Return the restored face at `train:fidelity_weight`, with AdaIN if `val:adain` says so."""
         told = self.source(batch, 'lq')
         with self.autocast():
             return self.get_bare_model()(batch['lq'], w=self.w, adain=self.adain, **told)[0].float()

@@ -24,11 +24,11 @@ PUBLISHED_CURRICULUM = (
     {'until': 120000, 'severity': 'large'},
     {'severity': 'mixed', 'w': 1.3, 'small_every': 15},
 )
-"""What published option files, which have no `train:curriculum`, mean."""
+"""Curriculum of published option files, which have no `train:curriculum`."""
 
 
 def every_second(first: Tensor, second: Tensor, iteration: int) -> Tensor:
-    """The faces of two batches (N,3,S,S) in turns, beginning with the second in odd iterations.
+    """Return the faces of two batches (N,3,S,S) in turns, beginning with the second in odd iterations.
 
     So terms that see the first faces alone (`sub_batch`) see those of both.
     """
@@ -77,7 +77,7 @@ class CodeFormerJointModel(CodeFormerIdxModel):
         return cast(FuseBlock, self.net_g.fuse_convs_dict[str(max(self.net_g.connect_list))]).last_layer
 
     def generator_losses(self, batch: Batch, iteration: int) -> Iterator[Terms]:
-        """The loss sum of stage III."""
+        """Yield the loss sum of stage III."""
         phase = self.curriculum.at(iteration)
         self.output = None
         if not phase.has_image_losses(iteration):

@@ -104,7 +104,7 @@ class CodeFormerPPAlignModel(_PlusPlusModel):
     frozen = ('tgrn',)
 
     def init_training(self) -> None:
-        """The loss, and how faces are bent."""
+        """Set up the loss, and the bending of faces."""
         self.loss = cast(
             RegistrationLoss,
             build_loss(self.train_opt.get('registration_opt') or {'type': 'RegistrationLoss'}).to(self.device),
@@ -115,7 +115,7 @@ class CodeFormerPPAlignModel(_PlusPlusModel):
             raise OptionError('train:bend: prob must be from 0 to 1, deviation from 0 to 0.1')
 
     def generator_losses(self, batch: Batch, iteration: int) -> Iterator[Terms]:
-        """The loss sum of stage 1."""
+        """Yield the loss sum of stage 1."""
         faithful, generated = self.restore_twice(batch, iteration)
         count, side = len(faithful), faithful.shape[3]
         bent = (torch.rand(count) < self.bend_prob).to(self.device)
@@ -170,7 +170,7 @@ class CodeFormerPPModel(_PlusPlusModel):
             )
 
     def generator_losses(self, batch: Batch, iteration: int) -> Iterator[Terms]:
-        """The loss sum of stage 2."""
+        """Yield the loss sum of stage 2."""
         gt = batch['gt']
         faithful, generated = self.restore_twice(batch, iteration)
         with self.autocast():

@@ -43,7 +43,7 @@ class AdversarialLosses:
         self.scale = train.get('scale_adaptive_gan_weight', 0.8) if self.adaptive else train.get('disc_weight', 0.8)
 
     def generator_terms(self, output: Tensor, reconstruction: Terms, iteration: int) -> Terms:
-        """The generator's term for `output` (N,3,H,W), weighed against the sum of the reconstruction terms."""
+        """Return the generator's term for `output` (N,3,H,W), weighed against the sum of the reconstruction terms."""
         if not self.enabled or iteration <= self.start:
             return {}
         with self.model.autocast():
@@ -61,7 +61,7 @@ class AdversarialLosses:
         return {'l_g_gan': weight * loss}
 
     def discriminator_terms(self, real: Tensor, fake: Tensor, iteration: int) -> Terms:
-        """The discriminator's terms for real pictures and the generator's, both (N,3,H,W)."""
+        """Return the discriminator's terms for real pictures and the generator's, both (N,3,H,W)."""
         if not self.enabled or iteration <= self.start:
             return {}
         with self.model.autocast():

@@ -1,4 +1,4 @@
-"""Whom a conditioned network is told that a batch shows: its references, or what the degraded faces say themselves."""
+"""Identity for a conditioned network in training: of references, or of the degraded faces themselves."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ class IdentitySource:
         return embedder
 
     def __call__(self, batch: Batch, faces: str) -> dict[str, Tensor | None]:
-        """What `IDCodeFormer.identify` is to be told of the degraded faces `batch[faces]`; nothing for other networks.
+        """Return the arguments of `IDCodeFormer.identify` for degraded faces `batch[faces]`; none for other networks.
 
         Raises:
             OptionError: references of another recogniser than the network expects, or photographs and nobody to embed

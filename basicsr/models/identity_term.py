@@ -29,7 +29,7 @@ logger = logging.getLogger('basicsr')
 
 
 def part_of(name: str) -> str:
-    """Which of `REACH` or `FROZEN` a parameter of CodeFormer belongs to, by its name."""
+    """Return the part, of `REACH` or `FROZEN`, that a parameter of CodeFormer belongs to, by its name."""
     first = name.split('.')[0]
     if first in FROZEN or first == 'encoder':
         return first
@@ -53,7 +53,7 @@ class _Given(torch.autograd.Function):
 
 
 def restrict(loss: Tensor, parameters: Iterable[nn.Parameter], scale: Callable[[Tensor], Tensor]) -> Tensor:
-    """A term with the value of `loss` and its gradient at `parameters`, and none elsewhere.
+    """Return a term with the value of `loss` and its gradient at `parameters`, and none elsewhere.
 
     Args:
         loss: scalar with a graph, which is kept.
@@ -123,7 +123,7 @@ class IdentityTerm:
         w: float,
         who: Identity | None,
     ) -> Terms:
-        """The weighted term, or none in an iteration that has none.
+        """Return the weighted term, or none in an iteration that has none.
 
         Args:
             prediction: of the network, with its graph.

@@ -49,18 +49,18 @@ class ListedLoss:
     faces: int | None = None
 
     def is_due(self, iteration: int) -> bool:
-        """Whether an iteration computes it."""
+        """Return True if an iteration computes it."""
         return iteration > self.start and iteration % self.every == 0
 
 
 def name_of(section: Mapping[str, Any]) -> str:
-    """The name of an entry's term: its `name`, or the type in lower case without its ending `Loss`."""
+    """Return the name of an entry's term: its `name`, or the type in lower case without its ending `Loss`."""
     words = re.sub(r'(?<=[a-z0-9])(?=[A-Z])', '_', str(section['type']).removesuffix('Loss')).lower()
     return section.get('name') or f'l_{words}'
 
 
 def arguments_of(section: Mapping[str, Any]) -> dict[str, Any]:
-    """What an entry gives the constructor of its loss: `type` and arguments, and `every` where it has that itself."""
+    """Return an entry's arguments of its loss: `type` and its arguments, and `every` where the loss has that itself."""
     own = inspect.signature(LOSS_REGISTRY.get(section['type'])).parameters
     return {key: value for key, value in section.items() if key not in ENTRY_OPTIONS or key in own}
 
@@ -119,17 +119,15 @@ class ImageLosses:
 
     @property
     def always_some(self) -> bool:
-        """Whether every iteration has a term that sees the whole batch."""
+        """True if every iteration has a term on the whole batch."""
         return any(entry.every == 1 and not entry.start and entry.faces is None for entry in self.losses)
 
     def faces(self, iteration: int, batch: int) -> int:
-        """How many faces of a batch the losses of an iteration look at; 0 where none is due."""
+        """Return the number of a batch's faces that the losses of an iteration see; 0 where none is due."""
         wanted = [min(entry.faces or batch, batch) for entry in self.losses if entry.is_due(iteration)]
         return max(wanted, default=0)
 
-    def __call__(
-        self, output: Tensor, gt: Tensor, iteration: int, whole: tuple[Tensor, Tensor] | None = None
-    ) -> Terms:
+    def __call__(self, output: Tensor, gt: Tensor, iteration: int, whole: tuple[Tensor, Tensor] | None = None) -> Terms:
         """Return the weighted terms of an iteration.
 
         Args:

@@ -25,7 +25,7 @@ from basicsr.utils.stopping import StoppedError, StopSignals
 
 FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 FAILED = 1
-"""What a process that cannot go on says where others say the number of the signal that stops them, all above it."""
+"""Value of a process that cannot go on; others give the signal that stops them, always above it."""
 
 logger = logging.getLogger('basicsr')
 
@@ -60,7 +60,7 @@ class Reporter:
             self.board.scalars('train', rates | model.log, iteration)
 
     def validation(self, name: str, means: Mapping[str, float], grid: Any, iteration: int) -> None:
-        """A validation's numbers and pictures to TensorBoard."""
+        """Write a validation's numbers and pictures to TensorBoard."""
         if self.board is None:
             return
         self.board.scalars(f'val_{name}', means, iteration)
@@ -76,7 +76,7 @@ class Reporter:
 
 @contextmanager
 def saving(what: str, folder: Path, kept: str = '') -> Iterator[None]:
-    """What goes wrong with writing in here becomes a SaveError that says where, why and what to do."""
+    """Turn errors of writing into a SaveError that says where, why and what to do."""
     try:
         yield
     except OSError as error:
@@ -88,7 +88,7 @@ def saving(what: str, folder: Path, kept: str = '') -> Iterator[None]:
 
 
 def data_problem(error: Exception) -> Exception:
-    """What stopped the data, as it should be said: in one line, without the trace of a worker process."""
+    """Return the error that stopped the data as one line, without the trace of a worker process."""
     text = str(error)
     torn = isinstance(error, (ConnectionResetError, ConnectionRefusedError, EOFError))
     if torn and not text.startswith('Caught '):  # which a worker says that lives
@@ -176,7 +176,7 @@ class Run:
         return bool(every) and (iteration % every == 0 or iteration == self.total)
 
     def fetch(self, batches: Iterator[Mapping[str, Any]], done: int) -> list[Mapping[str, Any]]:
-        """The batches of the next iteration, unless the run is to stop here; `done` iterations are.
+        """Return the batches of the next iteration, unless the run is to stop here; `done` iterations are.
 
         Raises:
             As `halt_if_asked`.

@@ -1,4 +1,4 @@
-"""What a stage passes on between predicting codes and the terms that judge them."""
+"""Predicted codes and features, passed from a stage to its loss terms."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from basicsr.archs.idcodeformer_arch import Identity
 
 
 class Prediction(NamedTuple):
-    """What a network says of degraded faces.
+    """Output of a network for degraded faces.
 
     Attributes:
         lq_feat: encoder features (N,emb_dim,s,s).
@@ -24,10 +24,10 @@ class Prediction(NamedTuple):
     logits: Tensor
 
     def fused(self, faces: int | None = None, detach: bool = True) -> dict[int, Tensor]:
-        """What the fusion gets of the first faces (all by default); detached, as published, or not."""
+        """Return the fused features of the first faces (all by default); detached, as published, or not."""
         return {side: (feat.detach() if detach else feat)[:faces] for side, feat in self.seen.items()}
 
 
 def known(who: Identity | None) -> dict[str, Any]:
-    """The argument by which a conditioned network's parts are told whom they see; none for another network."""
+    """Return the argument by which a conditioned network's parts are told whom they see; none for another network."""
     return {} if who is None else {'who': who}

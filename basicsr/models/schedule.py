@@ -1,4 +1,4 @@
-"""What changes with the iteration: learning rates, and the stage III curriculum. Pure functions of the iteration."""
+"""Schedules: learning rates and the stage III curriculum, as pure functions of the iteration."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ SCHEDULERS: dict[str, dict[str, Any]] = {
 
 
 def learning_rate(iteration: int, base: float, opt: Mapping[str, Any] | None, warmup: int = 0) -> float:
-    """The learning rate of an iteration.
+    """Return the learning rate of an iteration.
 
     Args:
         iteration: 1 is the first.
@@ -84,12 +84,12 @@ class Phase:
         return self.w if isinstance(self.w, Sequence) else (self.w,)
 
     def weight(self, iteration: int) -> float:
-        """The fidelity weight of an iteration; of those that decode an image, each has the next one."""
+        """Return the fidelity weight of an iteration; of those that decode an image, each has the next one."""
         turn = iteration // self.small_every if self.severity == 'mixed' else iteration
         return self._weights[turn % len(self._weights)]
 
     def has_image_losses(self, iteration: int) -> bool:
-        """Whether an iteration decodes a picture."""
+        """Return True if an iteration decodes an image."""
         return self.severity in ('small', 'both') or (self.severity == 'mixed' and iteration % self.small_every == 0)
 
 
@@ -113,5 +113,5 @@ class Curriculum:
             raise OptionError('train:curriculum: every phase but the last needs `until`, and these must rise')
 
     def at(self, iteration: int) -> Phase:
-        """The phase of an iteration (1 is the first); after the last phase's end, the last phase."""
+        """Return the phase of an iteration (1 is the first); after the last phase's end, the last phase."""
         return next((p for p in self.phases[:-1] if iteration <= (p.until or 0)), self.phases[-1])

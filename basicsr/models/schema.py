@@ -1,4 +1,4 @@
-"""What may stand in an option file. Arguments of networks, losses and optimisers are read off their constructors."""
+"""Schema of option files. Arguments of networks, losses and optimisers are read off their constructors."""
 
 from __future__ import annotations
 
@@ -152,7 +152,7 @@ def _check_name(where: str, name: str) -> None:
 
 
 def _parameters(entry: Any) -> dict[str, inspect.Parameter]:
-    """The arguments of a constructor, with those of its base class where it passes on what it does not know."""
+    """Return the arguments of a constructor, with those of its base class where it passes on what it does not know."""
     own = dict(inspect.signature(entry).parameters)
     passed_on = [name for name, parameter in own.items() if parameter.kind is parameter.VAR_KEYWORD]
     for name in passed_on:
@@ -188,7 +188,7 @@ def _check_list(where: str, values: Any, kind: type | tuple[type, ...]) -> None:
 
 
 def _check_losses_are_read(train: Mapping[str, Any], model_type: str) -> None:
-    """A loss that is asked for is computed by the stage."""
+    """Check that the stage computes every loss that is asked for."""
     read = MODEL_REGISTRY.get(model_type).LOSS_SECTIONS
     stages = {name: MODEL_REGISTRY.get(name).LOSS_SECTIONS for name in MODEL_REGISTRY.names()}
     for key in sorted(set().union(*stages.values()) - read):
@@ -201,7 +201,7 @@ def _check_losses_are_read(train: Mapping[str, Any], model_type: str) -> None:
 
 
 def _check_listed_loss(where: str, entry: Any) -> None:
-    """An entry of `train:losses`: its own keys, and the arguments of the loss."""
+    """Check an entry of `train:losses`: its own keys, and the arguments of the loss."""
     if isinstance(entry, Mapping) and entry.get('type') == 'GANLoss':
         raise OptionError(f'{where}: GANLoss judges no pair of pictures; give train:gan_opt and network_d')
     known = isinstance(entry, Mapping) and str(entry.get('type')) in LOSS_REGISTRY
@@ -210,7 +210,7 @@ def _check_listed_loss(where: str, entry: Any) -> None:
 
 
 def _check_identity(section: Mapping[str, Any], model_type: str) -> None:
-    """The loss's own arguments, and from stage II on those of its way through the codes."""
+    """Check the loss's own arguments, and from stage II on those of its way through the codes."""
     ways = {} if model_type in ('VQGANModel', 'CodeFormerPPModel') else IdentityTerm.OPTIONS
     check_values('train:identity_opt', {name: section[name] for name in section if name in ways}, ways)
     _check_entry('train:identity_opt', {k: v for k, v in section.items() if k not in ways}, LOSS_REGISTRY)
@@ -287,7 +287,7 @@ def _check_best(opt: Mapping[str, Any]) -> None:
 
 
 def _check_optimizer(where: str, section: Mapping[str, Any]) -> None:
-    """The type, its arguments, and whether it makes a step with them."""
+    """Check the type, its arguments, and whether it makes a step with them."""
     kind = str(section.get('type', ''))
     known = [name for name, entry in vars(torch.optim).items() if inspect.isclass(entry)]
     if kind not in known:

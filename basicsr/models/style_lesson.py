@@ -1,4 +1,4 @@
-"""What the styling path of IA-CFT learns from: the way in which a recogniser sees a face become somebody else's."""
+"""Objective of the styling path of IA-CFT: the gradient of a recognizer's similarity."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ class StyleLesson:
         self.embedder = FaceEmbedder(section.get('weights')).to(model.device)
 
     def __call__(self, prediction: Prediction, batch: Batch, w: float, who: Identity | None) -> Terms:
-        """The weighted term.
+        """Return the weighted term.
 
         Args:
             prediction: of the network; gets no gradient.
@@ -77,7 +77,7 @@ class StyleLesson:
         return {'l_style': self.weight * ((said - wanted).square().mean(1) * share).sum() / self.strength**2}
 
     def right(self, prediction: Prediction, people: Tensor, w: float) -> dict[int, Tensor]:
-        """The gradients of the cosine with `people` (N,3,S,S) at gamma and beta (N,2C,grid,grid), by side."""
+        """Return the gradients of the cosine with `people` (N,3,S,S) at gamma and beta (N,2C,grid,grid), by side."""
         network, grid = self.network, self.network.id_style.grid
         with torch.no_grad():
             codes = network.look_up(prediction.logits)

@@ -61,7 +61,7 @@ class TargetCodes:
 
     @torch.no_grad()
     def __call__(self, batch: Mapping[str, Any]) -> Tensor:
-        """The codes (N,positions), int64.
+        """Return the codes (N,positions), int64.
 
         Raises:
             OptionError: the codes of a latent file are those of another network.

@@ -86,7 +86,7 @@ def _append_row(path: Path, row: Mapping[str, Any]) -> None:
 
 
 def _goes_on(path: Path, columns: list[str]) -> bool:
-    """Whether a table has these columns, and every row is whole."""
+    """Return True if a table has these columns, and every row is whole."""
     try:
         text = path.read_text(encoding='utf-8')
         rows = list(csv.reader(io.StringIO(text, newline='')))

@@ -87,7 +87,7 @@ class VQGANModel(BaseModel):
             self.features = self.features[:0]
 
     def generator_losses(self, batch: Batch, iteration: int) -> Iterator[Terms]:
-        """The loss sum of stage I."""
+        """Yield the loss sum of stage I."""
         gt, net = batch['gt'], self.net_g
         with self.autocast():
             feat = net.encoder(net.to_input(gt))
@@ -116,7 +116,7 @@ class VQGANModel(BaseModel):
 
     @torch.no_grad()
     def infer(self, batch: Batch) -> Tensor:
-        """The reconstruction of the ground truth."""
+        """Return the reconstruction of the ground truth."""
         with self.autocast():
             return self.get_bare_model()(batch['gt'], use_codes=not self.warming)[0].float()
 
@@ -130,13 +130,13 @@ class VQGANModel(BaseModel):
             self.features = torch.cat([self.features, features.cpu()])
 
     def extra_state(self) -> dict[str, Any]:
-        """The features gathered for k-means, and the running means of the codebook."""
+        """Return the features gathered for k-means, and the running means of the codebook."""
         average = self.codebook_average
         means = {'codebook_average': average.state()} if average else {}
         return {'features': self.features, 'warming': self.warming, **means}
 
     def load_extra_state(self, state: Mapping[str, Any]) -> None:
-        """Takes them back."""
+        """Take them back."""
         features, warming = state['features'], state.get('warming', False)
         if features.shape[1:] != self.features.shape[1:] or not isinstance(warming, bool):
             raise TypeError('the features of the warm-up are of another kind')

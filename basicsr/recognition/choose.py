@@ -1,4 +1,4 @@
-"""Which face recogniser inference uses, and what it says of aligned faces."""
+"""Choice of the face recognizer for inference, and its embeddings of aligned faces."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def choose_recogniser(
     dim: int | None = None,
     needed_by: str = '',
 ) -> FaceEmbedder | None:
-    """The recogniser asked for, else the one that the network was trained with, else one of the weights folder.
+    """Return the recogniser asked for, else the one that the network was trained with, else one of the weights folder.
 
     Args:
         wanted: a file, an InsightFace pack or a name; None asks for nothing.
@@ -63,7 +63,7 @@ def choose_recogniser(
 
 
 def _place(recogniser: str, folder: Path) -> Path:
-    """Where the file of a known name lies in the weights folder, if it does; else what was given."""
+    """Return the file of a known name in the weights folder, if it is there; else what was given."""
     path = Path(recogniser)
     known = RECOGNISERS.get(recogniser)
     if known is not None and not known.pack:
@@ -74,7 +74,7 @@ def _place(recogniser: str, folder: Path) -> Path:
 
 @torch.inference_mode()
 def embed_faces(embedder: FaceEmbedder, faces: Sequence[np.ndarray]) -> torch.Tensor:
-    """Unit vectors (N,D), float32 on the CPU, of aligned faces: RGB uint8 (n,n,3) of any sizes."""
+    """Return unit vectors (N,D), float32 on the CPU, of aligned faces: RGB uint8 (n,n,3) of any sizes."""
     shown = [to_tensor(show(face)) for face in faces]
     device = next(embedder.network.parameters()).device
     parts = [
@@ -87,5 +87,5 @@ def embed_faces(embedder: FaceEmbedder, faces: Sequence[np.ndarray]) -> torch.Te
 
 
 def show(face: np.ndarray) -> np.ndarray:
-    """An aligned face, RGB uint8 (n,n,3), at the side at which the recogniser is shown it."""
+    """Return an aligned face, RGB uint8 (n,n,3), at the side at which the recogniser is shown it."""
     return resized(face, SIDE, SIDE)

@@ -55,11 +55,11 @@ def blur(network: Network, crops: Tensor, raw: Tensor) -> Tensor:
 FEATURES: Mapping[str, Callable[[Network, Tensor, Tensor], Tensor]] = {
     each.__name__: each for each in (norm, sharpness, flip, blur)
 }
-"""What can be measured: of the recogniser's network, crops (N,C,h,w) and their raw embeddings (N,D), a number (N,)."""
+"""Measurements: of the recognizer's network, crops (N,C,h,w) and raw embeddings (N,D), a number each (N,)."""
 
 
 def measure(embedder: FaceEmbedder, faces: Tensor, names: tuple[str, ...]) -> tuple[Tensor, Tensor]:
-    """Unit embeddings (N,D) and measurements (N,len(names)) of aligned faces (N,3,H,W) in [-1, 1], without gradient.
+    """Return unit embeddings (N,D) and measurements (N,len(names)) of faces (N,3,H,W) in [-1, 1], without gradient.
 
     The faces are embedded as they are, whatever `embedder.flip`.
     """
@@ -117,13 +117,13 @@ class Calibration:
         write_text(file, json.dumps(asdict(self), indent=2) + '\n')
 
     def __call__(self, measured: Tensor) -> Tensor:
-        """The confidence (N,) from 0 to 1, of measurements (N,F) in the order of `weights`."""
+        """Return the confidence (N,) from 0 to 1, of measurements (N,F) in the order of `weights`."""
         weights = measured.new_tensor(list(self.weights.values()))
         return ((measured * weights).sum(1) + self.bias).sigmoid()  # a matrix product would follow autocast
 
 
 class InputIdentity(nn.Module):
-    """Who a low-quality face shows, as far as a recogniser can tell.
+    """Identity of a low-quality face, with its confidence.
 
     Args:
         embedder: the recogniser.
@@ -145,7 +145,7 @@ class InputIdentity(nn.Module):
             )
 
     def forward(self, faces: Tensor) -> tuple[Tensor, Tensor]:
-        """Unit embeddings (N,D) and their confidence (N,) from 0 to 1, without gradient.
+        """Return unit embeddings (N,D) and their confidence (N,) from 0 to 1, without gradient.
 
         Args:
             faces: aligned to the FFHQ template (N,3,H,W), RGB, in [-1, 1], sides at least 64.

@@ -12,7 +12,7 @@ FACE, CURVE, GRID, BLACK = (150, 190, 225), (196, 66, 0), (228, 228, 228), (0, 0
 
 
 def place(x: float, y: float) -> tuple[int, int]:
-    """The pixel of a point with both coordinates from 0 to 1."""
+    """Return the pixel of a point with both coordinates from 0 to 1."""
     return round(LEFT + x * SIDE), round(TOP + (1 - y) * SIDE)
 
 

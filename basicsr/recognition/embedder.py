@@ -75,7 +75,7 @@ FAMILIES: tuple[tuple[tuple[str, ...], Callable[[State], Description]], ...] = (
 
 
 def _from_state(path: Path) -> tuple[Recogniser, nn.Module]:
-    """The recogniser in a state dict."""
+    """Return the recogniser in a state dict."""
     checkpoint = read_checkpoint(path)
     key = 'net_state_dict' if 'net_state_dict' in checkpoint else None  # MobileFaceNet_Pytorch's own checkpoints
     state = {
@@ -99,7 +99,7 @@ def _from_state(path: Path) -> tuple[Recogniser, nn.Module]:
 
 
 def _from_onnx(path: Path) -> tuple[Recogniser, nn.Module]:
-    """The recogniser in an ONNX file."""
+    """Return the recogniser in an ONNX file."""
     model = read_onnx(path)
     signature = onnx_signature(model)
     if not signature.is_recogniser:
@@ -115,7 +115,7 @@ def _from_onnx(path: Path) -> tuple[Recogniser, nn.Module]:
 
 
 def load_recogniser(path: str | Path, arch: str | None = None) -> tuple[Recogniser, nn.Module]:
-    """The recogniser in a file: what it expects, and its network with its weights.
+    """Return the recogniser in a file: what it expects, and its network with its weights.
 
     Args:
         path: `.onnx`, `.safetensors`, or a state dict as PyTorch saves it.
@@ -197,7 +197,7 @@ class FaceEmbedder(nn.Module):
         return super()._apply(fn, recurse)
 
     def forward(self, faces: Tensor, landmarks: Tensor | None = None) -> Tensor:
-        """Unit vectors (N,D).
+        """Return unit vectors (N,D).
 
         Args:
             faces: (N,3,H,W), RGB, in [-1, 1], sides at least 64, square and on the FFHQ template unless there are
@@ -216,7 +216,7 @@ class FaceEmbedder(nn.Module):
             return F.normalize(embedding)
 
     def preprocess(self, faces: Tensor, landmarks: Tensor | None = None) -> Tensor:
-        """What the network sees (N,C,h,w) of `faces`, which lie on it; outside the picture is black, as it learnt."""
+        """Crop `faces` to the network's input (N,C,h,w); outside the image it is black, as in training."""
         crops = self.crop((faces + 1) * 127.5, landmarks)
         if self.recogniser.channels == 'grey':
             crops = (crops * crops.new_tensor(GREY).view(1, 3, 1, 1)).sum(dim=1, keepdim=True)

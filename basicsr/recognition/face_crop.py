@@ -26,7 +26,7 @@ FFHQ_POINTS = FFHQ_512.tolist()
 
 
 def inverse_similarity(source: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
-    """The way back of the least-squares similarity from `source` to `target`.
+    """Return the way back of the least-squares similarity from `source` to `target`.
 
     With both point sets about their means, the best factor of rotation and scale is a + ib = <source, target> /
     <source, source> in complex numbers (Umeyama 1991 in two dimensions).
@@ -69,7 +69,7 @@ class FaceCrop(nn.Module):
         self.size = size
 
     def forward(self, faces: Tensor, landmarks: Tensor | None = None) -> Tensor:
-        """The crops (N,C,h,w); what lies outside a picture is 0.
+        """Return the crops (N,C,h,w); what lies outside a picture is 0.
 
         Args:
             faces: (N,C,H,W); square and on the FFHQ template unless `landmarks` are given.
@@ -101,7 +101,7 @@ class FaceCrop(nn.Module):
 
     @staticmethod
     def _positions(side: int, samples: int, scale: Tensor) -> Tensor:
-        """Where the samples of each pixel of a row lie, (N,side*samples), in pixels of the crop."""
+        """Return the positions of each pixel's samples in a row, (N,side*samples), in pixels of the crop."""
         steps = torch.arange(side * samples, dtype=scale.dtype, device=scale.device)
         pixel = torch.div(steps, samples, rounding_mode='floor')
         offset = (steps - pixel * samples + 0.5) / samples - 0.5

@@ -1,4 +1,4 @@
-"""Where a face recogniser's weights file is: by path, by name, or in an InsightFace pack."""
+"""Files of face recognizers: by path, by name, or in an InsightFace pack."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from basicsr.utils.registry import nearest
 
 
 def find_recogniser(weights: str | Path | None) -> Path:
-    """The weights file that `weights` means.
+    """Return the weights file that `weights` means.
 
     Args:
         weights: a file; a folder with the ONNX files of an InsightFace pack; the name of a pack that lies in
@@ -43,7 +43,7 @@ def find_recogniser(weights: str | Path | None) -> Path:
 
 
 def _recogniser_of_pack(folder: Path) -> Path:
-    """The recognition model among a pack's ONNX files, told by its graph."""
+    """Return the recognition model among a pack's ONNX files, told by its graph."""
     signatures = {path: onnx_signature(read_onnx(path)) for path in sorted(folder.rglob('*.onnx'))}
     found = [path for path, signature in signatures.items() if signature.is_recogniser]
     if len(found) != 1:

@@ -10,17 +10,17 @@ from basicsr.utils.registry import ARCH_REGISTRY
 
 
 def conv3x3(inputs: int, outputs: int, stride: int = 1) -> nn.Conv2d:
-    """A 3x3 convolution that keeps the size but for its stride, without bias."""
+    """Return a 3x3 convolution that keeps the size but for its stride, without bias."""
     return nn.Conv2d(inputs, outputs, 3, stride, 1, bias=False)
 
 
 def shrinking_shortcut(inputs: int, outputs: int, stride: int) -> nn.Sequential:
-    """What a residual block adds where its output has another size than its input."""
+    """Return the shortcut of a residual block whose output has another size than its input."""
     return nn.Sequential(nn.Conv2d(inputs, outputs, 1, stride, bias=False), nn.BatchNorm2d(outputs))
 
 
 def block_counts(state: Mapping[str, Tensor]) -> tuple[int, ...]:
-    """How many blocks `layer1` to `layer4` of a state dict have."""
+    """Count the blocks of `layer1` to `layer4` in a state dict."""
     blocks = {tuple(key.split('.')[:2]) for key in state if key.startswith('layer')}
     return tuple(sum(layer == f'layer{i}' for layer, _ in blocks) for i in range(1, 5))
 
@@ -77,7 +77,7 @@ class IResNet(nn.Module):
 
     @staticmethod
     def sizes(state: Mapping[str, Tensor]) -> dict:
-        """The arguments that fit a state dict."""
+        """Return the arguments that fit a state dict."""
         return {
             'blocks': block_counts(state),
             'widths': tuple(state[f'layer{i}.0.conv1.weight'].shape[0] for i in range(1, 5)),

@@ -84,7 +84,7 @@ class MobileFaceNet(nn.Module):
 
     @staticmethod
     def sizes(state: Mapping[str, Tensor]) -> dict:
-        """The arguments that fit a state dict."""
+        """Return the arguments that fit a state dict."""
         height, width = state['linear7.conv.weight'].shape[2:]
         return {'embedding': state['linear1.conv.weight'].shape[0], 'size': (16 * height, 16 * width)}
 

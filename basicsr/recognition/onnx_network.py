@@ -23,7 +23,7 @@ NORMALISING = ('Sub', 'Mul', 'Div', 'Add')
 
 @dataclass(frozen=True)
 class OnnxSignature:
-    """What a graph takes and gives.
+    """Inputs and outputs of a graph.
 
     Attributes:
         inputs: the shape of each input, None where it is free.
@@ -46,7 +46,7 @@ class OnnxSignature:
 
     @property
     def is_recogniser(self) -> bool:
-        """Whether one RGB crop of a fixed size goes in and one vector comes out."""
+        """True if one RGB crop of a fixed size goes in and one vector comes out."""
         if len(self.inputs) != 1 or len(self.outputs) != 1 or len(self.inputs[0]) != 4 or len(self.outputs[0]) != 2:
             return False
         embedding = self.outputs[0][1] or LEAST_EMBEDDING
@@ -54,7 +54,7 @@ class OnnxSignature:
 
 
 def read_onnx(path: Path) -> onnx.ModelProto:
-    """The model in an ONNX file.
+    """Return the model in an ONNX file.
 
     Raises:
         CheckpointError: damaged or no ONNX file.
@@ -79,7 +79,7 @@ def _graph_inputs(graph: onnx.GraphProto) -> list[onnx.ValueInfoProto]:
 
 
 def onnx_signature(model: onnx.ModelProto) -> OnnxSignature:
-    """What a model takes and gives."""
+    """Read the inputs and outputs of a model."""
     inputs = _graph_inputs(model.graph)
     readers = [node for node in model.graph.node if inputs and inputs[0].name in node.input]
     return OnnxSignature(
@@ -131,7 +131,7 @@ def _free_the_batch(network: fx.GraphModule, batch: Tensor) -> None:
 
 
 def onnx_network(model: onnx.ModelProto, path: Path) -> tuple[nn.Module, int]:
-    """A recognition model as a module for any batch and device, and the size of its embeddings.
+    """Return a recognition model as a module for any batch and device, and the size of its embeddings.
 
     Args:
         model: what `read_onnx` returns, with a recogniser's signature.

@@ -20,7 +20,7 @@ PACKS = 'https://github.com/deepinsight/insightface/releases/download/model-zoo'
 
 
 def pack_folder(name: str) -> Path:
-    """Where InsightFace puts a pack of its models."""
+    """Return the folder of an InsightFace pack."""
     return Path.home() / '.insightface/models' / name
 
 
@@ -62,19 +62,19 @@ class Recogniser:
 
     @property
     def template(self) -> np.ndarray:
-        """Where the five landmarks lie in the crop, (5,2) pixels; narrower crops lose columns on both sides alike."""
+        """Landmarks of the crop, (5,2) pixels; narrower crops lose columns on both sides alike."""
         if self.whole_face:
             return ffhq_template(self.size[0])
         return ARCFACE_112 - [(112 - self.size[1]) / 2, (112 - self.size[0]) / 2]
 
     @property
     def place(self) -> Path:
-        """Where its file is looked for."""
+        """Path of its file."""
         return pack_folder(self.name) / self.file if self.pack else weights_folder() / self.file
 
     @property
     def where_to_get_it(self) -> str:
-        """What to do to have the file, for messages."""
+        """Remedy for a missing file, for messages."""
         if self.pack:
             return f'fetch {self.url} and unpack it into {self.place.parent}'
         if self.url is None:

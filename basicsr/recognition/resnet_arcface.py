@@ -82,7 +82,7 @@ class ResNetArcFace(nn.Module):
 
     @staticmethod
     def sizes(state: Mapping[str, Tensor]) -> dict:
-        """The arguments that fit a state dict."""
+        """Return the arguments that fit a state dict."""
         return {
             'layers': block_counts(state),
             'use_se': 'layer1.0.se.fc.0.weight' in state,

@@ -1,4 +1,4 @@
-"""What a checkpoint's file is, checked before anything is built from it: its kind, its sums, and what it would load."""
+"""Checks of a checkpoint's file before anything is built: its kind, its sums, and its contents."""
 
 from __future__ import annotations
 

@@ -32,7 +32,7 @@ PREFIXES = (
     'net_g_ema.', 'g_ema.', 'ema_model.', 'net_g.', 'generator.', 'model.', 'network.', 'net.', 'net_d.',
     'discriminator.',
 )  # fmt: skip
-"""What trainers put before the keys of a network that they wrap."""
+"""Prefixes that trainers put before the keys of a wrapped network."""
 PROFILING = ('total_ops', 'total_params')
 DEEPEST = 32
 
@@ -54,7 +54,7 @@ class DamagedError(CheckpointError):
 
 @dataclass(frozen=True)
 class LoadReport:
-    """What happened to the keys: loaded, wanted but absent, present but not wanted, present in another shape."""
+    """Keys of a loading: loaded, missing, unexpected, and of another shape."""
 
     used: list[str]
     missing: list[str]
@@ -97,7 +97,7 @@ def read_checkpoint(path: str | os.PathLike, map_location: str = 'cpu') -> dict[
 
 
 def _said(error: BaseException) -> str:
-    """The first line of an error, unless it advises to load unsafely."""
+    """Return the first line of an error, unless it advises to load unsafely."""
     line = next(iter(str(error).splitlines()), '').strip()
     return f' ({line})' if line and 'weights_only' not in str(error) else ''
 

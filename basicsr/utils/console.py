@@ -44,7 +44,7 @@ class PatientStream:
             self._give_up()
 
     def isatty(self) -> bool:
-        """Whether it is a terminal."""
+        """Return True if it is a terminal."""
         return self._stream is not None and not self._stream.closed and self._stream.isatty()
 
     def _give_up(self) -> None:

@@ -31,10 +31,10 @@ from basicsr.utils.peers import Watch
 T = TypeVar('T')
 
 LONGEST = timedelta(hours=6)
-"""How long a process waits in a collective: rank 0 validates while the others wait. Dead processes are found sooner,
+"""Timeout of a collective: rank 0 validates while the others wait. Dead processes are found sooner,
 by their missing signs of life."""
 JOINING = timedelta(minutes=10)
-"""How long a process waits for the others to start."""
+"""Timeout of the start, until all processes have joined."""
 
 _watch: Watch | None = None
 
@@ -44,17 +44,17 @@ class PeerLostError(IDCodeFormerError, RuntimeError):
 
 
 def get_rank() -> int:
-    """This process's rank over all machines, 0 without distribution."""
+    """Return this process's rank over all machines, 0 without distribution."""
     return dist.get_rank() if dist.is_initialized() else 0
 
 
 def get_world_size() -> int:
-    """Number of processes over all machines, 1 without distribution."""
+    """Return the number of processes over all machines, 1 without distribution."""
     return dist.get_world_size() if dist.is_initialized() else 1
 
 
 def is_launched() -> bool:
-    """Whether a launcher such as torchrun started this process."""
+    """Return True if a launcher such as torchrun started this process."""
     return 'RANK' in os.environ and 'WORLD_SIZE' in os.environ
 
 
@@ -123,7 +123,7 @@ def launch(script: str | Path, arguments: Sequence[str], processes: int) -> int:
 
 @contextmanager
 def _collective() -> Iterator[None]:
-    """What goes wrong in here is another process's end; where its reason becomes known, this one ends with it."""
+    """Turn errors of a collective into the end of this process, with the reason of the process that failed."""
     try:
         yield
     except RuntimeError as error:
@@ -134,7 +134,7 @@ def _collective() -> Iterator[None]:
 
 
 def undisturbed() -> AbstractContextManager[None]:
-    """A context whose work (writing a file) is finished before this process is ended because another one died."""
+    """Return a context whose work (writing a file) is finished before another process's death ends this one."""
     return nullcontext() if _watch is None else _watch.undisturbed()
 
 
@@ -146,7 +146,7 @@ def follow() -> PeerLostError:
 
 
 def largest(value: int) -> int:
-    """The largest of all processes' values."""
+    """Return the largest of all processes' values."""
     if get_world_size() == 1:
         return value
     device = 'cuda' if dist.get_backend() == 'nccl' else 'cpu'

@@ -39,11 +39,11 @@ class DownloadError(IDCodeFormerError, RuntimeError):
 
 
 class OtherFileError(IDCodeFormerError, OSError):
-    """What a server sends is not the file that was asked for."""
+    """Raised where a server sends another file than the one asked for."""
 
 
 def sha256_of(path: str | os.PathLike) -> str:
-    """The SHA-256 of a file, 64 lower-case hex digits."""
+    """Return the SHA-256 of a file, 64 lower-case hex digits."""
     digest = hashlib.sha256()
     with Path(path).open('rb') as file:
         while chunk := file.read(CHUNK):
@@ -174,7 +174,7 @@ def _wait_for(file: IO[bytes], part: Path, fcntl: ModuleType) -> None:
 
 
 def defect(path: Path, sha256: str | None, size: int | None) -> str | None:
-    """What is wrong with the size or the sum of a file, or None. An expectation of None is not checked."""
+    """Return the defect of a file's size or sum, or None. An expectation of None is not checked."""
     found = path.stat().st_size
     if size is not None and found != size:
         return f'{found} bytes instead of {size}'
@@ -211,7 +211,7 @@ class _Redirects(urllib.request.HTTPRedirectHandler):
 
 
 def _open(url: str, offset: int, timeout: float) -> HTTPResponse:
-    """The answer to a request for what follows the first `offset` bytes; status 206 where the server does that."""
+    """Request what follows the first `offset` bytes; the status is 206 where the server supports that."""
     if not url.startswith(('http://', 'https://')):
         raise ValueError('not an http or https address')
     headers = {'Range': f'bytes={offset}-'} if offset else {}

@@ -32,12 +32,12 @@ class InUseError(IDCodeFormerError, RuntimeError):
 
 
 def is_video_file(path: str | os.PathLike) -> bool:
-    """Whether the extension is that of a clip."""
+    """Return True if the extension is that of a clip."""
     return Path(path).suffix.lower() in VIDEO_EXTENSIONS
 
 
 def user_path(text: str) -> str:
-    """A path that a user gave, with `~` as the home folder; a name that only begins with it stays."""
+    """Return a path that a user gave, with `~` as the home folder; a name that only begins with it stays."""
     return os.path.expanduser(text)  # noqa: PTH111 - pathlib raises for names like ~$a.png
 
 
@@ -64,7 +64,7 @@ def text_kind(head: bytes) -> str | None:
 
 @contextmanager
 def replacing(path: str | os.PathLike) -> Iterator[Path]:
-    """A temporary name beside `path` to write to. It becomes `path` at the end, and is removed after an error.
+    """Yield a temporary name beside `path` to write to. It becomes `path` at the end, and is removed after an error.
 
     The name cannot be foreseen, and the file is locked while it is written, so that `remove_abandoned` knows those of
     processes that were killed. Folders are made where missing.
@@ -144,12 +144,12 @@ def write_text(path: str | os.PathLike, text: str) -> None:
 
 
 def csv_text(text: str) -> str:
-    """A cell for a table that spreadsheets open: an apostrophe before what they would take for a formula."""
+    """Return a cell for a table that spreadsheets open: an apostrophe before what they would take for a formula."""
     return f"'{text}" if text.startswith(('=', '+', '-', '@', '\t', '\r')) else text
 
 
 def lock(path: str | os.PathLike, what: str) -> IO[str]:
-    """A file that one process at a time has open under a lock, until it closes it or ends, in whatever way.
+    """Return a file that one process at a time has open under a lock, until it closes it or ends, in whatever way.
 
     Where the file system or Windows has no such locks, nothing is locked.
 

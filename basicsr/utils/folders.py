@@ -9,7 +9,7 @@ from pathlib import Path
 WEIGHTS_VARIABLE = 'CODEFORMER_WEIGHTS'
 PACKAGE = Path(__file__).resolve().parents[1]
 INSTALLED = PACKAGE / 'assets'
-"""Where `setup.py` puts the packaged files in a wheel; a clone has them beside the package."""
+"""Folder of the packaged files in a wheel; a clone has them beside the package."""
 
 
 def packaged(name: str) -> Path:

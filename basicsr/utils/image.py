@@ -24,7 +24,7 @@ class ImageReadError(IDCodeFormerError, ValueError):
 
 
 def is_image_file(path: str | os.PathLike) -> bool:
-    """Whether the extension is that of a picture."""
+    """Return True if the extension is that of a picture."""
     return Path(path).suffix.lower() in IMAGE_EXTENSIONS
 
 
@@ -57,7 +57,7 @@ def scan_images(folder: str | os.PathLike) -> list[Path]:
 
 
 def imread(path: str | os.PathLike) -> np.ndarray:
-    """A picture as RGB uint8 (H,W,3), turned as EXIF says where OpenCV heeds it (JPEG, PNG, TIFF).
+    """Return a picture as RGB uint8 (H,W,3), turned as EXIF says where OpenCV heeds it (JPEG, PNG, TIFF).
 
     Raises:
         FileNotFoundError: no such file.
@@ -67,7 +67,7 @@ def imread(path: str | os.PathLike) -> np.ndarray:
 
 
 def decode(raw: bytes | memoryview, source: str | os.PathLike) -> np.ndarray:
-    """The content of a picture file, as `imread` gives it.
+    """Return the content of a picture file, as `imread` gives it.
 
     Raises:
         ImageReadError: empty, truncated, or no picture; the message names `source`.
@@ -108,7 +108,7 @@ def imwrite(path: str | os.PathLike, image: np.ndarray, quality: int = 95) -> No
 
 
 def resized(image: np.ndarray, width: int, height: int) -> np.ndarray:
-    """A picture of any depth and channels in another size: by area where that makes it smaller, else bicubic."""
+    """Return a picture of any depth and channels in another size: by area where that makes it smaller, else bicubic."""
     shrinks = width * height < image.shape[0] * image.shape[1]
     return cv2.resize(image, (width, height), interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_CUBIC)
 
@@ -125,6 +125,6 @@ def to_tensor(image: np.ndarray) -> Tensor:
 
 
 def to_image(tensor: Tensor) -> np.ndarray:
-    """A tensor (3,H,W) in [-1, 1] to RGB uint8 (H,W,3), clipped and rounded."""
+    """Turn a tensor (3,H,W) in [-1, 1] into RGB uint8 (H,W,3), clipped and rounded."""
     scaled = (tensor.detach().float().clamp(-1, 1) + 1) * 127.5
     return scaled.round().to(torch.uint8).permute(1, 2, 0).cpu().numpy()

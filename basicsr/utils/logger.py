@@ -1,4 +1,4 @@
-"""Where a run says what it does: the console, a log file, TensorBoard, and the record of its environment."""
+"""Logging of a run: the console, a log file, TensorBoard, and a record of its environment."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class ConsoleHandler(logging.Handler):
 
 
 def get_root_logger(log_file: Path | None = None, level: int = logging.INFO) -> logging.Logger:
-    """The project's logger, on the console (above a progress bar, which stays whole) and, if named, in a file.
+    """Return the project's logger, on the console (above a progress bar, which stays whole) and, if named, in a file.
 
     What is said before a file is named comes into it, too.
 
@@ -61,7 +61,7 @@ def get_root_logger(log_file: Path | None = None, level: int = logging.INFO) -> 
 
 
 def git_commit() -> str | None:
-    """The commit of the source tree, with `+changes` when it has uncommitted ones; None outside a repository."""
+    """Return the commit of the source tree, with `+changes` when it has uncommitted ones; None outside a repository."""
     root = Path(basicsr.__file__).parent.parent
     try:
         commit = subprocess.run(

@@ -1,4 +1,4 @@
-"""How the process asks the system for memory, and how much it has."""
+"""Memory of the process: allocator settings, and how much it holds."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _kept = False
 
 @functools.cache
 def _glibc() -> ctypes.CDLL | None:
-    """The C library, where it is glibc."""
+    """Return the C library, where it is glibc."""
     return ctypes.CDLL(None) if platform.libc_ver()[0] == 'glibc' else None
 
 
@@ -46,7 +46,7 @@ def give_back_freed_memory() -> None:
 
 
 def peak_memory() -> int:
-    """The most memory that this process held so far, in bytes."""
+    """Return the most memory that this process held so far, in bytes."""
     status = Path('/proc/self/status')
     if status.is_file():  # the other way counts what the parent held when it started this process
         line = next(line for line in status.read_text().splitlines() if line.startswith('VmHWM'))

@@ -20,7 +20,7 @@ MOST_FILES = 64  # that build on one another
 MOST_ENTRIES = 100_000
 DEEPEST = 32
 NOT_YAML = (yaml.YAMLError, ValueError, LookupError, TypeError, AttributeError, ArithmeticError, RecursionError)
-"""What PyYAML raises: its own errors for wrong syntax, others for values of a stated kind, such as `!!int x`."""
+"""Errors of PyYAML: its own for wrong syntax, others for values of a stated kind, such as `!!int x`."""
 
 
 class OptionError(IDCodeFormerError, ValueError):
@@ -28,7 +28,7 @@ class OptionError(IDCodeFormerError, ValueError):
 
 
 def shown(value: object) -> str:
-    """A value for a message: in one line, and not too long."""
+    """Return a value for a message: in one line, and not too long."""
     text = repr(value)
     return text if len(text) <= 80 else text[:77] + '…'
 
@@ -37,7 +37,7 @@ class _Loader(yaml.SafeLoader):
     """Safe YAML in which `1e-4` is a number, as everybody expects, and not the text that YAML 1.1 makes of it."""
 
     def construct_yaml_float(self, node: yaml.ScalarNode) -> float:
-        """A number; a whole one with an exponent is an int, for `5e3` is how option files write 5000."""
+        """Return a number; a whole one with an exponent is an int, for `5e3` is how option files write 5000."""
         value = super().construct_yaml_float(node)
         return int(value) if 'e' in node.value.lower() and value.is_integer() else value
 
@@ -49,12 +49,12 @@ _Loader.add_constructor('tag:yaml.org,2002:float', _Loader.construct_yaml_float)
 
 
 def parse_value(text: str) -> Any:
-    """The YAML value of a text."""
+    """Return the YAML value of a text."""
     return yaml.load(text, Loader=_Loader)
 
 
 def merge(base: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
-    """`base` with `changes` laid over it, section by section; lists and values are replaced, neither input is touched.
+    """Lay `changes` over `base`, section by section; lists and values are replaced, neither input is touched.
 
     A section in `changes` that names another `type` replaces the one in `base` whole.
     """
@@ -88,7 +88,7 @@ def load_options(path: str | Path, changes: Sequence[str] = ()) -> dict[str, Any
 
 
 def _with_home(value: Any) -> Any:
-    """The same with paths that begin with `~/` in the home folder."""
+    """Return the same with paths that begin with `~/` in the home folder."""
     if isinstance(value, Mapping):
         return {key: _with_home(item) for key, item in value.items()}
     if isinstance(value, list):
@@ -166,7 +166,7 @@ def _load(path: Path, children: tuple[Path, ...], read: list[Path]) -> dict[str,
 
 
 def drop_nulls(options: Mapping[str, Any]) -> dict[str, Any]:
-    """The options without keys whose value is null, which so take their defaults; sub-sections too."""
+    """Return the options without keys whose value is null, which so take their defaults; sub-sections too."""
     return {
         key: drop_nulls(value) if isinstance(value, Mapping) else value
         for key, value in options.items()
@@ -175,7 +175,7 @@ def drop_nulls(options: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def dump_options(options: Mapping[str, Any]) -> str:
-    """The options as YAML, in their order."""
+    """Return the options as YAML, in their order."""
     return yaml.safe_dump(dict(options), sort_keys=False, allow_unicode=True)
 
 

@@ -26,7 +26,7 @@ FAREWELL_S = 10.0
 
 @dataclass
 class Sign:
-    """What a process tells the others.
+    """Message of a process to the others.
 
     Attributes:
         host: its machine.
@@ -75,7 +75,7 @@ class Watch:
 
     @contextmanager
     def undisturbed(self) -> Iterator[None]:
-        """What happens in here (writing a file) is finished before this process is ended."""
+        """Finish the work inside (writing a file) before this process is ended."""
         with self.busy:
             yield
 

@@ -80,11 +80,11 @@ class Picture:
     metadata: Metadata = field(default_factory=Metadata)
 
     def holding(self, image: np.ndarray) -> Picture:
-        """The same with another RGB image (h,w,3), for a part of the picture: without alpha and metadata."""
+        """Return the same with another RGB image (h,w,3), for a part of the picture: without alpha and metadata."""
         return replace(self, image=image, alpha=None, metadata=Metadata())
 
     def enlarged(self, image: np.ndarray) -> Picture:
-        """The same with an RGB image (h,w,3) of another size that shows the same; alpha is resized, bicubic."""
+        """Return the same with an RGB image (h,w,3) of another size that shows the same; alpha is resized, bicubic."""
         return replace(self, image=image, alpha=None if self.alpha is None else _fit_alpha(self.alpha, image))
 
 
@@ -98,7 +98,7 @@ def _fit_alpha(alpha: np.ndarray, image: np.ndarray) -> np.ndarray:
 
 
 def read_picture(path: str | os.PathLike, factor: float = 1, max_megapixels: float = MAX_MEGAPIXELS) -> Picture:
-    """A picture, upright, in its own depth and colour space; CMYK becomes sRGB. Of several pages the first.
+    """Return a picture, upright, in its own depth and colour space; CMYK becomes sRGB. Of several pages the first.
 
     Args:
         path: the file.
@@ -171,7 +171,7 @@ def _read(path: Path, factor: float, max_megapixels: float) -> Picture:
 
 
 def is_animated(path: Path) -> bool:
-    """Whether a file is a GIF, WebP, PNG or AVIF with several frames; False for what cannot be read."""
+    """Return True if a file is a GIF, WebP, PNG or AVIF with several frames; False for what cannot be read."""
     if path.suffix.lower() not in MOVING_EXTENSIONS:
         return False
     try:
@@ -182,7 +182,7 @@ def is_animated(path: Path) -> bool:
 
 
 def open_picture(path: Path, factor: float, max_megapixels: float) -> Image.Image:
-    """A picture with its header read, if it is within the limit; see `read_picture`. For use in `reading_picture`."""
+    """Open a picture and read its header, within the limit; see `read_picture`. For use in `reading_picture`."""
     file = _open(path)
     try:
         check_size(path, file.size, factor, max_megapixels, ImageReadError)
@@ -193,7 +193,7 @@ def open_picture(path: Path, factor: float, max_megapixels: float) -> Image.Imag
 
 
 def _open(path: Path) -> Image.Image:
-    """The file with its header read, if it is of one of `FORMATS`."""
+    """Return the file with its header read, if it is of one of `FORMATS`."""
     if _is_heic(path):
         _enable_heic()
     Image.init()
@@ -233,7 +233,7 @@ def check_size(path: Path, size: tuple[int, int], factor: float, max_megapixels:
 
 
 def _what_else(path: Path) -> str:
-    """What a file is that is no picture to Pillow, and what to do about it."""
+    """Return the kind of a file that is no picture to Pillow, and the remedy."""
     with path.open('rb') as file:
         head = file.read(16)
     if _is_heic(path) and not _enable_heic():
@@ -276,7 +276,7 @@ def _decode(path: Path, file: Image.Image) -> Picture:
 
 
 def _has_16_bits(path: Path, file: Image.Image) -> bool:
-    """Whether the file has 16 bits a channel, which Pillow does not always tell by the mode."""
+    """Return True if the file has 16 bits a channel, which Pillow does not always tell by the mode."""
     if isinstance(file, TiffImageFile) and file.mode != 'CMYK':
         return set(file.tag_v2.get(Base.BitsPerSample, ())) == {16}
     with path.open('rb') as raw:
@@ -322,7 +322,7 @@ def _size_of_float_tiff(path: Path) -> tuple[int, int] | None:
 
 
 def _read_float_colours(path: Path) -> Picture:
-    """A TIFF of floating-point colours, as 16 bits."""
+    """Return a TIFF of floating-point colours, as 16 bits."""
     decoded = cv2.imdecode(np.frombuffer(path.read_bytes(), np.uint8), cv2.IMREAD_UNCHANGED)
     if decoded is None or decoded.dtype.kind != 'f':
         raise ImageReadError(f'{path}: this kind of floating-point TIFF is not read; save it with 16 bits')
@@ -367,7 +367,7 @@ def _read_8_bits(file: Image.Image, mode: str) -> tuple[np.ndarray, np.ndarray |
 
 
 def _from_cmyk(file: Image.Image, icc: bytes | None, notes: list[str]) -> Image.Image:
-    """The picture as sRGB: through its profile, black on black; without one by the plain formula."""
+    """Return the picture as sRGB: through its profile, black on black; without one by the plain formula."""
     if icc is None:
         notes.append('CMYK without a colour profile, converted to sRGB by the plain formula')
         return file.convert('RGB')
@@ -451,7 +451,7 @@ def write_png(path: str | os.PathLike, picture: Picture) -> None:
 
 
 def _encode(path: str | os.PathLike, picture: Picture) -> tuple[memoryview, int]:
-    """A picture as PNG without what its values mean, and in how many channels."""
+    """Return a picture as PNG without what its values mean, and in how many channels."""
     image, alpha = picture.image, picture.alpha
     if picture.grey and alpha is not None and image.dtype == np.uint8:
         buffer = BytesIO()

@@ -30,7 +30,7 @@ TIFF_KEPT = frozenset(
 
 @dataclass(frozen=True)
 class Metadata:
-    """What a file says of its picture.
+    """Metadata of a picture file.
 
     Attributes:
         exif: as a TIFF structure, orientation 1, without thumbnail and size; or empty.
@@ -63,13 +63,13 @@ class Metadata:
 
 
 def png_chunk(name: bytes, content: bytes) -> bytes:
-    """A chunk of a PNG file."""
+    """Return a chunk of a PNG file."""
     body = name + content
     return struct.pack('>I', len(content)) + body + struct.pack('>I', zlib.crc32(body))
 
 
 def read_metadata(file: Image.Image) -> tuple[Metadata, list[str]]:
-    """The metadata of a file that has been read, and notes on what is damaged and left out."""
+    """Return the metadata of a file that has been read, and notes on what is damaged and left out."""
     readers = {'exif': _exif, 'xmp': _xmp, 'iptc': _iptc, 'texts': _texts, 'dpi': _dpi}
     found: dict[str, Any] = {}
     damaged = []
@@ -82,7 +82,7 @@ def read_metadata(file: Image.Image) -> tuple[Metadata, list[str]]:
 
 
 def read_colour_chunks(path: Path) -> bytes:
-    """The chunks of a PNG file that say what its values mean, its colour profile aside."""
+    """Return the chunks of a PNG file that say what its values mean, its colour profile aside."""
     kept = []
     with path.open('rb') as file:
         if file.read(len(PNG_SIGNATURE)) != PNG_SIGNATURE:
@@ -157,7 +157,7 @@ def _dpi(file: Image.Image) -> tuple[float, float] | None:
 
 
 def _text_chunk(keyword: str, text: str) -> bytes:
-    """A text as tEXt where it is Latin-1, else as iTXt; nothing where the keyword is none."""
+    """Return a text as tEXt where it is Latin-1, else as iTXt; nothing where the keyword is none."""
     try:
         name = keyword.encode('latin-1')
         if not 0 < len(name) < 80 or b'\0' in name:

@@ -32,7 +32,7 @@ def show_progress() -> Iterator[None]:
 
 @contextmanager
 def progress(total: int | None, unit: str, name: str = '') -> Iterator[Callable[[], object]]:
-    """A function to call after each of `total` units of something called `name`; None is an unknown number."""
+    """Yield a function to call after each of `total` units of something called `name`; None is an unknown number."""
     if not _showing:
         yield lambda: None
     elif sys.stderr.isatty():
@@ -44,7 +44,7 @@ def progress(total: int | None, unit: str, name: str = '') -> Iterator[Callable[
 
 
 def track(items: Iterable[T], unit: str, name: str = '') -> Iterator[T]:
-    """The same items, each counted once the next is asked for."""
+    """Yield the same items, each counted once the next is asked for."""
     total = len(items) if isinstance(items, Sized) else None
     if total == 1:  # nothing would be seen of it
         yield from items

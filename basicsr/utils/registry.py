@@ -10,7 +10,7 @@ T = TypeVar('T', bound=Callable)
 
 
 def nearest(name: str, known: Iterable[object]) -> str:
-    """A hint for a mistyped name: `` (did you mean 'x'?)``, or the list of known names when none is near."""
+    """Return a hint for a mistyped name: `` (did you mean 'x'?)``, or the list of known names when none is near."""
     names = sorted(map(str, known))
     close = difflib.get_close_matches(str(name), names, n=1, cutoff=0.6)
     return f" (did you mean '{close[0]}'?)" if close else f' (known: {", ".join(names)})'
@@ -28,7 +28,7 @@ class Registry:
         self._entries: dict[str, Callable] = {}
 
     def register(self) -> Callable[[T], T]:
-        """Decorator that enters a class or function under its own name."""
+        """Return a decorator that enters a class or function under its own name."""
 
         def enter(entry: T) -> T:
             name = entry.__name__
@@ -40,7 +40,7 @@ class Registry:
         return enter
 
     def get(self, name: str) -> Callable:
-        """The entry called `name`.
+        """Return the entry called `name`.
 
         Raises:
             KeyError: no such entry; the message names the nearest one.

@@ -11,7 +11,7 @@ TILE, MARGIN, TITLE = 192, 6, 26
 
 
 def enlarged(image: np.ndarray) -> np.ndarray:
-    """A tile of the sheet, with a white margin."""
+    """Return a tile of the sheet, with a white margin."""
     tile = cv2.resize(image, (TILE, TILE), interpolation=cv2.INTER_CUBIC)
     return cv2.copyMakeBorder(tile, MARGIN, MARGIN, MARGIN, MARGIN, cv2.BORDER_CONSTANT, value=(255, 255, 255))
 

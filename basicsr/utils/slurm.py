@@ -1,4 +1,4 @@
-"""What Slurm says about a process, as the variables that torch's `env://` reads."""
+"""Slurm's description of a process, as the variables that torch's `env://` reads."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from basicsr.utils.options import OptionError
 
 
 def first_host(nodes: str) -> str:
-    """The first machine of a Slurm list such as `gpu[03-05,9],login`, by `scontrol` where it is installed.
+    """Return the first machine of a Slurm list such as `gpu[03-05,9],login`, by `scontrol` where it is installed.
 
     Raises:
         OptionError: no such list.

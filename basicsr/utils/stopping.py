@@ -89,7 +89,7 @@ class SignalInterrupt(KeyboardInterrupt):
 
 
 def stop_code(stop: KeyboardInterrupt) -> int:
-    """The exit code of a command that was interrupted: 128 and the number of the signal, as shells have it."""
+    """Return the exit code of a command that was interrupted: 128 and the number of the signal, as shells have it."""
     return 128 + (stop.number if isinstance(stop, SignalInterrupt) else signal.SIGINT)
 
 

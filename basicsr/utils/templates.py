@@ -1,4 +1,4 @@
-"""Where the five landmarks of a face lie in an aligned picture.
+"""Templates of aligned faces: five landmarks in pixels.
 
 The order is left eye, right eye, nose, left and right mouth corner. A point (x, y) is in pixels, and (0, 0) is the
 centre of the first pixel.
@@ -31,5 +31,5 @@ ARCFACE_112 = np.array(
 
 
 def ffhq_template(size: int) -> np.ndarray:
-    """The five landmarks of an aligned face of `size` pixels, (5,2) float64."""
+    """Return the five landmarks of an aligned face of `size` pixels, (5,2) float64."""
     return (FFHQ_512 + 0.5) * (size / 512) - 0.5

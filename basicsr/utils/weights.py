@@ -46,12 +46,12 @@ class WeightsFile:
         return self.sha256 or self.sha256_prefix
 
     def is_present(self, folder: str | os.PathLike) -> bool:
-        """Whether the file is in the weights folder, with the size and the sum that are stated for it."""
+        """Return True if the file is in the weights folder, with the size and the sum that are stated for it."""
         target = Path(folder) / self.file
         return target.is_file() and defect(target, self.pinned, self.size) is None
 
     def fetch(self, folder: str | os.PathLike, mirrors: Sequence[str] = ()) -> Path:
-        """The file in the weights folder, downloaded unless it is there.
+        """Return the file in the weights folder, downloaded unless it is there.
 
         Args:
             folder: the weights folder.
@@ -66,7 +66,7 @@ class WeightsFile:
 
 
 def read_manifest(path: str | os.PathLike) -> dict[str, list[WeightsFile]]:
-    """The groups of a manifest (YAML), each a list of files.
+    """Return the groups of a manifest (YAML), each a list of files.
 
     Raises:
         OSError: no such file.
@@ -83,7 +83,7 @@ def read_manifest(path: str | os.PathLike) -> dict[str, list[WeightsFile]]:
 
 
 def where_to_get(path: str | os.PathLike) -> str:
-    """What makes or fetches a missing weights file, to be added to a message; '' where that is not known."""
+    """Return the command that makes or fetches a missing weights file, for messages; '' where none is known."""
     path = Path(path)
     if 'experiments' in path.parts[:-2]:
         run = path.parts[path.parts.index('experiments') + 1]
@@ -121,7 +121,7 @@ def _entry(item: Any, place: str) -> WeightsFile:
 
 
 def leads_outside(name: str) -> bool:
-    """Whether a relative name could lead out of the folder that it is put below, on any system."""
+    """Return True if a relative name could lead out of the folder that it is put below, on any system."""
     windows = PureWindowsPath(name)
     absolute = PurePosixPath(name).is_absolute() or windows.drive or windows.root
     return bool(absolute) or '..' in windows.parts or '\0' in name

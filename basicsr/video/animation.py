@@ -85,7 +85,7 @@ class AnimationReader:
         return []
 
     def frames(self) -> Generator[TimedFrame, None, None]:
-        """The frames and their times. An animation that breaks off ends there."""
+        """Yield the frames and their times. An animation that breaks off ends there."""
         time, dropped = Fraction(0), False
         with PILLOWS_LIMIT.lifted():
             for index in range(self.frame_count):
@@ -108,7 +108,7 @@ class AnimationReader:
 
 
 def _pause(file: Image.Image) -> Fraction:
-    """How long the present frame is shown, in milliseconds."""
+    """Return the duration of the present frame, in milliseconds."""
     stated = file.info.get('duration', 0)
     pause = Fraction(stated).limit_denominator(1000) if isinstance(stated, int | float) and stated == stated else 0
     return Fraction(pause if SHORTEST < pause < 1e7 else INSTEAD)

@@ -27,7 +27,7 @@ class Deinterlacer:
         self._kind: tuple[int, int, str] | None = None
 
     def follow(self, frames: Iterable[av.VideoFrame]) -> Iterator[av.VideoFrame]:
-        """The frames, in the same order, at the same times."""
+        """Yield the frames, in the same order, at the same times."""
         for frame in frames:
             kind = (frame.width, frame.height, frame.format.name)
             if self._graph is not None and kind != self._kind:  # a filter is for one kind of frames
@@ -47,7 +47,7 @@ class Deinterlacer:
         yield from self._rest()
 
     def _rest(self) -> Iterator[av.VideoFrame]:
-        """What the filter holds back."""
+        """Yield the frames that the filter holds back."""
         graph, self._graph = self._graph, None
         if graph is not None:
             graph.push(None)
@@ -63,7 +63,7 @@ def _build(frame: av.VideoFrame) -> Graph:
 
 
 def _ready(graph: Graph) -> Iterator[av.VideoFrame]:
-    """What comes out of a filter now."""
+    """Yield the frames that a filter has ready."""
     while True:
         try:
             frame = graph.pull()

@@ -1,4 +1,4 @@
-"""Which codec, depth and container the result of a clip has, within the limits of the encoder."""
+"""Codec, depth and container of a clip's result, within the limits of the encoder."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ QUIET = 'log-level=none'  # x265 writes to the screen by itself
 
 @dataclass(frozen=True)
 class Encoding:
-    """How the frames of a result are encoded.
+    """Encoding of a result's frames.
 
     Attributes:
         codec: FFmpeg's name of the encoder.
@@ -45,11 +45,11 @@ class Encoding:
 
     @property
     def deep(self) -> bool:
-        """Whether it takes 16 bits a channel."""
+        """True if it takes 16 bits a channel."""
         return self.layout.endswith('10le')
 
     def options_for(self, size: tuple[int, int], extra: str = '') -> dict[str, str]:
-        """The encoder's options for frames of (width, height), with parameters of x265 as `extra`."""
+        """Return the encoder's options for frames of (width, height), with parameters of x265 as `extra`."""
         chosen = self.options | (self.large_options if size[0] * size[1] > LARGE else {})
         if extra and 'x265-params' in chosen:
             chosen['x265-params'] += ':' + extra
@@ -71,12 +71,12 @@ CLEAR = Encoding(
 
 
 def choose_encoding(alpha: bool, deep: bool) -> Encoding:
-    """That for frames with transparency, of more than 8 bits, or neither."""
+    """Return the encoding for frames with transparency, of more than 8 bits, or neither."""
     return CLEAR if alpha else DEEP if deep else PLAIN
 
 
 def even(size: tuple[int, int]) -> tuple[int, int]:
-    """A size with even sides, at most a pixel larger."""
+    """Return a size with even sides, at most a pixel larger."""
     return size[0] + size[0] % 2, size[1] + size[1] % 2
 
 
@@ -96,7 +96,7 @@ def check_encoder(encoding: Encoding, size: tuple[int, int], path: Path) -> None
 
 
 def hdr_parameters(frame: av.VideoFrame) -> str:
-    """What the first frame says of the screen that HDR was graded on, as parameters of x265; '' for nothing.
+    """Return the mastering display of HDR in the first frame, as parameters of x265; '' for none.
 
     FFmpeg's structures (libavutil/mastering_display_metadata.h) are ten rationals, the primaries in the order red,
     green, blue, and two flags; and two integers, the light levels.

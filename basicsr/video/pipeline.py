@@ -76,7 +76,7 @@ class Channel(Generic[T]):
 
 
 def ahead(source: Generator[T, None, None], size: int) -> Generator[T, None, None]:
-    """The items of `source`, which runs in a thread and is at most `size` items ahead.
+    """Yield the items of `source`, which runs in a thread and is at most `size` items ahead.
 
     An error of `source` is raised here. When this generator is closed, `source` is closed, and its thread has ended.
     """
@@ -101,7 +101,7 @@ def ahead(source: Generator[T, None, None], size: int) -> Generator[T, None, Non
 
 @contextmanager
 def behind(consume: Callable[[Iterator[T]], None], size: int) -> Iterator[Callable[[T], None]]:
-    """A function that passes items to `consume`, which runs in a thread and is at most `size` items behind.
+    """Yield a function that passes items to `consume`, which runs in a thread and is at most `size` items behind.
 
     At the end of the `with` block `consume` has done everything. An error of it is raised by the function or at the end
     of the block. After an error within the block the iterator of `consume` raises `GoneError`.

@@ -1,4 +1,4 @@
-"""Who the faces of a clip are: asked for each track until somebody known is found, and measured now and then."""
+"""Identity of the faces of a clip: matched for each track until a person is found, and measured now and then."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class TrackIdentities:
         self._measured: dict[int, list[FaceIdentity]] = defaultdict(list)
 
     def recognise(self, frames: Sequence[Faces]) -> list[dict[int, FaceResult]]:
-        """The same faces, with who they are, and in some frames with an embedding, so that likeness is measured."""
+        """Return the faces with their people, and in some frames with an embedding, so that similarity is measured."""
         fresh = self._embed_new(frames)
         for faces in frames:
             self._decide({track: face for track, face in faces.items() if track not in self._persons}, faces, fresh)
@@ -51,7 +51,7 @@ class TrackIdentities:
         return [average(track, frames, people) for track, frames in sorted(self._measured.items())]
 
     def _embed_new(self, frames: Sequence[Faces]) -> dict[int, Tensor]:
-        """The mean embedding over these frames of each track that is new."""
+        """Return the mean embedding over these frames of each track that is new."""
         new = [(track, face) for faces in frames for track, face in faces.items() if track not in self._persons]
         vectors: dict[int, list[Tensor]] = defaultdict(list)
         for (track, _), vector in zip(new, self.guide.embed([face.crop for _, face in new]), strict=True):
@@ -59,7 +59,7 @@ class TrackIdentities:
         return {track: F.normalize(sum(found[1:], found[0]), dim=0) for track, found in vectors.items()}
 
     def _decide(self, new: Faces, faces: Faces, vectors: Mapping[int, Tensor]) -> None:
-        """Who the new faces of a frame are; nobody who is in it already."""
+        """Match the new faces of a frame; a person who is in it already is left out."""
         if not new:
             return
         stacked = torch.stack([vectors[track] for track in new])
@@ -67,7 +67,7 @@ class TrackIdentities:
         self._persons.update(zip(new, self.guide.recognise(crops, stacked, False, self._taken(faces)), strict=True))
 
     def _taken(self, faces: Faces) -> set[Person]:
-        """Who is in a frame, as far as that is decided."""
+        """Return the people who are in a frame, as far as matched."""
         return {person for track in faces if (person := self._persons.get(track)) is not None}
 
     def _told(self, track: int, face: FaceResult, faces: Faces) -> FaceResult:
@@ -80,7 +80,7 @@ class TrackIdentities:
         return replace(face, person=self._persons[track], seen=seen)
 
     def _ask_again(self, track: int, seen: Tensor, faces: Faces) -> None:
-        """A track that began blurred or turned away may show somebody with references now."""
+        """Ask again for tracks that began blurred or turned away, which may show somebody with references now."""
         known = self._persons[track]
         if self.guide.people is None or (known is not None and known.files):
             return

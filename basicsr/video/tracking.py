@@ -41,7 +41,7 @@ def eye_distance(landmarks: np.ndarray) -> float:
 
 
 def smoothing(cutoff: float, seconds: float) -> float:
-    """The weight of a new value in a first-order low-pass filter of `cutoff` Hz, `seconds` after the last value."""
+    """Return the weight of a new value in a first-order low-pass filter of `cutoff` Hz, `seconds` after the last."""
     return 1 / (1 + 1 / (2 * math.pi * cutoff * seconds))
 
 
@@ -121,7 +121,7 @@ class Track:
     smoother: Smoother = field(default_factory=Smoother)
 
     def distance(self, face: Face, time: float) -> float:
-        """How far `face` is from where this one is expected at `time`, in eye distances; infinite if out of reach."""
+        """Return the distance of `face` from its expected place at `time`, in eye distances; infinite if too far."""
         size, other = self.face.eye_distance, face.eye_distance
         expected = self.face.landmarks + self.velocity * (time - self.time)
         far = np.sqrt(np.mean(np.sum((face.landmarks - expected) ** 2, 1))) / max(size, other, 1e-6)
@@ -188,7 +188,7 @@ class Tracker(Generic[T]):
         self._frame = self._scene = 0
 
     def follow(self, frames: Iterable[tuple[T, float, list[Face], bool]]) -> Iterator[tuple[T, list[Tracked]]]:
-        """The frames with their tracked faces.
+        """Yield the frames with their tracked faces.
 
         Args:
             frames: anything, its time in seconds, its faces, and whether it is the first after a cut.
@@ -254,7 +254,7 @@ class Tracker(Generic[T]):
 
 
 def blend(first: Face, second: Face, part: float) -> Face:
-    """The face that is `part` (0 to 1) of the way from one to the other."""
+    """Return the face that is `part` (0 to 1) of the way from one to the other."""
     values = [a + part * (b - a) for a, b in ((first.box, second.box), (first.landmarks, second.landmarks))]
     return Face(values[0], first.score + part * (second.score - first.score), values[1])
 
@@ -266,7 +266,7 @@ class CutFinder:
         self._last: np.ndarray | None = None
 
     def is_cut(self, image: np.ndarray) -> bool:
-        """Whether an RGB uint8 (H,W,3) frame begins a new scene after the frame given before."""
+        """Return True if an RGB uint8 (H,W,3) frame begins a new scene after the frame given before."""
         small = cv2.resize(image, (CUT_SIDE, CUT_SIDE), interpolation=cv2.INTER_AREA).astype(np.float32)
         before, self._last = self._last, small
         return before is not None and float(np.abs(small - before).mean()) > CUT_DIFFERENCE

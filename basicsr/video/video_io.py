@@ -57,7 +57,7 @@ class VideoReadError(IDCodeFormerError, ValueError):
 
 @dataclass(frozen=True)
 class Colours:
-    """How the numbers of a clip stand for colours, in the codes of ITU-T H.273.
+    """Colour encoding of a clip, in the codes of ITU-T H.273.
 
     Attributes:
         matrix: of luma and colour differences.
@@ -73,7 +73,7 @@ class Colours:
 
     @classmethod
     def of(cls, frame: av.VideoFrame) -> Colours:
-        """Those of a frame; what it does not say is taken as players take it."""
+        """Read the colours of a frame; missing ones are taken as players take them."""
         guess = BT709 if frame.height >= HD_HEIGHT or frame.format.is_rgb else BT601
         matrix = frame.colorspace if frame.colorspace in MATRICES else guess
         full = frame.color_range == ColorRange.JPEG and not frame.format.is_rgb
@@ -81,7 +81,7 @@ class Colours:
 
     @property
     def is_hdr(self) -> bool:
-        """Whether the tone curve is one of HDR: PQ or HLG."""
+        """True if the tone curve is one of HDR: PQ or HLG."""
         return self.transfer in (PQ, HLG)
 
     @property
@@ -117,12 +117,12 @@ class Colours:
 
 
 def has_alpha(layout: av.VideoFormat) -> bool:
-    """Whether a layout of pixels has transparency."""
+    """Return True if a pixel format has transparency."""
     return any(component.is_alpha for component in layout.components)
 
 
 def is_deep(layout: av.VideoFormat) -> bool:
-    """Whether a layout of pixels has more than 8 bits a channel."""
+    """Return True if a pixel format has more than 8 bits a channel."""
     return any(component.bits > 8 for component in layout.components)
 
 
@@ -147,7 +147,7 @@ class TimedFrame:
 
 
 def orientation(frame: av.VideoFrame) -> tuple[bool, bool, bool]:
-    """How a frame is to be turned for display: whether to swap x and y, then to mirror x, and y.
+    """Return the orientation of a frame for display: whether to swap x and y, then to mirror x, and y.
 
     The display matrix holds a, b, u, c, d, v, x, y, w as 32-bit integers, and (p, q) is shown at (ap + cq, bp + dq).
     """
@@ -297,7 +297,7 @@ class VideoReader:
         return streams[0]
 
     def _choose_decoder(self) -> VideoCodecContext:
-        """The stream's own, or one that reads its alpha too."""
+        """Return the stream's own, or one that reads its alpha too."""
         context = self._stream.codec_context
         other = ALPHA_DECODERS.get(context.codec.canonical_name)
         if other and self._stream.metadata.get('alpha_mode') == '1' and other in av.codecs_available:
@@ -322,19 +322,19 @@ class VideoReader:
 
     @property
     def has_alpha(self) -> bool:
-        """Whether frames have transparency."""
+        """True if frames have transparency."""
         layout = self._stream.codec_context.format
         return self._decoder is not self._stream.codec_context or (layout is not None and has_alpha(layout))
 
     @property
     def is_deep(self) -> bool:
-        """Whether frames have more than 8 bits a channel."""
+        """True if frames have more than 8 bits a channel."""
         layout = self._stream.codec_context.format
         return layout is not None and is_deep(layout)
 
     @property
     def sounds(self) -> int:
-        """How many sound tracks there are."""
+        """Number of sound tracks."""
         return len(self._container.streams.audio)
 
     @property
@@ -344,7 +344,7 @@ class VideoReader:
 
     @property
     def chapters(self) -> list[Chapter]:
-        """Those of the clip."""
+        """Chapters of the clip."""
         return self._container.chapters()
 
     @property
@@ -364,7 +364,7 @@ class VideoReader:
         return stated
 
     def decode(self) -> Iterator[av.VideoFrame]:
-        """The frames as stored, in the order in which they are shown."""
+        """Yield the frames as stored, in the order in which they are shown."""
         damaged, reached = 0, Fraction(0)
         try:
             for packet in self._container.demux(self._stream, *self._container.streams.audio):
@@ -387,7 +387,7 @@ class VideoReader:
             self.complaints.append(f'it breaks off after {float(lasted):.2f} s of {float(self.duration):.2f} s')
 
     def frames(self) -> Generator[TimedFrame, None, None]:
-        """The frames, all in the size of the first.
+        """Yield the frames, all in the size of the first.
 
         A time within a tick of a multiple of 1 / `rate` is put on it, so that clips in containers that round times keep
         an even rate. Frames without a time follow the frame before.
@@ -416,7 +416,7 @@ class VideoReader:
             self.complaints.append(f'a jump of {float(clock.closed):.0f} s in its times was taken out')
 
     def _times(self, frame: av.VideoFrame, clock: Stretch) -> list[Fraction]:
-        """When a frame is due, the evened time first."""
+        """Return the times of a frame, the evened one first."""
         if frame.pts is None or not frame.time_base:
             return []
         time = clock(frame.pts * frame.time_base - self.start, 1 / self.rate)

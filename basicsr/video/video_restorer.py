@@ -37,7 +37,7 @@ MOST_WAITING = 1e8  # pixels of frames waiting at each stage; of larger frames f
 
 @dataclass(frozen=True)
 class VideoResult:
-    """What became of a clip.
+    """Result of a clip.
 
     Attributes:
         status: `restored`, `already_sharp` or `no_face`; `incomplete` if a part of the picture or sound is missing.
@@ -78,7 +78,7 @@ class _Frame:
 
 @dataclass
 class _Tally:
-    """What is counted on the way."""
+    """Counters of a clip's restoration."""
 
     faces: set[int] = field(default_factory=set)
     restored: set[int] = field(default_factory=set)
@@ -214,7 +214,7 @@ class VideoRestorer:
     def _restore(
         self, frames: Iterator[_Frame], size: int, tally: _Tally, step: Callable[[], object]
     ) -> Iterator[_Frame]:
-        """The same frames, their faces restored in batches over several frames; `step` is called after each."""
+        """Yield the same frames, their faces restored in batches over several frames; `step` is called after each."""
         for batch in batches(frames, size):
             begin = time.perf_counter()
             if tally.people is not None:
@@ -257,7 +257,7 @@ class VideoRestorer:
             raise OSError(f'the result could not be written ({error.strerror})') from error
 
     def _finish(self, frame: _Frame) -> np.ndarray:
-        """A frame of the result, RGB or RGBA."""
+        """Return a frame of the result, RGB or RGBA."""
         picture = Picture(frame.shown.image, frame.shown.alpha)
         if self.aligned:
             (face,) = frame.faces
@@ -273,7 +273,7 @@ class VideoRestorer:
         return image if alpha is None else np.dstack([image, alpha])
 
     def _aligned_side(self, own: int) -> int:
-        """The side of an aligned face in the result."""
+        """Return the side of an aligned face in the result."""
         return self.images.restorer.size if self.network_size else own
 
     def _result(self, clip: Clip, tally: _Tally, target: Path, seconds: float) -> VideoResult:
@@ -304,7 +304,7 @@ class VideoRestorer:
 
 
 def open_clip(path: Path, max_megapixels: float = MAX_MEGAPIXELS) -> Clip:
-    """A clip, or a picture that moves, to be read frame by frame.
+    """Return a clip, or a picture that moves, to be read frame by frame.
 
     Raises:
         FileNotFoundError: no such file.

@@ -69,7 +69,7 @@ class Sound:
         self.note, self.lost = f'sound track {number} {why}; {NO_SOUND} it', True
 
     def _choose(self, number: int) -> Iterator[av.Packet]:
-        """What brings the packets; the stream of the result is made here."""
+        """Return the source of the packets; the stream of the result is made here."""
         context = self._stream.codec_context
         codec = context.codec.canonical_name if context is not None else ''
         if codec in self._copied and not (codec == 'mp3' and context.sample_rate < LEAST_MP3_RATE):
@@ -114,7 +114,7 @@ class Sound:
         yield from stream.encode(None)
 
     def before(self, until: Fraction | float) -> Iterator[av.Packet]:
-        """The next packets, those heard before `until`, in seconds."""
+        """Yield the next packets, those heard before `until`, in seconds."""
         while self._next is not None:
             packet, base = self._next, self._next.time_base
             time = self._clock((packet.dts or 0) * base - self._clip.start, Fraction(0))
@@ -215,14 +215,14 @@ class VideoWriter:
 
     @property
     def notes(self) -> list[str]:
-        """What is to be said of the sound, once all of it has been written."""
+        """Notes on the sound, once all of it has been written."""
         damaged = self._damaged + sum(sound.damaged for sound in self.sounds)
         left_out = [f'{damaged} damaged piece(s) of the sound were left out'] if damaged else []
         return [sound.note for sound in self.sounds if sound.note] + left_out
 
     @property
     def sound_lost(self) -> bool:
-        """Whether sound, or a part of it, is not in the result, once all of it has been written."""
+        """True if sound, or a part of it, is not in the result, once all of it has been written."""
         return self._damaged > 0 or any(sound.lost or sound.damaged for sound in self.sounds)
 
     def _mux(self, packets: list[av.Packet]) -> None:

@@ -1,4 +1,4 @@
-"""What the rows of an ablation make of the same faces, as a contact sheet; the faces are chosen by their place."""
+"""Contact sheet of an ablation's rows on the same faces; the faces are chosen by their place."""
 
 from __future__ import annotations
 

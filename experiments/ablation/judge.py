@@ -37,7 +37,7 @@ BATCH = 8
 
 @dataclass(frozen=True)
 class Job:
-    """What is restored and judged, as plain values.
+    """Job of restoring and judging, as plain values.
 
     Attributes:
         label: in reports.
@@ -112,7 +112,7 @@ class References:
             self.people.setdefault(_person(name), []).append(path)
 
     def choose(self, name: str, whose: str, count: int) -> list[Path]:
-        """The first `count` references of a picture; fewer where there are fewer."""
+        """Return the first `count` references of a picture; fewer where there are fewer."""
         if whose == 'own':
             return self.folder.references(name)[:count]
         others = sorted(person for person in self.people if person not in (_person(name), name))
@@ -121,7 +121,7 @@ class References:
         return self.people[others[zlib.crc32(name.encode()) % len(others)]][:count]
 
     def embed(self, path: Path) -> Tensor:
-        """The unit vector (D,) of a photograph."""
+        """Return the unit vector (D,) of a photograph."""
         if path not in self.known:
             self.known[path] = self.embedder(to_tensor(imread(path))[None].to(self.device))[0]
         return self.known[path]
@@ -192,7 +192,7 @@ class Restorer:
         self._write([(name, name, []) for name in self.inputs.files], out)
 
     def towards(self, restored: Path, blind: Path, judge: FaceEmbedder) -> dict[str, float]:
-        """How much nearer `restored` are to the photographs that they were told of than `blind` are, by a recogniser.
+        """Return the gain of `restored` over `blind` in similarity to the reference photographs, by a recognizer.
 
         Args:
             restored, blind: folders of `restore` and `restore_blind`.
@@ -232,7 +232,7 @@ class Restorer:
         return self.references.choose(name, self.job.references, count) if self.references else []
 
     def _known(self, photos: Sequence[Sequence[Path]]) -> dict[str, Any]:
-        """What a restorer is told of faces by their references."""
+        """Return the identity arguments of a restorer for faces with references."""
         if self.references is None:
             return {}
         vectors, mask = self.references.batch(photos)
@@ -256,7 +256,7 @@ class Restorer:
 
 
 def _only_summary(content: Mapping[str, Any]) -> dict[str, Any]:
-    """What the row keeps of a summary of one run."""
+    """Return the part of a run's summary that the row keeps."""
     run = next(iter(content['runs'].values()))
     kept = {key: run[key] for key in ('pictures', 'metrics', 'problems')}
     return {**kept, 'not_run': {**content['not_run'], **run['not_run']}, 'environment': content['environment']}

@@ -1,4 +1,4 @@
-"""What an ablation is: rows, seeds, and the faces that they are judged on. A file of options/ablation."""
+"""Plan of an ablation: rows, seeds, and the faces that they are judged on. A file of options/ablation."""
 
 from __future__ import annotations
 

@@ -43,7 +43,7 @@ def reconstruct(network: VQAutoEncoder, faces: Folder, output: Path) -> Tensor:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """The command line; returns the exit code."""
+    """Run the command line; return the exit code."""
     parser = ArgumentParser(description='Encode and decode faces by a network of stage I.')
     parser.add_argument('--weights', type=Path, required=True, help='of stage I')
     parser.add_argument('-i', '--input', type=Path, required=True, help='folder of aligned faces')

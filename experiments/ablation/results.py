@@ -20,12 +20,12 @@ DONE, FAILED = 'done', 'failed'
 
 
 def key_of(result: Mapping[str, str]) -> tuple[str, ...]:
-    """What a result is of."""
+    """Return the key of a result."""
     return tuple(result[name] for name in KEY)
 
 
 def read_results(path: Path) -> list[Result]:
-    """The rows of a file; none where there is no file.
+    """Return the rows of a file; none where there is no file.
 
     Raises:
         EvaluationError: a column without a name, or a line with more or fewer cells than columns: files joined by hand.
@@ -65,7 +65,7 @@ class Results:
         self.rows = {key_of(result): result for result in read_results(path)}
 
     def is_done(self, result: Mapping[str, str]) -> bool:
-        """Whether there is a good result of the same key and fingerprint."""
+        """Return True if there is a good result of the same key and fingerprint."""
         known = self.rows.get(key_of(result), {})
         return known.get('status') == DONE and known.get('fingerprint') == result['fingerprint']
 

@@ -58,7 +58,7 @@ from experiments.ablation.tables import write_tables
 
 
 def _slug(*parts: object) -> str:
-    """A file name of texts."""
+    """Return a file name of texts."""
     return re.sub(r'[^\w.-]+', '_', '_'.join(str(part) for part in parts))
 
 
@@ -67,7 +67,7 @@ def _figure(value: float) -> str:
 
 
 def _digest(place: str | None) -> str:
-    """What a file holds, or a folder with its sub-folders; '' where there is none (a name that says it all)."""
+    """Return the sum of a file, or of a folder with its sub-folders; '' for neither (a name that says it all)."""
     if not place or not Path(place).exists():
         return ''
     if Path(place).is_file():
@@ -96,7 +96,7 @@ class Ablation:
         self.about |= {'platform': known['platform']}
 
     def folder(self, result: Result) -> Path:
-        """Where the restored faces and the report of a result are."""
+        """Return the folder of a result's restored faces and report."""
         return self.out / 'rows' / _slug(*key_of(result))
 
     def run(self, rows: Sequence[str], seeds: Sequence[int]) -> int:
@@ -134,7 +134,7 @@ class Ablation:
     def _lines(
         self, row: Row, seed: int, trainings: Sequence[Training], checkpoint: Path | None
     ) -> Iterator[tuple[Job, Result]]:
-        """What is to be judged of a row, with the line of the results so far."""
+        """Yield the jobs of a row, with the line of the results so far."""
         options = [training.options for training in trainings]
         data = [Path(entry['datasets']['train']['dataroot_gt']).name for entry in options]
         fixed = {
@@ -216,7 +216,7 @@ class Ablation:
         return failed
 
     def _prepare(self, job: Job, line: Result) -> Path:
-        """The file of a job, in an empty folder."""
+        """Return the file of a job, in an empty folder."""
         out = Path(job.out)
         if out.exists():
             shutil.rmtree(out)
@@ -257,7 +257,7 @@ class Ablation:
 
 
 def _figures(result: Mapping[str, Any]) -> Result:
-    """The cells of a `result.json`."""
+    """Return the cells of a `result.json`."""
     figures = {}
     for metric, found in result['metrics'].items():
         figures |= {metric: found['mean']} if 'mean' in found else {}
@@ -279,7 +279,7 @@ def _figures(result: Mapping[str, Any]) -> Result:
 
 
 def _fewer(folders: Mapping[str, str], limit: int, out: Path) -> dict[str, str]:
-    """The folders with copies of `limit` pictures of lq and gt at even steps in place of all."""
+    """Return the folders with copies of `limit` pictures of lq and gt at even steps in place of all."""
     chosen = at_even_steps(sorted(Folder.scan(folders['lq'], 'lq').files), limit)
     copies = dict(folders)
     for role in ('lq', 'gt'):
@@ -313,7 +313,7 @@ def parser() -> argparse.ArgumentParser:
 
 
 def _job_process(files: Sequence[Path]) -> int:
-    """What `--job` does: judge in this process. What a job cannot do is its result."""
+    """Judge in this process, for `--job`. Failures are results too."""
     keep_freed_memory()
     for file in files:
         try:
@@ -329,7 +329,7 @@ def _end(number: int, frame: Any) -> None:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """The command line; returns the exit code."""
+    """Run the command line; return the exit code."""
     args = parser().parse_args(argv)
     if args.job:
         return _job_process(args.job)

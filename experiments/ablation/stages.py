@@ -50,7 +50,7 @@ class Training:
 
 
 def _has(options: Mapping[str, Any], change: str) -> bool:
-    """Whether the key of a `section:key=value` stands in options."""
+    """Return True if the key of a `section:key=value` stands in options."""
     section: Any = options
     for key in change.partition('=')[0].split(':'):
         if not isinstance(section, Mapping) or key not in section:
@@ -73,7 +73,7 @@ def _renamed(value: Any, names: Mapping[str, str]) -> Any:
 
 
 def trainings_of(row: Row, seed: int, shared: Sequence[str]) -> list[Training]:
-    """The stages of a row with their options.
+    """Return the stages of a row with their options.
 
     Args:
         row: of stages.
@@ -131,7 +131,7 @@ def _paths(options: Mapping[str, Any]) -> list[tuple[str, ...]]:
 
 
 def parts_of(trainings: Sequence[Training]) -> tuple[str, ...]:
-    """Which of `plan.PARTS` a row was trained with, stage I left aside, which the rows have in common."""
+    """Return the parts, of `plan.PARTS`, that a row was trained with, without stage I, which the rows share."""
     network = trainings[-1].options['network_g']
     own = [entry.options for entry in trainings if entry.options['network_g']['type'] != 'VQAutoEncoder']
     conditioned = network['type'] == 'IDCodeFormer'
@@ -144,7 +144,7 @@ def parts_of(trainings: Sequence[Training]) -> tuple[str, ...]:
 
 
 def run_process(command: Sequence[str], log: Path) -> tuple[int, str]:
-    """A process to its end, what it says going to the end of a file; its exit code, and why it failed.
+    """Run a process to its end, its output appended to a file; return its exit code, and why it failed.
 
     Whatever ends this process (Ctrl-C, SIGTERM) is passed on to that one, and its end awaited: a training saves then.
     """
@@ -212,7 +212,7 @@ class Trainer:
             csv.writer(file).writerows([COLUMNS, entry] if new else [entry])
 
     def seconds(self, trainings: Sequence[Training]) -> float:
-        """What the stages took, interrupted and failed tries included."""
+        """Return the seconds of the stages, interrupted and failed tries included."""
         if not self.record.exists():
             return 0.0
         names = {training.name for training in trainings}

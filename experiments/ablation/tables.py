@@ -26,7 +26,7 @@ Scores = Mapping[str, Mapping[str, float]]  # metric to picture to value
 
 @dataclass
 class Entry:
-    """What came out for one row at one w on one set, over its seeds.
+    """Results of one row at one w on one set, over its seeds.
 
     Attributes:
         row: its name.
@@ -47,7 +47,7 @@ class Entry:
 
     @property
     def is_trained(self) -> bool:
-        """Whether its seeds are of trainings: pictures and checkpoints that were given have none."""
+        """True if its seeds are of trainings: pictures and checkpoints that were given have none."""
         return bool(self.results[0].get('iterations'))
 
     def mean(self, column: str) -> tuple[float, float] | None:
@@ -74,7 +74,7 @@ def read_scores(path: Path) -> dict[str, dict[str, float]]:
 
 
 def collect(results: Sequence[Result], folders: Mapping[tuple[str, ...], Path], rows: Sequence[str]) -> list[Entry]:
-    """The entries of one set's results, in the order of `rows`.
+    """Return the entries of one set's results, in the order of `rows`.
 
     Args:
         results: that succeeded.
@@ -90,13 +90,13 @@ def collect(results: Sequence[Result], folders: Mapping[tuple[str, ...], Path], 
 
 
 def base_of(entry: Entry, entries: Sequence[Entry], baseline: str) -> Entry | None:
-    """The baseline's entry at the same w, else its first."""
+    """Return the baseline's entry at the same w, else its first."""
     bases = [other for other in entries if other.row == baseline]
     return next((base for base in bases if base.w == entry.w), bases[0] if bases else None)
 
 
 def with_seeds_of(entry: Entry, other: Entry) -> Entry:
-    """An entry of those seeds alone that the other was trained with, too; all of it, where that leaves none."""
+    """Return an entry of those seeds alone that the other was trained with, too; all of it, where that leaves none."""
     if not entry.is_trained or not other.is_trained:
         return entry
     seeds = {result['seed'] for result in other.results}
@@ -106,7 +106,7 @@ def with_seeds_of(entry: Entry, other: Entry) -> Entry:
 
 
 def differences(name: str, entries: Sequence[Entry], plan: Plan) -> list[dict[str, str]]:
-    """The paired differences to the baselines, of every metric of single pictures, with bootstrap intervals.
+    """Return the paired differences to the baselines, of every metric of single pictures, with bootstrap intervals.
 
     Rows are compared by the seeds that both were trained with.
     """
@@ -183,7 +183,7 @@ def table(name: str, entries: Sequence[Entry], found: Sequence[Mapping[str, str]
 
 
 def _remarks(results: Sequence[Result]) -> list[str]:
-    """What failed, and what was not run with the rows that it is so for; each once."""
+    """List failures, and what was not run with its rows; each once."""
     failed: dict[str, None] = {}
     not_run: dict[str, dict[str, None]] = {}
     for result in results:

@@ -1,4 +1,4 @@
-"""What scripts/benchmark.py measures: each function here gives rows of figures."""
+"""Measurements of scripts/benchmark.py: each function gives rows of figures."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ TINY: dict[str, Any] = {
 
 @dataclass(frozen=True)
 class Setup:
-    """What to measure with.
+    """Settings of the measurements.
 
     Attributes:
         folder: for files on the way; holds the checkpoint `network.pth` and the folder `faces`.
@@ -93,7 +93,7 @@ class Row:
 
 
 def seconds(work: Callable[[], object]) -> float:
-    """How long `work` takes."""
+    """Return the seconds that `work` takes."""
     begin = time.perf_counter()
     work()
     return time.perf_counter() - begin
@@ -131,7 +131,7 @@ def drawn_faces(restorer: FaceRestorer, count: int) -> torch.Tensor:
 
 @torch.inference_mode()
 def forward(setup: Setup) -> list[Row]:
-    """The network on one face, beside a matrix product of the same precision."""
+    """Return the network on one face, beside a matrix product of the same precision."""
     gflop, done = count_flops(setup.network, True), count_flops(setup.network, False)
     rows = [Row('forward', 'network', 'work of a face', gflop, gflop, 'GFLOP', f'{done:.0f} are computed')]
     for precision in ('fp32', 'bf16'):
@@ -172,7 +172,7 @@ def peak_of(checkpoint: Path, precision: str) -> tuple[float, float]:
 
 
 def memory(setup: Setup) -> list[Row]:
-    """The most memory that a process holds that restores one face."""
+    """Return the most memory that a process holds that restores one face."""
     rows = []
     for precision in ('fp32', 'bf16'):
         before, after = peak_of(setup.checkpoint, precision)
@@ -225,7 +225,7 @@ def batch(setup: Setup) -> list[Row]:
 
 @torch.inference_mode()
 def profile(setup: Setup) -> list[Row]:
-    """Where the time of the network goes."""
+    """Profile the network by layer."""
     rows = []
     for precision in ('fp32', 'bf16'):
         restorer = FaceRestorer(setup.checkpoint, 'cpu', precision)
@@ -242,7 +242,7 @@ def profile(setup: Setup) -> list[Row]:
 
 
 def degradation(setup: Setup) -> list[Row]:
-    """Samples of stage III a second in one worker, beside the plain way to make them."""
+    """Return samples of stage III a second in one worker, beside the plain way to make them."""
     torch.set_num_threads(1)
     cv2.setNumThreads(1)
     data = FFHQBlindJointDataset(
@@ -261,7 +261,7 @@ def degradation(setup: Setup) -> list[Row]:
 
 
 def small_options(setup: Setup, name: str, changes: Mapping[str, object]) -> dict[str, Any]:
-    """The options of a file of options/small, its networks fresh and its data the faces of `setup`."""
+    """Return the options of a file of options/small, its networks fresh and its data the faces of `setup`."""
     vqgan = setup.folder / 'vqgan.pth'
     changes = {
         'datasets:train:dataroot_gt': setup.folder / 'faces', 'datasets:val': '~', 'network_vqgan:model_path': vqgan,
@@ -280,7 +280,7 @@ def one_iteration(model: BaseModel, batch: Mapping[str, Any], counter: Iterator[
 
 
 def training(setup: Setup) -> list[Row]:
-    """Iterations a second of the small option files, their batches being there."""
+    """Return iterations a second of the small option files, their batches being there."""
     recogniser = setup.folder / 'recogniser.pth'
     save_atomic(MobileFaceNet().state_dict(), recogniser)
     identity = {'train:identity_opt:weights': recogniser, 'train:identity_opt:sub_batch': 2}

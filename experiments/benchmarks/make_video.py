@@ -38,7 +38,7 @@ FORMATS = {'.m4v': 'mp4', '.mkv': 'matroska', '.mpg': 'mpeg', '.ts': 'mpegts'}
 
 @dataclass(frozen=True)
 class Scene:
-    """What is to be seen and heard.
+    """Content of a clip: what is seen and heard.
 
     Attributes:
         picture: RGB uint8 (H,W,3).
@@ -172,7 +172,7 @@ class Beeps:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """The command line; returns the exit code."""
+    """Run the command line; return the exit code."""
     parser = ArgumentParser(description='Make a clip for trials.')
     parser.add_argument('output', type=Path, help='the clip: .mp4, .mov, .avi, .mkv or .webm')
     parser.add_argument('--picture', type=Path, default=ROOT / 'inputs' / 'astronaut_lowres.png')

@@ -79,7 +79,7 @@ def without_values() -> Any:
 
 
 def batch_of(opt: Mapping[str, Any], faces: int) -> dict[str, Any]:
-    """A batch as the dataset gives it, without values."""
+    """Return a batch as the dataset gives it, without values."""
     section = opt['datasets']['train']
     side = section['gt_size']
     batch: dict[str, Any] = {key: torch.zeros(faces, 3, side, side) for key in ('in', 'in_large_de', 'gt')}
@@ -88,7 +88,7 @@ def batch_of(opt: Mapping[str, Any], faces: int) -> dict[str, Any]:
 
 
 def gigabytes(opt: Mapping[str, Any], faces: int) -> tuple[float, float]:
-    """The peak of an iteration, and what stays between two of them, GB (1e9 bytes)."""
+    """Return the peak of an iteration, and what stays between two of them, GB (1e9 bytes)."""
     counter = LiveStorage()
     with without_values(), counter:
         model = build_model(opt, 'cpu')
@@ -101,7 +101,7 @@ def gigabytes(opt: Mapping[str, Any], faces: int) -> tuple[float, float]:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """The command line."""
+    """Run the command line."""
     parser = argparse.ArgumentParser(description='Count the memory of a training iteration.')
     parser.add_argument('-opt', required=True, help='option file')
     parser.add_argument('--force_yml', nargs='+', default=[], metavar='KEY=VALUE')

@@ -62,7 +62,7 @@ def latest(rows: Sequence[Mapping[str, str]]) -> list[Mapping[str, str]]:
 
 
 def verdict(row: Mapping[str, str]) -> str:
-    """The target of a row and whether its best figure reaches it, or nothing."""
+    """Return the target of a row and whether its best figure reaches it, or nothing."""
     target = TARGETS.get((row['measurement'], row['case'], row['figure']))
     if target is None:
         return ''

@@ -16,7 +16,7 @@ from basicsr.data.ffhq_blind_joint_dataset import FFHQBlindJointDataset
 
 
 def plain_degrade(image: np.ndarray, ranges: DegradationRanges, rng: np.random.Generator) -> np.ndarray:
-    """What `basicsr.data.degradation.degrade` computes, with the same draws, step by step.
+    """Degrade as `basicsr.data.degradation.degrade` does, with the same draws, step by step.
 
     Args:
         image: float32 (H,W,3) RGB in [0, 1].

@@ -45,7 +45,7 @@ def alone(work: Callable[..., T], *args: Any) -> T:
 
 
 def machine() -> str:
-    """The processor and how many cores of it there are."""
+    """Return the processor and how many cores of it there are."""
     info = Path('/proc/cpuinfo')
     lines = info.read_text().splitlines() if info.is_file() else []
     model = next((line.split(':')[1].strip() for line in lines if line.startswith('model name')), platform.machine())
@@ -54,7 +54,7 @@ def machine() -> str:
 
 
 def known() -> dict[str, str]:
-    """What is the same for all rows of a run."""
+    """Return the figures that all rows of a run share."""
     about = environment()
     date = datetime.datetime.now(datetime.timezone.utc).date().isoformat()
     return {'commit': (about['commit'] or 'unknown')[:12], 'torch': about['torch'], 'machine': machine(), 'date': date}
@@ -73,7 +73,7 @@ def append_rows(path: Path, rows: Sequence[dict[str, Any]]) -> None:
 
 
 def names(text: str) -> list[str]:
-    """The value of --only."""
+    """Return the value of --only."""
     chosen = [] if text == 'none' else text.split(',')
     for name in chosen:
         if name not in MEASUREMENTS:
@@ -82,7 +82,7 @@ def names(text: str) -> list[str]:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """The command line; returns the exit code, 1 if a measurement failed."""
+    """Run the command line; return the exit code, 1 if a measurement failed."""
     parser = ArgumentParser(description='Measure how fast the project is here, on the CPU.')
     parser.add_argument('--only', type=names, default=list(MEASUREMENTS), help=f'some of {",".join(MEASUREMENTS)}')
     parser.add_argument('--csv', type=Path, default=ROOT / 'docs' / 'results' / 'performance.csv')

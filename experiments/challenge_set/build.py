@@ -92,7 +92,7 @@ def write_sheet(photos: Sequence[Photo], out: Path) -> None:
 
 
 def about(photos: Sequence[Photo], arguments: Mapping[str, object]) -> dict[str, Any]:
-    """How many photos were selected for which reason, and with what settings."""
+    """Summarise the selection: photos by reason, and the settings."""
     chosen = [photo for photo in photos if photo.reasons]
     return {
         'photos': len(photos),
@@ -129,7 +129,7 @@ def parser() -> argparse.ArgumentParser:
 
 @torch.inference_mode()
 def find_photos(args: argparse.Namespace) -> tuple[list[Photo], list[str]]:
-    """The photos of --input with what is measured on them, and what is wrong with others.
+    """Return the photos of --input with what is measured on them, and what is wrong with others.
 
     Raises:
         DataError: no photos, or none of people.
@@ -154,7 +154,7 @@ def find_photos(args: argparse.Namespace) -> tuple[list[Photo], list[str]]:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """The command line; returns the exit code."""
+    """Run the command line; return the exit code."""
     args = parser().parse_args(argv)
     try:
         if args.output.exists() and any(args.output.iterdir()):

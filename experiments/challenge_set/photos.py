@@ -1,4 +1,4 @@
-"""What can be measured of a photo that makes its face hard to restore; for scripts/build_challenge_set.py."""
+"""Measurements of what makes a face hard to restore; for scripts/build_challenge_set.py."""
 
 from __future__ import annotations
 
@@ -43,12 +43,12 @@ class Photo:
 
     @property
     def person(self) -> str:
-        """Who is on it."""
+        """Person on it."""
         return self.name.partition('/')[0]
 
 
 def pose(landmarks: np.ndarray) -> tuple[float, float]:
-    """How far a head is turned and how far it nods, by five landmarks (5,2).
+    """Return how far a head is turned and how far it nods, by five landmarks (5,2).
 
     Returns:
         How far the nose lies beside the middle of the eyes, along the line through them, in eye distances: some 0.45
@@ -86,7 +86,7 @@ def parsing_network(path: Path, device: str) -> Parser:
 
 
 def things(classes: np.ndarray) -> dict[str, float]:
-    """The share of each of `LABELS` in a picture's classes (H,W), and that of the face's oval which shows no face."""
+    """Return the share of each of `LABELS` in a picture's classes (H,W), and of the face's oval that shows no face."""
     height, width = classes.shape
     oval = np.zeros((height, width), np.uint8)
     centre, axes = (width // 2, round(0.6 * height)), (round(0.22 * width), round(0.28 * height))  # of FFHQ's template
@@ -96,7 +96,7 @@ def things(classes: np.ndarray) -> dict[str, float]:
 
 
 def measure(photo: Photo, detector: FaceDetector, parse: Parser | None) -> None:
-    """What one picture tells by itself; the reasons that follow from it are added by `select`.
+    """Measure one picture; the reasons that follow from it are added by `select`.
 
     Raises:
         ImageReadError: it cannot be read.
@@ -111,7 +111,7 @@ def measure(photo: Photo, detector: FaceDetector, parse: Parser | None) -> None:
 
 @torch.inference_mode()
 def compare_with_person(photos: Sequence[Photo], embedder: FaceEmbedder, device: str) -> None:
-    """The cosine of each photo to the mean of the person's other photos, as `likeness`; none where there are none."""
+    """Set `likeness` of each photo: its cosine with the mean of the person's other photos, if there are any."""
     groups: dict[str, list[Photo]] = defaultdict(list)
     for photo in photos:
         groups[photo.person].append(photo)

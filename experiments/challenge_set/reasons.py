@@ -1,4 +1,4 @@
-"""Why a photo belongs in the challenge set: what was measured, what is declared, what is rare; for
+"""Reasons for a photo in the challenge set: measured, declared, rare; for
 scripts/build_challenge_set.py.
 """
 
@@ -42,7 +42,7 @@ def select(photos: Sequence[Photo], turn: float, nod: float, unlike: float) -> N
 
 
 def read_table(path: Path, column: str | None = None) -> dict[str, dict[str, str]]:
-    """The rows of a CSV by its column `file`, paths without extension.
+    """Return the rows of a CSV by its column `file`, paths without extension.
 
     Raises:
         DataError: no such table: it lacks that column, or `column`; or a row has no file, or more than the header.

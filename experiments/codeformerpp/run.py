@@ -56,7 +56,7 @@ def make_sets(args: argparse.Namespace, size: int) -> dict[str, Path]:
 
 
 def changes(args: argparse.Namespace, size: int, sets: dict[str, Path]) -> tuple[list[str], list[str]]:
-    """What is set in the plan, and in its option files."""
+    """Return the changes of the plan, and of its option files."""
     plan = [f'sets:{name}:{role}={folder / role}' for name, folder in sets.items() for role in ('lq', 'gt')]
     plan += [f'sets:{name}:limit={args.judged}' for name in sets]
     rows = load_plan(HERE / 'plan.yml', plan).rows.values()
@@ -76,7 +76,7 @@ def changes(args: argparse.Namespace, size: int, sets: dict[str, Path]) -> tuple
 
 
 def portrait_sheet(prior: Path, full: Path) -> np.ndarray:
-    """The public-domain portrait under draws of both damages: input, the prior, and CodeFormer++."""
+    """Return the public-domain portrait under draws of both damages: input, the prior, and CodeFormer++."""
     restorers = FaceRestorer(prior, color_fix=True), FaceRestorer(full, color_fix=True)
     size, portrait = restorers[0].size, astronaut()
     face, _ = align_face(portrait, build_detector().detect(portrait)[0].landmarks, size)
@@ -113,7 +113,7 @@ def parser() -> argparse.ArgumentParser:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """The command line; returns the exit code."""
+    """Run the command line; return the exit code."""
     args = parser().parse_args(argv)
     if args.trial:
         args.limit = args.judged = 2

@@ -53,7 +53,7 @@ def disc(image: np.ndarray, unit: float, rng: Rng) -> np.ndarray:
 
 
 def motion(image: np.ndarray, unit: float, rng: Rng) -> np.ndarray:
-    """Moved."""
+    """Return the image, blurred by motion."""
     kernel = _kernel(unit * _log_uniform(rng, 5, 20), rng.uniform(0, 180))
     return cv2.filter2D(image, -1, kernel, borderType=cv2.BORDER_REFLECT)
 
@@ -73,7 +73,7 @@ def any_blur(image: np.ndarray, unit: float, rng: Rng) -> np.ndarray:
 
 
 def decoded(data: np.ndarray) -> np.ndarray:
-    """The picture that OpenCV encoded, RGB."""
+    """Return the picture that OpenCV encoded, RGB."""
     return cast(np.ndarray, cv2.imdecode(data, cv2.IMREAD_COLOR_RGB))
 
 
@@ -199,7 +199,7 @@ def scratches(image: np.ndarray, unit: float, rng: Rng) -> np.ndarray:
 
 
 def _letters(image: np.ndarray, rng: Rng, rows: tuple[int, int], every: bool) -> np.ndarray:
-    """A layer with words; white where nothing is, by chance with an outline."""
+    """Return a layer with words; white where nothing is, by chance with an outline."""
     layer, (height, width) = np.zeros((*image.shape[:2], 1), np.uint8), image.shape[:2]
     word, font = str(rng.choice(WORDS)), int(rng.choice(FONTS))
     scale = float(_log_uniform(rng, 0.25, 1.6)) * max(height, 160) / 320
@@ -337,7 +337,7 @@ def video(codecs: tuple[str, ...]) -> Damage:
 
 
 def encoded(image: np.ndarray, codec: str, bits: float, frames: int) -> np.ndarray:
-    """The last of some frames of a clip, of `bits` bits a pixel."""
+    """Return the last of some frames of a clip, of `bits` bits a pixel."""
     height, width = image.shape[:2]
     padded = cv2.copyMakeBorder(image, 0, height % 2, 0, width % 2, cv2.BORDER_REPLICATE)
     rate = max(1000, round(bits * height * width * 25))

@@ -85,7 +85,7 @@ def changed(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
 
 
 def shown(source: Source, side: float, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
-    """The picture around the face, reduced so that its crop covers `side` pixels; and the landmarks in it."""
+    """Return the picture around the face, reduced so that its crop covers `side` pixels; and the landmarks in it."""
     image, points, own = imread(source.path), source.landmarks, crop_side(source.landmarks)
     low = np.maximum(np.floor(points.mean(0) - 0.7 * own), 0).astype(int)
     high = np.ceil(points.mean(0) + 0.7 * own).astype(int)
@@ -163,7 +163,7 @@ def save(rows: Sequence[tuple], path: Path) -> None:
 
 
 def fit(x: np.ndarray, clean: np.ndarray, weight: np.ndarray, seed: int = 0) -> Classifier:
-    """A classifier by AdamW on the weighted binary cross-entropy."""
+    """Return a classifier by AdamW on the weighted binary cross-entropy."""
     torch.manual_seed(seed)
     mean, scale = x.mean(0), x.std(0) + 1e-3
     data = torch.from_numpy(np.clip((x - mean) / scale, -5, 5)).float()
@@ -218,7 +218,7 @@ def run_fit(output: Path, all_kinds: bool) -> None:
 
 
 def main() -> None:
-    """The command line."""
+    """Run the command line."""
     parser = argparse.ArgumentParser(
         description='Collect statistics of faces, or fit the classifier of damage to them.'
     )

@@ -34,7 +34,7 @@ JUNK: tuple[Callable[[], Any], ...] = (
 
 
 def _replaced(value: Any, rng: random.Random, junk: Any) -> Any:
-    """A copy of nested dicts and lists with `junk` in place of one part, sometimes under another key."""
+    """Return a copy of nested dicts and lists with `junk` in place of one part, sometimes under another key."""
     keys = list(value) if isinstance(value, dict) else list(range(len(value))) if isinstance(value, list) else []
     if not keys or rng.random() < 0.2:
         return junk
@@ -86,13 +86,13 @@ def load(file: Path, folder: Path) -> str:
 
 
 def _peak() -> int:
-    """The most memory that this process has had so far, in bytes."""
+    """Return the most memory that this process has had so far, in bytes."""
     most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return most if sys.platform == 'darwin' else most * 1024
 
 
 def option_seeds(folder: Path) -> list[Path]:
-    """The option files of a stage I and a stage III training, whole and with junk inside."""
+    """Return the option files of a stage I and a stage III training, whole and with junk inside."""
     optimizer = {'type': 'Adam', 'lr': 1e-4, 'betas': [0.9, 0.99]}
     first: dict[str, Any] = {
         'name': 'tiny', 'model_type': 'VQGANModel', 'manual_seed': 0,

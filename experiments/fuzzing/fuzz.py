@@ -80,7 +80,7 @@ TARGETS = {
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """The command line; returns the exit code."""
+    """Run the command line; return the exit code."""
     parser = argparse.ArgumentParser(description='Give the project damaged files, and say where it fails.')
     parser.add_argument('kind', choices=list(TARGETS), help='what to damage')
     parser.add_argument('--cases', type=int, default=500, help='how many files (default: 500)')

@@ -8,7 +8,7 @@ EXTREMES = (b'\0', b'\xff', b'\x7f\xff\xff\xff', b'\xff\xff\xff\xff', b'\x80\0\0
 
 
 def mutate(data: bytes, rng: random.Random) -> bytes:
-    """A damaged copy of `data`; at most a few hundred bytes longer."""
+    """Return a damaged copy of `data`; at most a few hundred bytes longer."""
     raw = bytearray(data)
     for _ in range(rng.choice((1, 1, 2, 4, 16))):
         if not raw:

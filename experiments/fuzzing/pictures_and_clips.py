@@ -56,7 +56,7 @@ def _scene() -> np.ndarray:
 
 
 def picture_seeds(folder: Path) -> list[Path]:
-    """A small picture in every format and in the kinds that have readers of their own."""
+    """Return a small picture in every format and in the kinds that have readers of their own."""
     colours = Image.fromarray(_scene())
     exif = Image.Exif()
     exif.update({0x0112: 6, 0x010E: 'a caption'})
@@ -89,7 +89,7 @@ def picture_seeds(folder: Path) -> list[Path]:
 
 
 def clip_seeds(folder: Path) -> list[Path]:
-    """A short clip in each of the common containers, and moving pictures."""
+    """Return a short clip in each of the common containers, and moving pictures."""
     scene = Scene(_scene(), SEED_FRAMES, Fraction(25))
     kinds = {
         'a.mp4': ('libx264', 'aac'),

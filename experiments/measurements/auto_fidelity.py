@@ -34,7 +34,7 @@ WEIGHTS = (0.0, 0.5, 0.8, 1.0)
 
 
 def person_of(name: str, photos: Folder, count: int, guide: IdentityGuide) -> Person:
-    """Who is in a picture, by `count` photographs at even steps.
+    """Return the person of a picture, by `count` photographs at even steps.
 
     Raises:
         ValueError: there are none.
@@ -54,7 +54,7 @@ def measure(
     faces: int,
     refs: int,
 ) -> dict[str, tuple[float, float]]:
-    """What was restored to its identity and sharpness.
+    """Return the identity and the sharpness of restorations.
 
     Args:
         pairs: holds `lq` and `gt`.
@@ -99,7 +99,7 @@ def measure(
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """The command line; returns the exit code."""
+    """Run the command line; return the exit code."""
     parser = ArgumentParser(description='Measure -w auto.')
     parser.add_argument('--pairs', type=Path, nargs='+', required=True, help='folders of scripts/make_val_pairs.py')
     parser.add_argument('--ref', type=Path, required=True, help='aligned photographs of the people')

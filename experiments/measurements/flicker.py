@@ -41,18 +41,18 @@ def noisy_frames(picture: np.ndarray, noise: float, count: int) -> list[np.ndarr
 
 
 def tracked(found: list[list[Face]]) -> list[list[Face]]:
-    """The faces in consecutive frames, with the landmarks that they have in a clip."""
+    """Return the faces in consecutive frames, with the landmarks that they have in a clip."""
     seen = ((index, index / RATE, faces, False) for index, faces in enumerate(found))
     return [[one.face for one in faces] for _, faces in Tracker[int](lambda *_: False).follow(seen)]
 
 
 def near(face: Face, other: Face) -> bool:
-    """Whether they are less than half an eye distance apart."""
+    """Return True if they are less than half an eye distance apart."""
     return bool(np.linalg.norm(face.landmarks.mean(0) - other.landmarks.mean(0)) < other.eye_distance / 2)
 
 
 def corner_steps(crops: list[FaceResult], size: int) -> float:
-    """How far the corners of the crop move from frame to frame, root mean square, in pixels of the crop."""
+    """Return the movement of the crop's corners from frame to frame, root mean square, in pixels of the crop."""
     if not crops:
         return 0.0
     corners = [apply_affine(frame_corners(size, size), invert_affine(crop.matrix)) for crop in crops]
@@ -97,7 +97,7 @@ def measure(
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """The command line; returns the exit code."""
+    """Run the command line; return the exit code."""
     parser = ArgumentParser(description='Measure flicker.')
     parser.add_argument('--picture', type=Path, default=ROOT / 'inputs' / 'astronaut_lowres.png')
     parser.add_argument('--noise', type=float, nargs='+', default=[2, 5, 10], help='standard deviations, of 255')

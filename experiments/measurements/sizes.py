@@ -44,7 +44,7 @@ def make_pictures(
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """The command line; returns the exit code."""
+    """Run the command line; return the exit code."""
     parser = ArgumentParser(description='Measure what restoring does to clean faces of several sizes.')
     parser.add_argument('--input', type=Path, required=True, help='clean aligned faces')
     parser.add_argument('--output', type=Path, required=True, help='folder of the pictures and the report')

@@ -24,7 +24,7 @@ LATEX = {
 
 @dataclass(frozen=True)
 class Cell:
-    """What stands in a column of a row.
+    """Cell of a table.
 
     Attributes:
         text: a figure, or in a word why there is none.
@@ -80,11 +80,11 @@ class Comparison:
 
     @property
     def notes(self) -> list[str]:
-        """Why cells have no figure, each reason once."""
+        """Reasons of cells without a figure, each once."""
         return list(dict.fromkeys(cell.note for row in self.rows for cell in row.cells.values() if cell.note))
 
     def lines(self, mark: Callable[[int], str]) -> list[list[str]]:
-        """The cells of all rows as texts.
+        """Return the cells of all rows as texts.
 
         Args:
             mark: what refers to a note by its number, from 1.
@@ -98,13 +98,13 @@ class Comparison:
         return table
 
     def about(self) -> list[str]:
-        """How measured rows came about."""
+        """Origin of the measured rows."""
         rows = [row for row in self.rows if row.kind != PUBLISHED and row.about]
         return [f'{row.method}, {row.protocol}: {row.about}' for row in rows]
 
 
 def markdown(table: Comparison) -> str:
-    """A heading, the table, its notes, where the rows come from, remarks."""
+    """Return a heading, the table, its notes, where the rows come from, remarks."""
 
     def plain(text: str) -> str:
         return text.replace('<', '&lt;').replace('|', '\\|')
@@ -121,7 +121,7 @@ def markdown(table: Comparison) -> str:
 
 
 def _sections(table: Comparison) -> list[tuple[str, list[str]]]:
-    """The lists below a table that are not empty, with their titles."""
+    """Return the lists below a table that are not empty, with their titles."""
     notes = [f'[{number}] {note}' for number, note in enumerate(table.notes, 1)]
     sections = [('Not run', notes), ('In-house rows', table.about()), ('Remarks', list(table.remarks))]
     return [(title, texts) for title, texts in sections if texts]
@@ -141,7 +141,7 @@ def comma_separated(table: Comparison) -> str:
 
 
 def latex(table: Comparison) -> str:
-    """A `table*` that needs no package; notes, rows and remarks are below the table."""
+    """Return a `table*` that needs no package; notes, rows and remarks are below the table."""
     head = table.head
     lines = [r'\begin{table*}', r'\centering', rf'\caption{{{_tex(table.title)}}}', r'\small']
     lines += [rf'\begin{{tabular}}{{llll{"r" * len(table.columns)}}}', r'\hline', _tex_row(head), r'\hline']

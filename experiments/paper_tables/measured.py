@@ -33,24 +33,24 @@ class Data:
 
     @cached_property
     def folders(self) -> dict[str, Path]:
-        """Those that there are, by role. The references of a set of people are their other photos, see `Folder`."""
+        """Existing folders by role. The references of a set of people are their other photos, see `Folder`."""
         found = {role: self.root / role for role in ('lq', 'gt', 'ref') if (self.root / role).is_dir()}
         if 'gt' in found and 'ids_ref' in self.protocol.metrics:
             found.setdefault('ref', found['gt'])
         return found
 
     def lacks(self, role: str) -> str:
-        """A note that a folder is missing, and where its pictures come from."""
+        """Return a note that a folder is missing, and where its pictures come from."""
         first = self.protocol.download[0]
         made = f'; or: {self.protocol.inputs["command"]}' if 'command' in self.protocol.inputs else ''
         return f'no data: {self.root / role} is not there. {first["what"]}: {first["from"]}{made}'
 
     def never(self, metric: str) -> bool:
-        """Whether the metric compares with a ground truth, which the set has not."""
+        """Return True if the metric needs a ground truth that the set lacks."""
         return METRICS[metric].against == 'gt' and 'gt' not in self.protocol.pictures
 
     def why(self, metric: str, reason: str) -> str:
-        """A note why the evaluation could not compute a metric."""
+        """Return a note why the evaluation could not compute a metric."""
         role = METRICS[metric].against
         if role and reason == f'needs --{role}':
             return self.lacks(role)
@@ -62,7 +62,7 @@ class Data:
 
 @dataclass
 class Measured:
-    """What came out of a protocol.
+    """Results of a protocol.
 
     Attributes:
         cells: by method and metric.
@@ -80,7 +80,7 @@ class Measured:
 
 
 def without(data: Data, metrics: Sequence[str], note: str) -> dict[str, Cell]:
-    """The cells of a row that was not run; what could never be measured says so."""
+    """Return the cells of a row that was not run; what could never be measured says so."""
     never = f'never: {data.protocol.title} has no ground truth; a synthetic set has one'
     return {metric: Cell(NEVER, never) if data.never(metric) else Cell(NOT_RUN, note) for metric in metrics}
 

@@ -1,4 +1,4 @@
-"""Where the pictures of each row of a table come from: given, the inputs as they are, or restored here."""
+"""Pictures of each row of a table: given, the inputs as they are, or restored here."""
 
 from __future__ import annotations
 
@@ -42,11 +42,11 @@ class Pictures:
         self.problems: list[str] = []
 
     def is_family(self, name: str) -> bool:
-        """Whether several rows of this project, `name, …`, share what is given for `name`."""
+        """Return True if several rows of this project, `name, …`, share what is given for `name`."""
         return name not in self.ours and any(method.startswith(f'{name},') for method in self.ours)
 
     def data(self, name: str) -> Data:
-        """The pictures of a protocol; the synthetic LFW is made of those of LFW-Test where it is not there."""
+        """Return the pictures of a protocol; the synthetic LFW is made of those of LFW-Test where it is not there."""
         data = Data(self.args.data / name, load_protocol(name))
         given = self.args.data / LFW / 'lq'
         if name != SYNTHETIC or 'lq' in data.folders or not given.is_dir():
@@ -60,7 +60,7 @@ class Pictures:
         return Data(made, data.protocol)
 
     def of(self, method: str, data: Data) -> tuple[Path, str]:
-        """The folder of a method's pictures, restored where needed, and what they are.
+        """Return the folder of a method's pictures, restored where needed, and what they are.
 
         Raises:
             Missing: they cannot be had.

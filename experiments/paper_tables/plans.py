@@ -1,4 +1,4 @@
-"""What is measured beside each published table: on which sets, and by which weights of this project."""
+"""Measurements beside each published table: on which sets, and by which weights of this project."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class Ours:
 
     @property
     def place(self) -> Path:
-        """Where the weights are looked for."""
+        """Path of the weights."""
         if self.weights == OFFICIAL:
             return weights_folder() / OFFICIAL
         models = Path('experiments', self.weights, 'models')
@@ -44,14 +44,14 @@ class Ours:
 
     @property
     def remedy(self) -> str:
-        """How to get them."""
+        """Remedy for missing weights."""
         fetch = 'python scripts/download_pretrained_models.py CodeFormer'
         return f'run {fetch}' if self.weights == OFFICIAL else f'train {self.weights} (docs/identity.md)'
 
 
 @dataclass(frozen=True)
 class Plan:
-    """What is measured beside a published table.
+    """Measurements beside a published table.
 
     Attributes:
         protocols: of options/eval.

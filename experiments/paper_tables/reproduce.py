@@ -53,7 +53,7 @@ class Reproduction:
         self.problems = self.pictures.problems
 
     def run(self) -> Comparison:
-        """The table; pictures that could not be judged or restored are in `problems`."""
+        """Return the table; pictures that could not be judged or restored are in `problems`."""
         source = self.published
         table = Comparison(f'{source.source} ({source.where})', self.columns, remarks=list(source.remarks))
         printed = {METRICS[metric].name: name for name, metric in source.columns.items() if name != metric}
@@ -132,7 +132,7 @@ def parser() -> argparse.ArgumentParser:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """The command line; returns the exit code."""
+    """Run the command line; return the exit code."""
     args = parser().parse_args(argv)
     torch.backends.cudnn.allow_tf32 = False  # the same figures on every device
     try:

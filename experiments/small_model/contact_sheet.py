@@ -40,7 +40,7 @@ def contact_rows(restorer: FaceRestorer, adain: bool) -> list[list[np.ndarray]]:
 
 
 def main() -> int:
-    """The command line."""
+    """Run the command line."""
     parser = ArgumentParser(description='Write the pictures of docs/ with a model.')
     parser.add_argument('--model', default='small')
     parser.add_argument('--adain', action=argparse.BooleanOptionalAction, default=True)

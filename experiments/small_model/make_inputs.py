@@ -33,7 +33,7 @@ def degraded(image: np.ndarray, ranges: DegradationRanges, seed: int) -> np.ndar
 
 
 def main() -> int:
-    """The command line."""
+    """Run the command line."""
     parser = ArgumentParser(description='Make the pictures in inputs/.')
     parser.add_argument('-o', '--output', type=Path, default=Path(__file__).resolve().parents[2] / 'inputs')
     output = parser.parse_args().output

@@ -54,7 +54,7 @@ def release(sources: Sequence[Path], target: Path, ia_cft: Path | None = None) -
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """The command line; returns the exit code."""
+    """Run the command line; return the exit code."""
     parser = ArgumentParser(description='Write the embedded small model from training checkpoints.')
     parser.add_argument('--codeformer', type=Path, required=True, nargs='+', help='of stage III; of several, the mean')
     parser.add_argument('--ia_cft', type=Path, help='a checkpoint of IA-CFT on that network, which is added')

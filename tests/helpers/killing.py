@@ -58,7 +58,7 @@ def tiny_options(root: Path, **sections) -> dict:
 
 
 def write_options(root: Path, opt: Mapping) -> str:
-    """The options as a file."""
+    """Return the options as a file."""
     path = root / f'{opt["name"]}.yml'
     path.write_text(yaml.safe_dump(dict(opt)))
     return str(path)
@@ -137,7 +137,7 @@ def _child(folder: Path, arguments: Sequence[str], prepare: Callable | None, ext
 
 
 def _start_server() -> None:
-    """The server finds what it is to import by PYTHONPATH only."""
+    """Start the server, which finds what it is to import by PYTHONPATH only."""
     CONTEXT.set_forkserver_preload(['killing'])
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv('PYTHONPATH', os.pathsep.join(sys.path))

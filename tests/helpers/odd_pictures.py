@@ -26,7 +26,7 @@ def scene(width: int = 64, height: int = 48, seed: int = 0) -> np.ndarray:
 
 
 def deep(image: np.ndarray) -> np.ndarray:
-    """An 8-bit picture in 16 bits, with differences that eight bits cannot hold."""
+    """Return an 8-bit picture in 16 bits, with differences that eight bits cannot hold."""
     fine = np.random.default_rng(1).integers(-120, 121, image.shape)
     return (image.astype(int) * 257 + fine).clip(0, 65535).astype(np.uint16)
 
@@ -38,18 +38,18 @@ def soft_alpha(width: int = 64, height: int = 48) -> np.ndarray:
 
 @cache  # it carries the time at which it was made
 def rgb_profile() -> bytes:
-    """An ICC profile of three channels."""
+    """Return an ICC profile of three channels."""
     return ImageCms.ImageCmsProfile(ImageCms.createProfile('sRGB')).tobytes()
 
 
 def grey_profile() -> bytes:
-    """The same as far as anybody looks who does not open it: the header of a profile for grey."""
+    """Return the same as far as anybody looks who does not open it: the header of a profile for grey."""
     profile = rgb_profile()
     return profile[:16] + b'GRAY' + profile[20:]
 
 
 def cmyk_profile() -> bytes:
-    """A profile as no printer has: cyan is red, black ink darkens evenly; a table of two steps an ink (ICC.1, mft1)."""
+    """Return a profile as no printer has: cyan is red, black darkens evenly; two steps an ink (ICC.1, mft1)."""
     grid = bytearray()
     for index in range(16):
         cyan, magenta, yellow, black = (index >> shift & 1 for shift in (3, 2, 1, 0))
@@ -67,14 +67,14 @@ def cmyk_profile() -> bytes:
 
 
 def save(image: Image.Image | np.ndarray, **options) -> Callable[[Path], None]:
-    """A builder that has Pillow write a picture."""
+    """Return a builder that has Pillow write a picture."""
     if isinstance(image, np.ndarray):
         image = Image.fromarray(image)
     return lambda path: image.save(path, **options)
 
 
 def save_deep(image: np.ndarray, **chunks: bytes) -> Callable[[Path], None]:
-    """A builder that has OpenCV write RGB, RGBA or grey uint16; `chunks` go into a PNG after its header."""
+    """Return a builder that has OpenCV write RGB, RGBA or grey uint16; `chunks` go into a PNG after its header."""
     order = {2: None, 3: cv2.COLOR_RGB2BGR, 4: cv2.COLOR_RGBA2BGRA}[image.ndim if image.ndim == 2 else image.shape[2]]
 
     def build(path: Path) -> None:
@@ -86,18 +86,18 @@ def save_deep(image: np.ndarray, **chunks: bytes) -> Callable[[Path], None]:
 
 
 def png_chunk(name: bytes, content: bytes) -> bytes:
-    """A chunk of a PNG file."""
+    """Return a chunk of a PNG file."""
     return struct.pack('>I', len(content)) + name + content + struct.pack('>I', zlib.crc32(name + content))
 
 
 def png_claiming(width: int, height: int) -> bytes:
-    """A PNG of a few bytes whose header promises a picture of that size."""
+    """Return a PNG of a few bytes whose header promises a picture of that size."""
     header = png_chunk(b'IHDR', struct.pack('>IIBBBBB', width, height, 8, 2, 0, 0, 0))
     return b'\x89PNG\r\n\x1a\n' + header + png_chunk(b'IDAT', zlib.compress(bytes(1000))) + png_chunk(b'IEND', b'')
 
 
 def cut(kind: str, image: np.ndarray | None = None, part: float = 0.6) -> Callable[[Path], None]:
-    """A builder of a picture file of which only the first part is there."""
+    """Return a builder of a picture file of which only the first part is there."""
 
     def build(path: Path) -> None:
         if image is not None:
@@ -119,12 +119,12 @@ def turned_exif() -> Image.Exif:
 
 
 def content(data: bytes) -> Callable[[Path], None]:
-    """A builder of a file with these bytes."""
+    """Return a builder of a file with these bytes."""
     return lambda path: path.write_bytes(data)
 
 
 def link(target: str) -> Callable[[Path], None]:
-    """A builder of a symbolic link."""
+    """Return a builder of a symbolic link."""
     return lambda path: path.symlink_to(target)
 
 
@@ -143,10 +143,10 @@ def palette(clear: bool) -> Image.Image:
 
 
 def hostile_name(name: bytes) -> str:
-    """A name whose bytes are no UTF-8, as Python sees it."""
+    """Return a name whose bytes are no UTF-8, as Python sees it."""
     return os.fsdecode(name)
 
 
 def portrait_16() -> np.ndarray:
-    """The blurred portrait in 16 bits."""
+    """Return the blurred portrait in 16 bits."""
     return deep(blurred_portrait())

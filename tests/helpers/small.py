@@ -48,7 +48,7 @@ def make_faces(folder: Path, count: int = 6, size: int = 64) -> Path:
 
 
 def save_vqgan(path: Path) -> Path:
-    """A stage I checkpoint with drawn weights."""
+    """Return a stage I checkpoint with drawn weights."""
     state = build_network(VQGAN).state_dict()
     save_atomic({'params': state, 'params_ema': state}, path)
     return path
@@ -120,6 +120,6 @@ def face_crops(count: int, size: int, seed: int = 0) -> Tensor:
 
 
 def batch_of(opt: dict[str, Any], count: int = 2) -> dict[str, Any]:
-    """The first samples of the training data of `opt`, as the loader collates them."""
+    """Return the first samples of the training data of `opt`, as the loader collates them."""
     dataset = build_dataset(opt['datasets']['train'])
     return default_collate([dataset[i] for i in range(count)])

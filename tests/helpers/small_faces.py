@@ -1,4 +1,4 @@
-"""What the tests of faces and inference share: a tiny network, stand-ins, pictures with and without faces."""
+"""Shared parts of the tests of faces and inference: a tiny network, stand-ins, pictures with and without faces."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ GROUP_PHOTO = Path(find_spec('insightface').submodule_search_locations[0]) / 'da
 
 
 def save_tiny_model(path: Path, **sizes) -> Path:
-    """A CodeFormer of 64 pixels with random weights."""
+    """Return a CodeFormer of 64 pixels with random weights."""
     torch.manual_seed(1)
     save_atomic({'params_ema': build_network({**TINY, **sizes}).state_dict()}, path)
     return path
@@ -64,22 +64,22 @@ class Found:
 
 
 def portrait() -> np.ndarray:
-    """A sharp portrait, RGB uint8 (512,512,3), whose face is some 170 pixels large."""
+    """Return a sharp portrait, RGB uint8 (512,512,3), whose face is some 170 pixels large."""
     return astronaut()
 
 
 def blurred_portrait() -> np.ndarray:
-    """The same portrait without fine detail."""
+    """Return the same portrait without fine detail."""
     return cv2.GaussianBlur(astronaut(), (0, 0), 3)
 
 
 def aligned_face(size: int) -> np.ndarray:
-    """The portrait's face, blurred and aligned."""
+    """Return the portrait's face, blurred and aligned."""
     return align_face(blurred_portrait(), ASTRONAUT_LANDMARKS, size)[0]
 
 
 def turned(image: np.ndarray, degrees: float, landmarks: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """A picture and its landmarks turned clockwise about its middle, on grey ground."""
+    """Return a picture and its landmarks turned clockwise about its middle, on grey ground."""
     height, width = image.shape[:2]
     side = round(1.1 * float(np.hypot(height, width)))
     matrix = cv2.getRotationMatrix2D(((width - 1) / 2, (height - 1) / 2), -degrees, 1)

@@ -29,7 +29,7 @@ def randomise(network: nn.Module, seed: int = 3) -> nn.Module:
 
 
 def save_tiny(path: Path, seed: int = 3) -> Path:
-    """An IResNet of four blocks and 16 numbers."""
+    """Return an IResNet of four blocks and 16 numbers."""
     save_atomic(randomise(IResNet(**TINY), seed).state_dict(), path)
     return path
 
@@ -42,7 +42,7 @@ def save_onnx(
     normalises: bool = False,
     shape: tuple[int, ...] | str = (1, -1),
 ) -> Path:
-    """A recognition graph of convolution, norm, PReLU, reshape and Gemm, as exporters write it.
+    """Return a recognition graph of convolution, norm, PReLU, reshape and Gemm, as exporters write it.
 
     Args:
         path: where to.
