@@ -9,7 +9,7 @@ import lpips
 import pytest
 import torch
 import torch.nn.functional as F
-import torchvision
+from backbones import backbone_state
 from safetensors.torch import save_file
 from torch import Tensor
 
@@ -19,19 +19,6 @@ from basicsr.losses.perceptual_loss import IMAGENET_MEAN, IMAGENET_STD, vgg_laye
 from basicsr.utils.checkpoint import CheckpointError
 
 LAYERS = {'conv1_2': 0.5, 'relu2_2': 2.0}  # the deepest is layer 8 of 37
-
-
-def backbone_state(arch: str, depth: int, seed: int = 1) -> dict[str, Tensor]:
-    """Random weights of the first layers of a torchvision network under torchvision's names."""
-    generator = torch.Generator().manual_seed(seed)
-    with torch.device('meta'):
-        shapes = torchvision.models.get_model(arch, weights=None).features[:depth].state_dict()
-    return {
-        f'features.{key}': torch.randn(value.shape, generator=generator) * math.sqrt(2 / max(1, value[0].numel()))
-        if value.ndim > 1
-        else torch.randn(value.shape, generator=generator) * 0.1
-        for key, value in shapes.items()
-    }
 
 
 @pytest.fixture(scope='session')

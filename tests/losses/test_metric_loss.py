@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 import torch
 import torch.nn.functional as F
+from backbones import backbone_state
 from drawing import image
 from small_recogniser import save_tiny, smooth_faces
-from test_losses import backbone_state
 from torch import nn
 
 from basicsr.faces.geometry import ffhq_template

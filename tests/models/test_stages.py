@@ -37,7 +37,7 @@ def test_real_steps_lower_the_loss_of_a_batch(stage, tmp_path):
 
 @pytest.mark.parametrize('stage', [1, 3])
 def test_image_losses_see_a_window_of_images_of_twice_the_side(stage, tmp_path):
-    opt = stage_options(stage, tmp_path, crop=48)
+    opt = stage_options(stage, tmp_path, crop=48, losses=[{'type': 'L1Loss', 'name': 'l_whole'}])
     opt['network_g'] = {**opt['network_g'], 'out_scale': 2}
     opt['datasets']['train'] |= {'gt_size': 128, 'in_size': 64}
     if stage == 3:
@@ -48,7 +48,12 @@ def test_image_losses_see_a_window_of_images_of_twice_the_side(stage, tmp_path):
     batch = batch_of(opt)
     seen = []
     model.gan.net_d.register_forward_hook(lambda module, given, out: seen.append(given[0].detach().clone()))
+    listed = model.image_losses.losses[-1].loss
+    whole = []
+    listed.register_forward_hook(lambda module, given, out: whole.append(given))
     total(model, batch)
+    ((restored, target),) = whole  # losses of train:losses see the faces whole
+    assert restored.shape == (2, 3, 128, 128) and torch.equal(target, batch['gt'])
     fake, real, again = seen
     assert {picture.shape for picture in seen} == {(2, 3, 48, 48)}
     assert torch.equal(fake, again)
