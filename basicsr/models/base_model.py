@@ -93,14 +93,14 @@ class BaseModel(ABC):
     def infer(self, batch: Batch) -> Tensor:
         """Return the picture (N,3,H,W) in [-1, 1] that validation judges."""
 
-    def before_iteration(self, iteration: int) -> None:  # noqa: B027  nothing, unless a stage has something to do
+    def before_iteration(self, iteration: int) -> None:
         """Prepare an iteration, before its losses."""
 
     def extra_state(self) -> dict[str, Any]:
         """Return what else a resumed run needs (tensors and plain values)."""
         return {}
 
-    def load_extra_state(self, state: Mapping[str, Any]) -> None:  # noqa: B027
+    def load_extra_state(self, state: Mapping[str, Any]) -> None:
         """Take back what `extra_state` gave."""
 
     # Building.

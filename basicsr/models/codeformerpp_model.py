@@ -5,6 +5,7 @@ Reddem et al., arXiv 2510.04410.
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Iterator, Mapping
 from typing import Any, ClassVar, cast
 
@@ -71,9 +72,9 @@ class _PlusPlusModel(BaseModel):
             self.add_optimizer('optim_g', self.net_g)
             self.init_training()
 
+    @abstractmethod
     def init_training(self) -> None:
-        """Losses of the stage."""
-        raise NotImplementedError
+        """Set up the losses of the stage."""
 
     def restore_twice(self, batch: Batch, iteration: int) -> tuple[Tensor, Tensor]:
         """Restore a batch's faces: I_F and I_G (N,3,S,S).

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -28,41 +29,39 @@ class Board:
         self.writer: SummaryWriter | None = None
         self.previous_hook = threading.excepthook
         threading.excepthook = self._thread_failed
-        try:
+        with self._attempt():
             self.writer = SummaryWriter(str(folder), purge_step=start + 1 if start else None)
-        except Exception as error:
-            self._give_up(error)
 
     def scalars(self, group: str, values: Mapping[str, float], iteration: int) -> None:
         """Add numbers under `group/name`."""
-        try:
+        with self._attempt():
             for name, value in values.items():
                 if self.writer is not None:
                     self.writer.add_scalar(f'{group}/{name}', value, iteration)
-        except Exception as error:
-            self._give_up(error)
 
     def image(self, name: str, image: np.ndarray, iteration: int) -> None:
         """Add a picture, RGB uint8 (H,W,3)."""
-        try:
+        with self._attempt():
             if self.writer is not None:
                 self.writer.add_image(name, image, iteration, dataformats='HWC')
-        except Exception as error:
-            self._give_up(error)
 
     def close(self) -> None:
         """Write what waits, and end."""
-        try:
+        with self._attempt():
             if self.writer is not None:
                 self.writer.close()
-        except Exception as error:
-            self._give_up(error)
         threading.excepthook = self.previous_hook
 
-    def _give_up(self, error: Exception) -> None:
-        """Say why, once. Every exception counts: TensorFlow's file system, where it is installed, has its own."""
-        self.writer = None
-        logger.warning('%s: no more is written for TensorBoard (%s); the training goes on without', self.folder, error)
+    @contextmanager
+    def _attempt(self) -> Iterator[None]:
+        """Give up at an error of any type: TensorFlow's file system, where it is installed, has its own."""
+        try:
+            yield
+        except Exception as error:
+            self.writer = None
+            logger.warning(
+                '%s: no more is written for TensorBoard (%s); the training goes on without', self.folder, error
+            )
 
     def _thread_failed(self, args: threading.ExceptHookArgs) -> None:
         """Keep the trace of TensorBoard's own thread off the console; `write` raises its error again."""
