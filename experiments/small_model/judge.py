@@ -4,8 +4,11 @@
         --models small experiments/ID_CodeFormer_256_stage3/models/net_g_latest.pth \
         --niqe niqe_pris_params.npz --recognizers arcface_mbf512.onnx mobilefacenet_casia128.pth
 
-INPUT has aligned faces without ground truth, OFFICIAL what a model to compare with makes of them under the same names.
-Gradient energy is the mean magnitude of the 3x3 Sobel gradient of the grey picture (0 to 255) at a side in pixels.
+INPUT has aligned faces, OFFICIAL restorations of another model, TRUTH the undamaged faces, all under the same names.
+Gradient energy is the mean magnitude of the 3x3 Sobel gradient of the grey image (0 to 255) at a side in pixels.
+Likeness is the cosine of a recognizer's embeddings with the input. With TRUTH: PSNR at 128 pixels; laplacian, the
+variance of the Laplacian at a side over that of the truth; identity, the cosine with the truth; frechet, the Fréchet
+distance of the embeddings.
 """
 
 from __future__ import annotations
@@ -20,7 +23,9 @@ import numpy as np
 import torch
 
 from basicsr.inference import FaceRestorer
+from basicsr.metrics.fid import FeatureStatistics, frechet_distance
 from basicsr.metrics.niqe import NIQE
+from basicsr.metrics.psnr_ssim import calculate_psnr
 from basicsr.recognition.embedder import FaceEmbedder
 from basicsr.utils.image import imread, imwrite, resized, to_tensor
 
@@ -40,6 +45,34 @@ def gradient_energy(image: np.ndarray, side: int) -> float:
 def embed(embedder: FaceEmbedder, images: Pictures) -> torch.Tensor:
     """Embed faces, RGB uint8 (512,512,3) each, to unit vectors (N,D)."""
     return torch.cat([embedder(to_tensor(image)[None]) for image in images.values()])
+
+
+def laplacian_variance(image: np.ndarray, side: int) -> float:
+    """Return the variance of the 3x3 Laplacian of RGB uint8 (H,W,3) reduced to `side` pixels by area."""
+    grey = cv2.cvtColor(cv2.resize(image, (side, side), interpolation=cv2.INTER_AREA), cv2.COLOR_RGB2GRAY)
+    return float(cv2.Laplacian(grey, cv2.CV_64F).var())
+
+
+def statistics(vectors: torch.Tensor) -> FeatureStatistics:
+    """Return mean and covariance of vectors (N,D)."""
+    found = FeatureStatistics(vectors.shape[1])
+    for vector in vectors.cpu().numpy():
+        found.add(vector)
+    return found
+
+
+def compare(images: Pictures, truth: Pictures, embedders: Mapping[str, FaceEmbedder]) -> dict[str, float]:
+    """Return the mean figures of restorations against undamaged faces, each of 512 pixels."""
+    psnr = [calculate_psnr(resized(image, 128, 128), resized(truth[name], 128, 128)) for name, image in images.items()]
+    row = {'psnr_128': float(np.mean(psnr))}
+    for side in SIDES:
+        sharpness = [sum(laplacian_variance(face, side) for face in faces.values()) for faces in (images, truth)]
+        row[f'laplacian_{side}'] = sharpness[0] / sharpness[1]
+    for name, embedder in embedders.items():
+        found, wanted = embed(embedder, images), embed(embedder, truth)
+        row[f'identity {name}'] = float((found * wanted).sum(1).mean())
+        row[f'frechet {name}'] = frechet_distance(statistics(found), statistics(wanted))
+    return row
 
 
 def measure(images: Pictures, inputs: Pictures, niqe: NIQE | None, embedders: Mapping[str, FaceEmbedder]) -> dict:
@@ -68,6 +101,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description='Hold models beside official restorations of real damaged faces.')
     parser.add_argument('--input', type=Path, required=True, help='aligned damaged faces')
     parser.add_argument('--official', type=Path, help='restorations to compare with, of the same names')
+    parser.add_argument('--truth', type=Path, help='undamaged faces of the same names')
     parser.add_argument('--models', nargs='+', default=['small'], help='auto, official, small, or files')
     parser.add_argument('--w', type=float, nargs='+', default=[0.5], help='fidelity weights')
     parser.add_argument('--niqe', type=Path, help='statistics of NIQE')
@@ -91,6 +125,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         niqe = NIQE(args.niqe) if args.niqe else None
         embedders = {Path(weights).stem: FaceEmbedder(weights) for weights in args.recognizers}
         rows = {name: measure(images, inputs, niqe, embedders) for name, images in columns.items()}
+        if args.truth:
+            truth = {path.stem: resized(imread(args.truth / path.name), SIDE, SIDE) for path in files}
+            rows = {name: row | compare(columns[name], truth, embedders) for name, row in rows.items()}
+            columns['truth'] = truth
         imwrite(args.output / 'sheet.png', sheet(list(columns.values()), args.side))
     except (OSError, ValueError, RuntimeError) as error:
         print(f'error: {error}', file=sys.stderr)

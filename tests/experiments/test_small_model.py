@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import cv2
 import numpy as np
 import pytest
 import torch
@@ -31,6 +32,17 @@ def test_models_are_held_beside_official_restorations(tmp_path, capsys):
     assert [line.split(' | ')[0] for line in lines[2:]] == ['| input', '| small w=0', '| small w=1', '| official']
     assert lines[2].split(' | ')[1:] == lines[5].split(' | ')[1:]  # equal pictures
     assert imread(tmp_path / 'out' / 'sheet.png').shape == (64, 4 * 64, 3)
+
+
+def test_restorations_are_held_against_the_truth(tmp_path):
+    truth = {str(i): np.roll(aligned_face(512), 8 * i, axis=1) for i in range(3)}
+    blurred = {name: cv2.GaussianBlur(face, (0, 0), 6) for name, face in truth.items()}
+    itself, worse = judge.compare(truth, truth, {}), judge.compare(blurred, truth, {})
+    assert itself['laplacian_128'] == itself['laplacian_256'] == 1 and itself['psnr_128'] == np.inf
+    assert worse['laplacian_256'] < worse['laplacian_128'] < 0.5 and worse['psnr_128'] < 40
+    vectors = torch.randn(50, 4, generator=torch.Generator().manual_seed(0))
+    moved = judge.statistics(vectors + torch.tensor([3.0, 0, 0, 4.0]))
+    assert judge.frechet_distance(judge.statistics(vectors), moved) == pytest.approx(25, abs=1e-3)
 
 
 def test_faces_are_resized_once(tmp_path):
