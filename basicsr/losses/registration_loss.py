@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from basicsr.archs.codeformerpp_arch import warp
+from basicsr.archs.face_aligner_arch import warp
 from basicsr.utils.registry import LOSS_REGISTRY
 
 LUMA = (0.299, 0.587, 0.114)

@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from basicsr.archs import CodeFormerPlusPlus
-from basicsr.archs.codeformerpp_arch import folded, warp
+from basicsr.archs.face_aligner_arch import folded, warp
 from basicsr.losses import DeepMetricLoss, IdentityLoss, RegistrationLoss, build_loss
 from basicsr.losses.metric_loss import component_mask, hard_positive
 from basicsr.losses.registration_loss import REFERENCE_SIDE, similarity

@@ -14,8 +14,8 @@ from small import CODEFORMER, VQGAN, face_crops
 from small_faces import aligned_face
 
 from basicsr.archs import CodeFormerPlusPlus, build_network
-from basicsr.archs.codeformerpp_arch import TGRN, TextureAttention
 from basicsr.archs.factory import describe, load_network
+from basicsr.archs.tgrn_arch import TGRN, TextureAttention
 from basicsr.cli import export
 from basicsr.cli.restore import main
 from basicsr.inference import FaceRestorer

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from drawing import fill, image
 from small import face_crops
 
-from basicsr.archs.codeformerpp_arch import FaceAligner, folded, warp
+from basicsr.archs.face_aligner_arch import FaceAligner, folded, warp
 from basicsr.faces.geometry import ffhq_template
 from basicsr.losses import RegistrationLoss
 from basicsr.losses.registration_loss import lncc, residual_bend, similarity, smoothness

@@ -13,7 +13,7 @@ from test_metric_loss import vgg  # noqa: F401  a fixture
 from test_stages import batch_of
 
 from basicsr.archs import build_network
-from basicsr.archs.codeformerpp_arch import warp
+from basicsr.archs.face_aligner_arch import warp
 from basicsr.archs.factory import load_network
 from basicsr.cli import train
 from basicsr.losses.registration_loss import residual_bend, similarity, smoothness
