@@ -66,11 +66,18 @@ def arguments_of(section: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def random_window(side: int, *images: Tensor) -> tuple[Tensor, ...]:
-    """Crop the same random square of `side` pixels from images (N,C,H,W); whole images where `side` is 0."""
+    """Crop the same random square of `side` pixels from images (N,C,H,W); whole images where `side` is 0.
+
+    Places up to a quarter of `side` outside the image are drawn too and moved to its border, which few windows would
+    reach otherwise.
+    """
     if not side:
         return images
-    height, width = images[0].shape[2:]
-    top, left = (int(torch.randint(size - side + 1, ())) for size in (height, width))
+    corner = []
+    for length in images[0].shape[2:]:
+        last, beyond = length - side, side // 4
+        corner.append(min(max(int(torch.randint(-beyond, last + beyond + 1, ())), 0), last))
+    top, left = corner
     return tuple(image[..., top : top + side, left : left + side] for image in images)
 
 
