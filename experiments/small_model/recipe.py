@@ -2,8 +2,8 @@
 
     python -m experiments.small_model.recipe --set faces=datasets/faces192/train
 
-The steps are those of `recipe.yml`: `resize` makes the training faces, `train` runs an option file for a time, `graft`
-puts a new generator into a CodeFormer. `--minutes` shares a time between the trainings, for a machine that is lent;
+The steps are those of `recipe.yml`: `resize` makes the training faces, `train` runs an option file for a time,
+`release` writes the file that ships. `--minutes` shares a time between the trainings, for a machine that is lent;
 `--processes` trains with so many processes. A run that was stopped goes on where it was.
 """
 
@@ -19,15 +19,15 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
 import yaml
 from PIL import Image
 
 from basicsr.models.checkpoints import network_file
-from basicsr.utils.checkpoint import CheckpointError, load_state_dict_file, save_atomic
+from basicsr.utils.checkpoint import CheckpointError
 from basicsr.utils.files import replacing
 from basicsr.utils.image import scan_images
 from basicsr.utils.options import OptionError, load_options
+from experiments.small_model.release import release
 
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parents[1]
@@ -59,23 +59,6 @@ def resize(source: Path, target: Path, size: int, suffix: str = '.jpg', quality:
         with Image.open(file) as image, replacing(result) as partial:
             small = image.convert('RGB').resize((size, size), Image.Resampling.LANCZOS)
             small.save(partial, Image.registered_extensions()[suffix], quality=quality, **extra)
-
-
-def graft(codeformer: Path, vqgan: Path, target: Path) -> None:
-    """Write a CodeFormer with the generator of a stage I checkpoint, without parts for identity.
-
-    Raises:
-        CheckpointError: the two have other codes, so that the generator would not understand the Transformer.
-    """
-    state, other = load_state_dict_file(codeformer), load_state_dict_file(vqgan, 'params_ema')
-    codes = 'quantize.embedding.weight'
-    if state[codes].shape != other[codes].shape or not torch.allclose(
-        state[codes].float(), other[codes].float(), atol=1e-2
-    ):
-        raise CheckpointError(f'{vqgan}: its codes are not those of {codeformer}; train stage I with fixed codes')
-    kept = {name: value.float() for name, value in state.items() if not name.startswith(('generator.', 'id_'))}
-    generator = {name: value for name, value in other.items() if name.startswith('generator.')}
-    save_atomic({'params_ema': {**kept, **generator}}, target)
 
 
 def newest(run: Path) -> int:
@@ -120,14 +103,14 @@ def run_step(step: Mapping[str, Any], paths: Mapping[str, str], args: argparse.N
     print(f'== {kind} {" ".join(str(value) for value in filled.values())}', flush=True)
     if kind == 'resize':
         resize(Path(filled.pop('source')), Path(filled.pop('target')), **filled)
-    elif kind == 'graft':
-        graft(Path(filled['codeformer']), Path(filled['vqgan']), Path(filled['target']))
+    elif kind == 'release':
+        release([Path(filled['source'])], Path(filled['target']))
     elif kind == 'train':
         changes = [change.format(**paths) for change in filled.get('set', [])] + args.force_yml
         minutes = args.minutes * share if args.minutes else filled['minutes']
         train(HERE / 'options' / filled['options'], minutes, changes, args.processes)
     else:
-        raise OptionError(f"{args.recipe}: no step '{kind}'; use resize, graft or train")
+        raise OptionError(f"{args.recipe}: no step '{kind}'; use resize, train or release")
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -8,12 +8,13 @@ import pytest
 import torch
 import yaml
 from PIL import Image
-from small import SIZES, VQGAN, make_faces, stage_options
+from small import make_faces, stage_options
 from small_faces import aligned_face
 
-from basicsr.archs import build_network
-from basicsr.utils.checkpoint import CheckpointError, load_state_dict_file, save_atomic
+from basicsr.archs.factory import load_network
+from basicsr.models.schema import check_options
 from basicsr.utils.image import imread, imwrite
+from basicsr.utils.options import load_options
 from experiments.small_model import judge, recipe
 
 
@@ -56,25 +57,6 @@ def test_faces_are_resized_once(tmp_path):
         assert written[0].read_bytes() == b'kept'
 
 
-def test_a_graft_takes_the_generator_alone_and_needs_the_same_codes(tmp_path):
-    codeformer = build_network({**VQGAN, 'type': 'CodeFormer', 'dim_embd': 32, 'n_head': 2, 'n_layers': 1})
-    vqgan = build_network({**VQGAN, 'out_scale': 2})
-    save_atomic({'params_ema': codeformer.state_dict()}, tmp_path / 'codeformer.pth')
-    save_atomic({'params_ema': vqgan.state_dict()}, tmp_path / 'vqgan.pth')
-    paths = tmp_path / 'codeformer.pth', tmp_path / 'vqgan.pth', tmp_path / 'grafted.pth'
-    with pytest.raises(CheckpointError, match='its codes are not those of'):
-        recipe.graft(*paths)
-    vqgan.quantize.load_state_dict(codeformer.quantize.state_dict())
-    save_atomic({'params_ema': vqgan.state_dict()}, tmp_path / 'vqgan.pth')
-    recipe.graft(*paths)
-    grafted = load_state_dict_file(tmp_path / 'grafted.pth')
-    for name, value in grafted.items():
-        source = vqgan if name.startswith('generator.') else codeformer
-        assert torch.equal(value, source.state_dict()[name])
-    network = build_network({**SIZES, 'type': 'CodeFormer', 'dim_embd': 32, 'n_head': 2, 'n_layers': 1, 'out_scale': 2})
-    network.load_state_dict(grafted)
-
-
 def write_recipe(folder, options):
     (folder / 'stage.yml').write_text(yaml.safe_dump(options))
     content = {
@@ -82,6 +64,7 @@ def write_recipe(folder, options):
         'steps': [
             {'resize': {'source': '{faces}', 'target': str(folder / 'small'), 'size': 64}},
             {'train': {'options': str(folder / 'stage.yml'), 'minutes': 5, 'set': ['train:ema_decay=0.5']}},
+            {'release': {'source': 'experiments/stage1/models/net_g_latest.pth', 'target': 'out/net.safetensors'}},
         ],
     }
     (folder / 'recipe.yml').write_text(yaml.safe_dump(content))
@@ -96,6 +79,19 @@ def test_the_steps_of_a_recipe_run_in_turn_and_leave_a_checkpoint(tmp_path, monk
     assert recipe.main([*arguments, '--force_yml', 'train:total_iter=2']) == 0
     assert (tmp_path / 'experiments' / 'stage1' / 'models' / 'net_g_latest.pth').exists()
     assert recipe.newest(tmp_path / 'experiments' / 'stage1') == 2
+    assert load_network(tmp_path / 'out' / 'net.safetensors').img_size == 64
+
+
+@pytest.mark.parametrize('name', ['recipe.yml', 'gpu.yml'])
+def test_the_trainings_of_the_recipes_have_valid_options(name):
+    content = yaml.safe_load((recipe.HERE / name).read_text())
+    trainings = [step['train'] for step in content['steps'] if 'train' in step]
+    assert len(trainings) == 2
+    for training in trainings:
+        changes = [change.format(**content['paths']) for change in training['set']]
+        opt = load_options(recipe.HERE / 'options' / training['options'], changes)
+        check_options(opt)
+        assert all(path in str(opt) for path in (content['paths']['recognizer'], content['paths']['start']))
 
 
 def test_a_recipe_without_its_data_says_what_to_give(tmp_path, capsys):
