@@ -23,9 +23,7 @@ PATTERNS = (
     '*.md',
     'docs/**/*.md',
     'weights/**/*.md',
-    'experiments/*.md',
-    'experiments/ablation/*.md',
-    'experiments/codeformerpp/*.md',
+    'experiments/**/*.md',
 )
 PAGES = sorted(
     path.relative_to(ROOT).as_posix()

@@ -1,7 +1,7 @@
 """Calibration of a recognizer on degraded faces: fit the confidence of `identity: input`, and draw its curve.
 
     id-codeformer recognizer calibrate -i datasets/faces -o options/confidence/mine.json --weights RECOGNISER \
-        --val datasets/faces_val --curve docs/results/confidence
+        --val datasets/faces_val --curve experiments/recognition/confidence
 
 Clean aligned faces are degraded by the project's own degradation, from hardly at all to beyond recognition. The file
 predicts the cosine between the embeddings of the degraded and of the clean face from measurements on the degraded one.

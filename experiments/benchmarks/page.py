@@ -1,4 +1,4 @@
-"""The page docs/performance.md, made from the figures that scripts/benchmark.py collects."""
+"""Performance page, made from the figures that scripts/benchmark.py collects."""
 
 from __future__ import annotations
 
@@ -87,7 +87,7 @@ def write_page(source: Path, page: Path) -> None:
     lines = [
         '# Performance',
         '',
-        'Made by `python scripts/benchmark.py` from `results/performance.csv`, where the commits are. On the CPU; '
+        'Made by `python scripts/benchmark.py` from `performance.csv`, where the commits are. On the CPU; '
         'networks of the published sizes with random weights, unless a row says otherwise. Each figure is the best of '
         'several, with the median behind it; `load` is the work that was on the machine before.',
     ]

@@ -1,11 +1,11 @@
-"""Measure how fast the project is on this machine, on the CPU, and write docs/performance.md from the figures.
+"""Measure how fast the project is on this machine, on the CPU, and write performance.md from the figures.
 
     python scripts/benchmark.py
     python scripts/benchmark.py --only forward,memory
     python scripts/benchmark.py --only none        # the page again, from the figures that are there
 
-Each measurement runs in a process of its own and adds rows to docs/results/performance.csv. Networks are those of the
-published sizes with random weights, unless a row says otherwise.
+Each measurement runs in a process of its own and adds rows to performance.csv, beside this file. Networks are those of
+the published sizes with random weights, unless a row says otherwise.
 """
 
 from __future__ import annotations
@@ -30,8 +30,10 @@ from basicsr.cli.arguments import ArgumentParser
 from basicsr.utils.files import replacing
 from basicsr.utils.logger import environment
 from basicsr.utils.memory import keep_freed_memory
-from experiments.benchmarks.cases import MEASUREMENTS, ROOT, TINY, Row, Setup
+from experiments.benchmarks.cases import MEASUREMENTS, TINY, Row, Setup
 from experiments.benchmarks.page import write_page
+
+HERE = Path(__file__).resolve().parent
 
 T = TypeVar('T')
 FIXED = ('load', 'commit', 'torch', 'machine', 'date')
@@ -85,8 +87,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line; return the exit code, 1 if a measurement failed."""
     parser = ArgumentParser(description='Measure how fast the project is here, on the CPU.')
     parser.add_argument('--only', type=names, default=list(MEASUREMENTS), help=f'some of {",".join(MEASUREMENTS)}')
-    parser.add_argument('--csv', type=Path, default=ROOT / 'docs' / 'results' / 'performance.csv')
-    parser.add_argument('--page', type=Path, default=ROOT / 'docs' / 'performance.md')
+    parser.add_argument('--csv', type=Path, default=HERE / 'performance.csv')
+    parser.add_argument('--page', type=Path, default=HERE / 'performance.md')
     parser.add_argument('--repeats', type=int, default=5, help='of each timing (default: 5)')
     parser.add_argument('--tiny', action='store_true', help='try the script: sizes whose figures mean nothing')
     args = parser.parse_args(argv)

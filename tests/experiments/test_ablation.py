@@ -388,7 +388,7 @@ def test_a_training_may_save_when_the_ablation_is_ended(tmp_path: Path, monkeypa
 
 @pytest.mark.parametrize('name', ['small', 'mild', 'references', 'identity_loss', 'identity_loss_stage3'])
 def test_published_results_have_a_figure_in_each_column_of_figures(name: str) -> None:
-    rows = read_results(ROOT / f'docs/results/{name}.csv')
+    rows = read_results(ROOT / f'experiments/ablation/figures/{name}.csv')
     assert rows and {row['status'] for row in rows} == {'done'}
     for column in ('psnr', 'ssim', 'ids', 'towards', 'identity_variance', 'judge_seconds'):
         [float(row[column]) for row in rows if row.get(column)]
