@@ -9,12 +9,10 @@ from typing import Any, cast
 import torch
 
 from basicsr import archs, data, losses, metrics, models, recognition
-from basicsr.models.alignment_term import AlignmentTerm
-from basicsr.models.identity_source import IdentitySource
 from basicsr.models.identity_term import IdentityTerm
 from basicsr.models.image_losses import ENTRY_OPTIONS, arguments_of
+from basicsr.models.option_table import DATASET, NUMBER, SECTIONS, TOP, kinds
 from basicsr.models.schedule import SCHEDULERS
-from basicsr.models.style_lesson import StyleLesson
 from basicsr.utils.options import OptionError, check_keys, check_values, shown
 from basicsr.utils.registry import (
     ARCH_REGISTRY,
@@ -29,62 +27,6 @@ from basicsr.utils.registry import (
 ROOMS = (archs, recognition, data, losses, metrics, models)
 """Imported so that their registries are filled."""
 
-NUMBER = (int, float)
-SECTION: Any = dict
-TOP = {
-    'name': str, 'model_type': str, 'num_gpu': (int, str), 'manual_seed': int, 'find_unused_parameters': bool,
-    'scale': NUMBER, 'datasets': SECTION, 'network_g': SECTION, 'network_d': SECTION, 'network_vqgan': SECTION,
-    'path': SECTION, 'train': SECTION, 'val': SECTION, 'logger': SECTION, 'dist_params': SECTION,
-}  # fmt: skip
-PATH = {
-    'pretrain_network_g': str, 'param_key_g': str, 'strict_load_g': bool,
-    'pretrain_network_d': str, 'param_key_d': str, 'strict_load_d': bool, 'resume_state': str,
-}  # fmt: skip
-TRAIN = {
-    'optim_g': SECTION, 'optim_d': SECTION, 'id_lr_scale': float, 'scheduler': SECTION, 'total_iter': int,
-    'warmup_iter': int, 'ema_decay': float, 'pixel_opt': SECTION, 'perceptual_opt': SECTION, 'gan_opt': SECTION,
-    'identity_opt': SECTION, 'registration_opt': SECTION, 'metric_opt': SECTION,
-    'bend': {'prob': float, 'deviation': float},
-    'alignment_opt': AlignmentTerm.OPTIONS, 'style_opt': StyleLesson.OPTIONS,
-    'identity_input': IdentitySource.INPUT_OPTIONS,
-    'identity_reference': IdentitySource.REFERENCE_OPTIONS,
-    'codebook_opt': {'loss_weight': float},
-    'use_hq_feat_loss': bool, 'feat_loss_weight': float, 'cross_entropy_loss': bool, 'entropy_loss_weight': float,
-    'fidelity_weight': float, 'use_adaptive_weight': bool, 'scale_adaptive_gan_weight': float,
-    'disc_weight': float, 'fix_generator': bool, 'net_g_start_iter': int, 'net_d_iters': int, 'net_d_start_iter': int,
-    'manual_seed': int, 'curriculum': list, 'codebook_warmup': {'iters': int, 'samples': int},
-    'codebook_average': {'decay': float, 'restart_under': float}, 'precision': str, 'grad_clip': float,
-    'losses': list, 'ste_temperature': float, 'end_to_end': bool, 'crop': int,
-    'accumulate': int, 'grad_checkpointing': bool, 'min_perplexity': float,
-}  # fmt: skip
-VAL = {
-    'val_freq': int, 'save_img': bool, 'metrics': SECTION, 'grid': int, 'adain': bool,
-    'best': {'metric': str, 'dataset': str},
-}  # fmt: skip
-DATASET = {
-    'dataroot_gt': str, 'dataroot_lq': str, 'latent_gt_path': str, 'component_path': str, 'in_size': int,
-    'gt_size': int, 'use_hflip': bool, 'use_corrupt': bool, 'use_motion_kernel': bool, 'blur_kernel_size': int,
-    'on_error': str, 'num_worker_per_gpu': int, 'batch_size_per_gpu': int, 'num_prefetch_queue': int,
-    'pin_memory': bool, 'seed': int, 'io_backend': SECTION, 'scale': int, 'motion_kernel_prob': float,
-    'color_jitter_prob': float, 'color_jitter_pt_prob': float, 'gray_prob': float, 'color_jitter_shift': float,
-    'identities': str, 'embeddings': str, 'recogniser': str, 'references': int, 'self_reference': bool,
-    'dataroot_ref': str, 'mistaken': float,
-    **dict.fromkeys(('mean', 'std', 'kernel_list', 'kernel_prob', 'brightness', 'contrast', 'saturation', 'hue'), list),
-    **{
-        key + suffix: list
-        for key in ('blur_sigma', 'downsample_range', 'noise_range', 'jpeg_range')
-        for suffix in ('', '_large')
-    },
-}  # fmt: skip
-"""Types of dataset keys; which keys a dataset has, it says itself."""
-LOGGER = {
-    'print_freq': int, 'save_checkpoint_freq': int, 'use_tb_logger': bool, 'keep_last': int, 'keep_every': int,
-    'wandb': {'project': str, 'resume_id': (str, int)},
-}  # fmt: skip
-SECTIONS = {
-    'path': PATH, 'train': TRAIN, 'val': VAL, 'logger': LOGGER,
-    'dist_params': {'backend': str, 'port': int, 'dead_after': float},
-}  # fmt: skip
 PAIRS = ('PairedImageDataset', 'PairedReferenceDataset')
 REQUIRED = ('name', 'model_type', 'datasets', 'network_g', 'train')
 
@@ -95,7 +37,7 @@ def check_options(opt: Mapping[str, Any]) -> None:
     Raises:
         OptionError: not so; the message names the key and the nearest valid one.
     """
-    check_values('options', opt, TOP)
+    check_values('options', opt, kinds(TOP))
     for key in REQUIRED:
         if not opt.get(key):
             raise OptionError(f"options: '{key}' is missing")
@@ -106,8 +48,8 @@ def check_options(opt: Mapping[str, Any]) -> None:
         raise OptionError(
             f'model_type: unknown {shown(opt["model_type"])}{nearest(opt["model_type"], MODEL_REGISTRY.names())}'
         )
-    for name, kinds in SECTIONS.items():
-        check_values(name, opt.get(name) or {}, kinds)
+    for name, table in SECTIONS.items():
+        check_values(name, opt.get(name) or {}, kinds(table))
     for name in ('network_g', 'network_d', 'network_vqgan'):
         if opt.get(name):
             _check_entry(name, opt[name], ARCH_REGISTRY)
@@ -151,13 +93,13 @@ def _check_name(where: str, name: str) -> None:
         raise OptionError(f"{where}: {shown(name)} names a folder of results; use a plain name, without '/' and '..'")
 
 
-def _parameters(entry: Any) -> dict[str, inspect.Parameter]:
+def parameters_of(entry: Any) -> dict[str, inspect.Parameter]:
     """Return the arguments of a constructor, with those of its base class where it passes on what it does not know."""
     own = dict(inspect.signature(entry).parameters)
     passed_on = [name for name, parameter in own.items() if parameter.kind is parameter.VAR_KEYWORD]
     for name in passed_on:
         del own[name]
-    return {**_parameters(entry.__mro__[1]), **own} if passed_on else own
+    return {**parameters_of(entry.__mro__[1]), **own} if passed_on else own
 
 
 def _check_entry(where: str, section: Mapping[str, Any], registry: Registry, given: tuple[str, ...] = ()) -> None:
@@ -166,16 +108,16 @@ def _check_entry(where: str, section: Mapping[str, Any], registry: Registry, giv
     kind = str(section.get('type'))
     if kind not in registry:
         raise OptionError(f'{where}: unknown type {shown(kind)}{nearest(kind, registry.names())}')
-    parameters = _parameters(registry.get(kind))
+    parameters = parameters_of(registry.get(kind))
     check_keys(where, section, ['type', *(name for name in parameters if name not in given)])
     for name, parameter in parameters.items():
         if parameter.default is parameter.empty and name not in section and name not in given:
             raise OptionError(f"{where}: '{name}' is missing")
     defaults = {name: parameter.default for name, parameter in parameters.items() if name in section}
-    kinds = {name: type(value) for name, value in defaults.items() if isinstance(value, (bool, int, float, str))}
-    kinds |= {name: list for name, value in defaults.items() if isinstance(value, (tuple, list))}
-    check_values(where, {name: section[name] for name in kinds}, kinds)
-    for name, kind in kinds.items():
+    types = {name: type(value) for name, value in defaults.items() if isinstance(value, (bool, int, float, str))}
+    types |= {name: list for name, value in defaults.items() if isinstance(value, (tuple, list))}
+    check_values(where, {name: section[name] for name in types}, types)
+    for name, kind in types.items():
         if kind is list and defaults[name]:
             _check_list(f'{where}:{name}', section[name], str if isinstance(defaults[name][0], str) else NUMBER)
 
@@ -230,9 +172,9 @@ def _check_dataset(where: str, name: str, section: Mapping[str, Any]) -> None:
     if not hasattr(dataset, 'OPTION_KEYS'):
         raise OptionError(f'{where}: {kind} does not say which keys it has; give it OPTION_KEYS (CONTRIBUTING.md)')
     check_keys(where, section, dataset.OPTION_KEYS)
-    check_values(where, {key: value for key, value in section.items() if key in DATASET}, DATASET)
+    check_values(where, {key: value for key, value in section.items() if key in DATASET}, kinds(DATASET))
     for key, value in section.items():
-        if DATASET.get(key) is list:
+        if key in DATASET and DATASET[key].kind is list:
             _check_list(f'{where}:{key}', value, str if key == 'kernel_list' else NUMBER)
 
 
@@ -256,25 +198,14 @@ def _check_scheduler(section: Mapping[str, Any]) -> None:
 
 
 def _check_limits(opt: Mapping[str, Any]) -> None:
-    """Numbers that are of their type and yet make no sense."""
-    for where, section, key, fits, words in (
-        ('', opt, 'manual_seed', lambda x: x >= 0, '0 or more'),
-        ('train', opt['train'], 'manual_seed', lambda x: x >= 0, '0 or more'),
-        ('train', opt['train'], 'total_iter', lambda x: x >= 1, '1 or more'),
-        ('train', opt['train'], 'accumulate', lambda x: x >= 1, '1 or more'),
-        ('train', opt['train'], 'ema_decay', lambda x: 0 <= x < 1, 'from 0 to below 1'),
-        ('train', opt['train'], 'ste_temperature', lambda x: x > 0, 'above 0'),
-        ('train', opt['train'], 'id_lr_scale', lambda x: x > 0, 'above 0'),
-        ('train', opt['train'], 'min_perplexity', lambda x: x >= 0, '0 or more'),
-        ('train', opt['train'], 'grad_clip', lambda x: x >= 0, '0 (off) or more'),
-        ('logger', opt.get('logger') or {}, 'keep_last', lambda x: x >= 1, '1 or more'),
-        ('logger', opt.get('logger') or {}, 'keep_every', lambda x: x >= 1, '1 or more'),
-        ('dist_params', opt.get('dist_params') or {}, 'dead_after', lambda x: x >= 2, '2 seconds or more'),
-    ):
-        value = section.get(key)
-        if value is not None and not fits(value):
-            place = f'{where}:{key}' if where else key
-            raise OptionError(f'{place} must be {words}, not {shown(value)}')
+    """Raise OptionError for a number outside the range of its key."""
+    for name, table in (('', TOP), *SECTIONS.items()):
+        section = opt.get(name) or {} if name else opt
+        for key, option in table.items():
+            value = section.get(key)
+            if option.limits and value is not None and not option.allows(value):
+                place = f'{name}:{key}' if name else key
+                raise OptionError(f'{place} must be {option.limits}, not {shown(value)}')
 
 
 def _check_best(opt: Mapping[str, Any]) -> None:
