@@ -8,7 +8,7 @@ from __future__ import annotations
 import copy
 import logging
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, cast
 
@@ -82,8 +82,11 @@ class BaseModel(ABC):
     # What a stage defines.
 
     @abstractmethod
-    def generator_losses(self, batch: Batch, iteration: int) -> Iterator[Terms]:
-        """Yield the terms of the loss, by name and weighted; each yield is summed and differentiated at once."""
+    def generator_losses(self, batch: Batch, iteration: int) -> Terms:
+        """Return the terms of the loss, by name and weighted."""
+
+    def after_backward(self) -> None:
+        """Update what follows the generator's backward pass, before the discriminator's turn."""
 
     def discriminator_losses(self, batch: Batch, iteration: int) -> Terms:
         """Return the terms of the discriminator's loss, empty when it is not trained in this iteration."""
@@ -195,8 +198,8 @@ class BaseModel(ABC):
             discriminator = self.networks.get('net_d')
             if discriminator is not None:
                 discriminator.requires_grad_(False)
-            for terms in self.generator_losses(batch, iteration):
-                self._backward(terms, batch, iteration, len(batches))
+            self._backward(self.generator_losses(batch, iteration), batch, iteration, len(batches))
+            self.after_backward()
             if discriminator is not None:
                 discriminator.requires_grad_(True)
                 self._backward(self.discriminator_losses(batch, iteration), batch, iteration, len(batches))

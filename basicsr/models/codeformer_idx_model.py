@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, cast
 
 import torch
@@ -125,9 +125,9 @@ class CodeFormerIdxModel(BaseModel):
             terms |= self.decoded_losses(prediction, batch['gt'], iteration, who)
         return terms | self.identity_terms(prediction, batch, iteration, 0, who)
 
-    def generator_losses(self, batch: Batch, iteration: int) -> Iterator[Terms]:
-        """Yield the loss sum of stage II."""
-        yield self.code_only_losses(batch, 'in', iteration, decodes=True)
+    def generator_losses(self, batch: Batch, iteration: int) -> Terms:
+        """Return the loss sum of stage II."""
+        return self.code_only_losses(batch, 'in', iteration, decodes=True)
 
     @torch.no_grad()
     def infer(self, batch: Batch) -> Tensor:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, cast
 
 import torch
@@ -76,13 +76,12 @@ class CodeFormerJointModel(CodeFormerIdxModel):
             return self.net_g.generator.last_layer
         return cast(FuseBlock, self.net_g.fuse_convs_dict[str(max(self.net_g.connect_list))]).last_layer
 
-    def generator_losses(self, batch: Batch, iteration: int) -> Iterator[Terms]:
-        """Yield the loss sum of stage III."""
+    def generator_losses(self, batch: Batch, iteration: int) -> Terms:
+        """Return the loss sum of stage III."""
         phase = self.curriculum.at(iteration)
         self.output = None
         if not phase.has_image_losses(iteration):
-            yield self.code_only_losses(batch, 'in_large_de', iteration)
-            return
+            return self.code_only_losses(batch, 'in_large_de', iteration)
         if phase.severity == 'both':
             batch = {**batch, 'in': every_second(batch['in'], batch['in_large_de'], iteration)}
         gt, net, who, w = batch['gt'], self.net_g, self.who(batch, 'in'), phase.weight(iteration)
@@ -97,7 +96,7 @@ class CodeFormerJointModel(CodeFormerIdxModel):
         terms = self.image_losses(self.output, self.target, iteration, whole)
         terms |= self.gan.generator_terms(self.output, terms, iteration)
         terms |= self.code_losses(prediction.logits, prediction.lq_feat, self.target_codes(batch))
-        yield terms | self.identity_terms(prediction, batch, iteration, w, who)
+        return terms | self.identity_terms(prediction, batch, iteration, w, who)
 
     def discriminator_losses(self, batch: Batch, iteration: int) -> Terms:
         """Real against restored, where an image was decoded."""

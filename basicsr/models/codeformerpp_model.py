@@ -6,7 +6,7 @@ Reddem et al., arXiv 2510.04410.
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any, ClassVar, cast
 
 import torch
@@ -115,8 +115,8 @@ class CodeFormerPPAlignModel(_PlusPlusModel):
         if not 0 <= self.bend_prob <= 1 or not 0 <= self.deviation <= 0.1:
             raise OptionError('train:bend: prob must be from 0 to 1, deviation from 0 to 0.1')
 
-    def generator_losses(self, batch: Batch, iteration: int) -> Iterator[Terms]:
-        """Yield the loss sum of stage 1."""
+    def generator_losses(self, batch: Batch, iteration: int) -> Terms:
+        """Return the loss sum of stage 1."""
         faithful, generated = self.restore_twice(batch, iteration)
         count, side = len(faithful), faithful.shape[3]
         bent = (torch.rand(count) < self.bend_prob).to(self.device)
@@ -131,7 +131,7 @@ class CodeFormerPPAlignModel(_PlusPlusModel):
             self.log['shift'] = phi.norm(dim=1).mean().item() * REFERENCE_SIDE / side
             self.log['folded'] = folded(phi).item()
         losses = {'l_lncc': terms.similarity, 'l_smooth': terms.smoothness, 'l_bend': terms.bend}
-        yield {name: term for name, term in losses.items() if term is not None}
+        return {name: term for name, term in losses.items() if term is not None}
 
     @torch.no_grad()
     def infer(self, batch: Batch) -> Tensor:
@@ -170,8 +170,8 @@ class CodeFormerPPModel(_PlusPlusModel):
                 'result of stage 1, or say network_g:texture_from: I_G'
             )
 
-    def generator_losses(self, batch: Batch, iteration: int) -> Iterator[Terms]:
-        """Yield the loss sum of stage 2."""
+    def generator_losses(self, batch: Batch, iteration: int) -> Terms:
+        """Return the loss sum of stage 2."""
         gt = batch['gt']
         faithful, generated = self.restore_twice(batch, iteration)
         with self.autocast():
@@ -181,7 +181,7 @@ class CodeFormerPPModel(_PlusPlusModel):
         self.output = output
         terms = self.image_losses(output, gt, iteration)
         terms |= self.gan.generator_terms(output, terms, iteration)
-        yield terms | self._person_terms(batch, iteration, faithful, generated, warped, output)
+        return terms | self._person_terms(batch, iteration, faithful, generated, warped, output)
 
     def _person_terms(
         self, batch: Batch, iteration: int, faithful: Tensor, generated: Tensor, warped: Tensor, output: Tensor

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, cast
 
 import torch
@@ -86,8 +86,8 @@ class VQGANModel(BaseModel):
                 self.codebook_average.restart()
             self.features = self.features[:0]
 
-    def generator_losses(self, batch: Batch, iteration: int) -> Iterator[Terms]:
-        """Yield the loss sum of stage I."""
+    def generator_losses(self, batch: Batch, iteration: int) -> Terms:
+        """Return the loss sum of stage I."""
         gt, net = batch['gt'], self.net_g
         with self.autocast():
             feat = net.encoder(net.to_input(gt))
@@ -99,16 +99,20 @@ class VQGANModel(BaseModel):
         terms |= self.gan.generator_terms(self.output, terms, iteration)
         if self.identity and self.identity.is_due(iteration):
             terms['l_ids'] = self.identity(output.float(), gt)
-        flat = feat.detach().float().permute(0, 2, 3, 1).reshape(-1, net.emb_dim)
+        features = feat.detach().float().permute(0, 2, 3, 1).reshape(-1, net.emb_dim)
         if l_codebook is None:
-            self._collect(flat, iteration)
+            self._collect(features, iteration)
         else:
             terms['l_codebook'] = self.codebook_weight * l_codebook
             self.log['perplexity'] = stats['perplexity'].item()
-        yield terms
-        if l_codebook is not None and self.codebook_average:
-            self.codebook_average.update(flat, stats['min_encoding_indices'].flatten())
-            self._set_codes(net.quantize.codes, self.averages.values())
+            self.assigned = features, stats['min_encoding_indices'].flatten()
+        return terms
+
+    def after_backward(self) -> None:
+        """Move the codes to the means of their features, where they are running means."""
+        if self.codebook_average and not self.warming:
+            self.codebook_average.update(*self.assigned)
+            self._set_codes(self.net_g.quantize.codes, self.averages.values())
 
     def discriminator_losses(self, batch: Batch, iteration: int) -> Terms:
         """Real against reconstructed."""

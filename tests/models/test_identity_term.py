@@ -296,7 +296,7 @@ def test_both_terms_in_closed_form(stage, w, tmp_path):
     model, batch = conditioned(stage, tmp_path, 3, train.items())
     batch['identity_mask'] = torch.tensor([[True, True, True], [True, False, True]])
     batch['landmarks'] = torch.from_numpy(ffhq_template(64)).float() + torch.randn(2, 5, 2)
-    (terms,) = model.generator_losses(batch, 1)
+    terms = model.generator_losses(batch, 1)
     first, embed = batch['in'][:1], model.identity.loss.embedder
     restored, one, other = (
         model.net_g(first, w=w, identity=batch['identity'][:1, part])[0] for part in (slice(3), slice(1), slice(1, 2))

@@ -22,7 +22,7 @@ def charbonnier(output, gt):
 
 
 def terms_of(model, batch, iteration=1):
-    (terms,) = model.generator_losses(batch, iteration)
+    terms = model.generator_losses(batch, iteration)
     return terms
 
 

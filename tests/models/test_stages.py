@@ -79,7 +79,7 @@ def test_stage1_loss_is_the_sum_of_its_terms(tmp_path):
     opt = stage_options(1, tmp_path, use_adaptive_weight=False, disc_weight=0.3, codebook_opt={'loss_weight': 2.0})
     model = build_model(opt)
     batch = batch_of(opt)
-    (terms,) = model.generator_losses(batch, 1)
+    terms = model.generator_losses(batch, 1)
     output, codebook, _ = model.net_g(batch['gt'])
     assert set(terms) == {'l_g_pix', 'l_codebook', 'l_g_gan'}
     assert terms['l_g_pix'].item() == pytest.approx((output - batch['gt']).abs().mean().item(), rel=1e-5)
@@ -92,7 +92,7 @@ def test_stage3_terms_in_closed_form(tmp_path):
     opt = stage_options(3, tmp_path, curriculum=[{'severity': 'small', 'w': 0.7}], **weights)
     model = build_model(opt)
     batch = batch_of(opt)
-    (terms,) = model.generator_losses(batch, 1)
+    terms = model.generator_losses(batch, 1)
     output, logits, feat = model.net_g(batch['in'], w=0.7)
     tokens, codes = feat.flatten(2).transpose(1, 2), model.target_codes(batch)
     real, fake = (model.gan.net_d(picture) for picture in (batch['gt'], output))
@@ -111,7 +111,7 @@ def test_adaptive_weight_balances_gradients_at_the_last_layer(tmp_path):
     opt = stage_options(1, tmp_path, use_adaptive_weight=True, scale_adaptive_gan_weight=0.5)
     model = build_model(opt)
     batch = batch_of(opt)
-    (terms,) = model.generator_losses(batch, 1)
+    terms = model.generator_losses(batch, 1)
     last = model.net_g.generator.blocks[-1].weight
     pix, gan = (torch.autograd.grad(terms[name], last, retain_graph=True)[0].norm() for name in ('l_g_pix', 'l_g_gan'))
     expected = 0.5 * min(1.0, (pix / (gan / model.log['d_weight'] + 1e-4)).item())
@@ -336,7 +336,7 @@ def test_the_discriminator_learns_from_its_own_loss_alone(tmp_path):
     opt = stage_options(3, tmp_path, optim_d={'type': 'SGD', 'lr': 1e-3})
     model, batch = build_model(opt), batch_of(opt)
     before = [p.detach().clone() for p in model.networks['net_d'].parameters()]
-    list(model.generator_losses(batch, 1))
+    model.generator_losses(batch, 1)
     loss = sum(model.discriminator_losses(batch, 1).values())
     expected = torch.autograd.grad(loss, list(model.networks['net_d'].parameters()))
     model.optimize_parameters([batch], 1)

@@ -34,7 +34,7 @@ def test_the_lesson_is_the_gradient_at_the_unstyled_face_in_closed_form(stage, w
     net, batch = model.net_g, drawn(opt, faces=3)
     for gate in net.id_style.gates.values():
         nn.init.constant_(gate, 0.5)
-    (terms,) = model.generator_losses(batch, 1)
+    terms = model.generator_losses(batch, 1)
 
     codes = net.look_up(net(batch['in'], code_only=True, identity=batch['identity'])[0])
     seen = net.encode(batch['in'], net.connect_list if w else ())[1]
@@ -74,14 +74,14 @@ def test_it_trains_the_styling_path_alone_and_is_learnt(tmp_path):
     model = build_model(opt)
     batch = drawn(opt)
     net = model.net_g
-    (terms,) = model.generator_losses(batch, 1)
+    terms = model.generator_losses(batch, 1)
     terms['l_style'].backward()
     assert {name.split('.')[0] for name, p in net.named_parameters() if p.grad is not None} == {'id_style'}
     net.zero_grad()
     adam = torch.optim.Adam(net.id_style.parameters(), 1e-2)
     losses = []
     for _ in range(30):
-        (terms,) = model.generator_losses(batch, 1)
+        terms = model.generator_losses(batch, 1)
         adam.zero_grad()
         terms['l_style'].backward()
         adam.step()
@@ -94,7 +94,7 @@ def test_who_is_told_nothing_does_not_count(tmp_path):
     opt = taught(tmp_path)
     model = build_model(opt)
     batch = drawn(opt)
-    (nothing,) = model.generator_losses({**batch, 'identity_mask': torch.zeros(2, 1)}, 1)
+    nothing = model.generator_losses({**batch, 'identity_mask': torch.zeros(2, 1)}, 1)
     assert nothing['l_style'] == 0
     nothing['l_style'].backward()  # a gradient of 0, and not none: other processes have one
     assert all(p.grad is not None and not p.grad.any() for p in model.net_g.id_style.parameters())
@@ -102,7 +102,7 @@ def test_who_is_told_nothing_does_not_count(tmp_path):
         nn.init.constant_(gate, 0.5)
     values = []
     for mask in ([[1.0], [0.0]], [[0.0], [1.0]], [[1.0], [1.0]]):
-        (terms,) = model.generator_losses({**batch, 'identity_mask': torch.tensor(mask)}, 1)
+        terms = model.generator_losses({**batch, 'identity_mask': torch.tensor(mask)}, 1)
         values.append(terms['l_style'].item())
     assert values[0] != pytest.approx(values[1], rel=1e-3)
     assert min(values[:2]) < values[2] < max(values[:2])
@@ -127,7 +127,7 @@ def test_the_scale_of_fp16_gradients_does_not_reach_the_lesson(tmp_path):
     opt = taught(tmp_path, precision='fp16')
     model = build_model(opt)
     model.scaler = torch.amp.GradScaler('cpu', init_scale=2.0**40)
-    (terms,) = model.generator_losses(drawn(opt), 1)
+    terms = model.generator_losses(drawn(opt), 1)
     assert terms['l_style'].item() == pytest.approx(1, abs=1e-2)
 
 
