@@ -68,7 +68,7 @@ DATASET = {
     'pin_memory': bool, 'seed': int, 'io_backend': SECTION, 'scale': int, 'motion_kernel_prob': float,
     'color_jitter_prob': float, 'color_jitter_pt_prob': float, 'gray_prob': float, 'color_jitter_shift': float,
     'identities': str, 'embeddings': str, 'recogniser': str, 'references': int, 'self_reference': bool,
-    'dataroot_ref': str, 'mistaken': float,
+    'dataroot_ref': str, 'mistaken': float, 'gen_inpaint_mask': bool,
     **dict.fromkeys(('mean', 'std', 'kernel_list', 'kernel_prob', 'brightness', 'contrast', 'saturation', 'hue'), list),
     **{
         key + suffix: list
