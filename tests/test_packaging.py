@@ -76,7 +76,11 @@ def test_every_import_is_a_declared_dependency() -> None:
     declared = {canonical(line) for line in PROJECT['dependencies']} | optional
     tests_too = declared | extras['test'] | {'tomli'}
     distributions = packages_distributions()
-    local = {'basicsr', 'experiments', 'inference_codeformer', *(path.stem for path in (ROOT / 'tests').rglob('*.py'))}
+    local = {
+        'basicsr',
+        'experiments',
+        *(path.stem for path in [*ROOT.glob('inference_*.py'), *(ROOT / 'tests').rglob('*.py')]),
+    }
     for path in SOURCES:
         allowed = tests_too if path.is_relative_to(ROOT / 'tests') else declared
         for top in {name.split('.')[0] for name in imported(path)} - local - set(sys.stdlib_module_names):

@@ -52,7 +52,7 @@ def parse_command(line: str) -> tuple[str, list[str], Path]:
     else:
         name, *arguments = words
         text = (ROOT / name).read_text(encoding='utf-8')
-        command = re.search(r"run\('([\w ]+)'\)", text)
+        command = re.search(r"run\('([\w ]+)'[,)]", text)
         if not command:
             module = re.search(r'from ((?:experiments|basicsr)[\w.]+) import main$', text, re.MULTILINE)[1]
             return name, arguments, ROOT.joinpath(*module.split('.')).with_suffix('.py')

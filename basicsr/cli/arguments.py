@@ -1,8 +1,10 @@
 """Shared parts of the command lines: spelling of flags, and exit codes.
 
+A flag of type `Path` or `user_path` names a file or folder, and `~` in it is the home folder, whatever the shell does.
+
 Every command ends with 0 where everything was done, 1 where something failed after it had begun (each file is named),
 2 where nothing was begun: a wrong command line, or something that it needs is not there. Training and validation end
-with 1 in the last case too, unless the command line itself is wrong.
+with 1 in the last case too, unless the command line itself is wrong or a package is missing.
 """
 
 from __future__ import annotations
@@ -10,13 +12,25 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
+
+from basicsr.utils.files import user_path
 
 SPELLINGS = (('recogniser', 'recognizer'), ('recognizer', 'recogniser'))
 
 
+def home_path(text: str) -> Path:
+    """Read a path, with `~` as the home folder."""
+    return Path(user_path(text))
+
+
 class ArgumentParser(argparse.ArgumentParser):
     """Parser of flags with underscores (`--bg_upsampler`), which takes hyphens and British spelling as well."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.register('type', Path, home_path)
 
     def parse_known_args(self, args: Sequence[str] | None = None, namespace: Any = None) -> Any:
         """Parse as argparse does, after bringing the names of flags into the spelling of this parser."""

@@ -26,6 +26,7 @@ from basicsr.recognition.embedder import FaceEmbedder
 from basicsr.recognition.files import find_recogniser
 from basicsr.utils.checkpoint import CheckpointError
 from basicsr.utils.download import sha256_of
+from basicsr.utils.files import user_path
 from basicsr.utils.image import to_tensor
 
 LARGEST = 512  # side that the recogniser is shown, pixels
@@ -82,7 +83,7 @@ def update(table: Embeddings, files: Files, root: Path, embedder: FaceEmbedder, 
                 if digest in known:
                     continue
                 vectors.append(embed(embedder, raw, path, table.vectors.shape[2], table.seed))
-            except DataError as error:
+            except (DataError, OSError) as error:
                 failed.append(str(error))
                 continue
             known.add(digest)
@@ -96,11 +97,11 @@ def update(table: Embeddings, files: Files, root: Path, embedder: FaceEmbedder, 
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command line; return the exit code."""
+    """The command line; 0 when all is embedded, 1 when something is not, 2 when nothing was begun."""
     parser = ArgumentParser(description='Embed photographs once, for training with references.')
     parser.add_argument('-i', '--input', type=Path, required=True, help='folder of aligned faces, or an lmdb of them')
     parser.add_argument('-o', '--output', type=Path, required=True, help='file to write or to add to (.safetensors)')
-    parser.add_argument('--weights', required=True, help='the recogniser: its file, pack or name')
+    parser.add_argument('--weights', type=user_path, required=True, help='the recogniser: its file, pack or name')
     parser.add_argument('--variants', type=int, default=4, help='of a photograph, the clean one included (default: 4)')
     parser.add_argument('--seed', type=int, default=0, help='of the variants')
     parser.add_argument('--device', default='cuda' if torch.cuda.is_available() else 'cpu')
@@ -113,11 +114,15 @@ def main(argv: Sequence[str] | None = None) -> int:
         table = open_table(args.output, embedder, sha256_of(find_recogniser(args.weights)), args.variants, args.seed)
         kind = 'lmdb' if args.input.suffix == '.lmdb' else 'disk'
         files = open_files({'dataroot_gt': str(args.input), 'io_backend': {'type': kind}}, 'dataroot_gt')
-        before = len(table.digests)
-        table = update(table, files, args.input, embedder, failed)
     except (CheckpointError, DataError, OSError) as error:
         print(f'error: {error}', file=sys.stderr)
         return 2
+    before = len(table.digests)
+    try:
+        table = update(table, files, args.input, embedder, failed)
+    except OSError as error:
+        print(f'error: {args.output}: {error}; what was saved before stays', file=sys.stderr)
+        return 1
     added = len(table.digests) - before
     print(f'{added} photographs embedded by {table.recogniser}, {before} were there: {args.output}')
     for message in failed:

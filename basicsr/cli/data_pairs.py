@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import sys
 import zlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import cv2
@@ -23,6 +23,7 @@ from basicsr.cli.arguments import ArgumentParser
 from basicsr.data.common import DataError, list_pictures, read_picture, relative_key, resize_square
 from basicsr.data.degradation import LARGE, SMALL, DegradationRanges, degrade
 from basicsr.metrics.protocol import load_protocol
+from basicsr.utils.files import user_path
 from basicsr.utils.image import imwrite, scan_images
 
 KINDS = ('lq', 'bicubic', 'gt')
@@ -56,11 +57,11 @@ def ranges_of(protocol: str) -> tuple[DegradationRanges, int]:
     return DegradationRanges.from_options(inputs, LARGE), inputs['seed']
 
 
-def make_pairs(source: Path, target: Path, ranges: DegradationRanges, size: int, seed: int, limit: int | None) -> int:
-    """Write the pairs of every picture below `source` (the first `limit`); how many.
+def plan_pairs(source: Path, target: Path, limit: int | None) -> dict[str, Path]:
+    """The pictures below `source` (the first `limit`) by the names of their pairs.
 
     Raises:
-        DataError: no pictures, one that cannot be read, two of one name, `target` inside `source`, or with other pairs.
+        DataError: no pictures, two of one name, `target` inside `source`, or with other pairs.
     """
     if target.resolve().is_relative_to(source.resolve()):
         raise DataError(f'--output {target} lies inside --input {source}; choose a folder outside')
@@ -73,20 +74,62 @@ def make_pairs(source: Path, target: Path, ranges: DegradationRanges, size: int,
         other = next((path for path in scan_images(folder) if relative_key(path, folder) not in names), None)
         if other is not None:
             raise DataError(f'{other} is of another run; remove that, or choose another --output')
+    return names
+
+
+def write_pairs(
+    names: Mapping[str, Path], target: Path, ranges: DegradationRanges, size: int, seed: int
+) -> tuple[int, list[str]]:
+    """Write pairs.
+
+    Args:
+        names: as `plan_pairs` has them.
+        target: the folder for them.
+        ranges: of the damage, for `size` pixels.
+        size: side, pixels.
+        seed: of the draws.
+
+    Returns:
+        How many were written, and what is wrong with the other pictures.
+    """
+    failed: list[str] = []
     for name, path in names.items():
-        for kind, picture in make_pair(path, name, ranges.scaled(size), size, seed).items():
-            imwrite(target / kind / f'{name}.png', picture)
-    return len(paths)
+        try:
+            for kind, picture in make_pair(path, name, ranges, size, seed).items():
+                imwrite(target / kind / f'{name}.png', picture)
+        except (DataError, OSError) as error:
+            failed.append(str(error))
+    return len(names) - len(failed), failed
+
+
+def make_pairs(source: Path, target: Path, ranges: DegradationRanges, size: int, seed: int, limit: int | None) -> int:
+    """Write the pairs of every picture below `source` (the first `limit`); how many.
+
+    Args:
+        source: folder of clean faces.
+        target: the folder for the pairs.
+        ranges: of the damage, for 512 pixels.
+        size: side, pixels.
+        seed: of the draws.
+        limit: of pictures; None for all.
+
+    Raises:
+        DataError: as `plan_pairs`, or a picture gave no pair.
+    """
+    count, failed = write_pairs(plan_pairs(source, target, limit), target, ranges.scaled(size), size, seed)
+    if failed:
+        raise DataError(failed[0])
+    return count
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command line; return 0 when every pair was written."""
+    """The command line; 0 when every pair was written, 1 when a picture gave none, 2 when nothing was begun."""
     parser = ArgumentParser(description='Make validation pairs from clean faces.')
     parser.add_argument('--input', type=Path, required=True, help='folder of clean faces, sub-folders included')
     parser.add_argument('--output', type=Path, required=True, help='folder for lq/, bicubic/ and gt/')
     kind = parser.add_mutually_exclusive_group(required=True)
     kind.add_argument('--severity', choices=sorted(SEVERITIES))
-    kind.add_argument('--protocol', help='a name of options/eval, whose ranges and seed are taken')
+    kind.add_argument('--protocol', type=user_path, help='a name of options/eval, whose ranges and seed are taken')
     parser.add_argument('--size', type=int, default=512, help='side of the pictures, pixels')
     parser.add_argument('--seed', type=int, help="of the draws; by default the protocol's, else 0")
     parser.add_argument('--limit', type=int, help='only the first so many pictures')
@@ -96,9 +139,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         ranges, seed = ranges_of(args.protocol) if args.protocol else (SEVERITIES[args.severity], 0)
         seed = seed if args.seed is None else args.seed
-        count = make_pairs(args.input, args.output, ranges, args.size, seed, args.limit)
-    except ValueError as error:
+        names = plan_pairs(args.input, args.output, args.limit)
+    except (ValueError, OSError) as error:
         print(f'error: {error}', file=sys.stderr)
         return 2
+    count, failed = write_pairs(names, args.output, ranges.scaled(args.size), args.size, seed)
+    for message in failed:
+        print(f'error: {message}', file=sys.stderr)
     print(f'{count} pairs in {args.output}')
-    return 0
+    return 1 if failed else 0

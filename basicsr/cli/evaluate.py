@@ -26,9 +26,11 @@ from basicsr.cli.arguments import ArgumentParser
 from basicsr.metrics import METRICS
 from basicsr.metrics.builders import WITH_WEIGHTS, Settings
 from basicsr.metrics.evaluation import evaluate
+from basicsr.metrics.pictures import RESIZABLE
 from basicsr.metrics.protocol import load_protocol
 from basicsr.metrics.report import report_on, write_report
 from basicsr.metrics.table import EvaluationError
+from basicsr.utils.files import user_path
 from basicsr.utils.registry import nearest
 
 
@@ -39,7 +41,7 @@ def weights_of(text: str) -> tuple[str, str]:
         raise argparse.ArgumentTypeError(f"'{text}': write METRIC=FILE")
     if metric not in WITH_WEIGHTS:
         raise argparse.ArgumentTypeError(f"no weights for '{metric}'{nearest(metric, WITH_WEIGHTS)}")
-    return metric, path
+    return metric, user_path(path)
 
 
 def parser() -> argparse.ArgumentParser:
@@ -50,12 +52,20 @@ def parser() -> argparse.ArgumentParser:
     result.add_argument('--lq', type=Path, help='low-quality inputs, for ids_lq and the report')
     result.add_argument('--ref', type=Path, help='references: <name>.*, <name>/*, or the photos of the same folder')
     result.add_argument('--metrics', help=f"of {', '.join(METRICS)}; by default the protocol's")
-    result.add_argument('--protocol', help='a name of options/eval, or a YAML file')
-    result.add_argument('--recogniser', help='weights of the face recogniser; another than that of the training loss')
+    result.add_argument('--protocol', type=user_path, help='a name of options/eval, or a YAML file')
+    result.add_argument(
+        '--recogniser', type=user_path, help='weights of the face recogniser; another than that of the training loss'
+    )
     result.add_argument(
         '--weights', type=weights_of, action='append', default=[], help='METRIC=FILE, for metrics with weights'
     )
     result.add_argument('--fid_statistics', type=Path, help='of the reference set of fid: .npz or .pth (default: FFHQ)')
+    result.add_argument(
+        '--resize',
+        choices=RESIZABLE,
+        help='where sizes differ, bring the ground truth or the restored picture to the size of the other, by area or '
+        'bicubic (default: such pictures are not judged)',
+    )
     result.add_argument('--device', help='cpu, cuda or cuda:1; by default a GPU where there is one')
     result.add_argument('--workers', type=int, default=0, help='processes that read pictures')
     result.add_argument('-o', '--output', '--out', dest='out', type=Path, default=Path('results/evaluation'))
@@ -103,7 +113,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         others = {role: getattr(args, role) for role in ('gt', 'lq', 'ref') if getattr(args, role)}
         settings = Settings(device_of(args.device), args.recogniser, dict(args.weights), args.fid_statistics)
         make_output(args.out)
-        evaluation = evaluate(args.restored, others, [name.strip() for name in asked], settings, max(0, args.workers))
+        names = [name.strip() for name in asked]
+        evaluation = evaluate(args.restored, others, names, settings, max(0, args.workers), args.resize)
     except (EvaluationError, OSError) as error:
         print(f'error: {error}', file=sys.stderr)
         return 2

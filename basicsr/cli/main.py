@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from importlib import import_module
 
 import basicsr
-from basicsr.utils.errors import IDCodeFormerError
+from basicsr.utils.errors import IDCodeFormerError, MissingExtraError
 from basicsr.utils.registry import nearest
 
 NAME = 'id-codeformer'
@@ -47,14 +47,14 @@ def run(command: str, argv: Sequence[str] | None = None) -> int:
         argv: its arguments; those of the process by default.
 
     Returns:
-        The exit code, 1 for such an error.
+        The exit code: 2 where an optional package is missing, 1 for another such error.
     """
     module = f'basicsr.cli.{COMMANDS[command][0]}'
     try:
         return import_module(module).main(argv)
     except IDCodeFormerError as error:
         print(f'error: {error}', file=sys.stderr)
-        return 1
+        return 2 if isinstance(error, MissingExtraError) else 1
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -33,7 +33,7 @@ from basicsr.recognition.embedder import FaceEmbedder
 from basicsr.utils.checkpoint import CheckpointError
 from basicsr.utils.download import sha256_of
 from basicsr.utils.errors import extra
-from basicsr.utils.files import at_even_steps, write_text
+from basicsr.utils.files import at_even_steps, user_path, write_text
 from basicsr.utils.image import imwrite, to_tensor
 
 with extra('references'):
@@ -194,7 +194,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = ArgumentParser(description='Calibrate the confidence of an identity taken from the input.')
     parser.add_argument('-i', '--input', type=Path, required=True, help='folder of clean aligned faces to fit on')
     parser.add_argument('-o', '--output', type=Path, required=True, help='file to write (.json)')
-    parser.add_argument('--weights', required=True, help='the recogniser: its file, pack or name')
+    parser.add_argument('--weights', type=user_path, required=True, help='the recogniser: its file, pack or name')
     parser.add_argument('--val', type=Path, help='folder of other clean aligned faces, to show the curve on')
     parser.add_argument('--curve', type=Path, help='where to, without extension; by default beside the output')
     parser.add_argument('--features', nargs='+', choices=FEATURES, default=list(NETWORK_FREE), help='measurements')

@@ -16,6 +16,7 @@ from torch import Tensor
 from basicsr.cli.arguments import ArgumentParser
 from basicsr.recognition.embedder import FaceEmbedder
 from basicsr.recognition.registry import RECOGNISERS
+from basicsr.utils.files import user_path
 from basicsr.utils.image import ImageReadError, imread, scan_images, to_tensor
 
 SAME, DIFFERENT = 0.68, 0.06
@@ -49,7 +50,11 @@ def cosines(embeddings: Tensor, people: Tensor) -> tuple[Tensor, Tensor]:
 def main(argv: list[str] | None = None) -> int:
     """Run the command line; return 0 when the means are `SAME` or more and `DIFFERENT` or less."""
     parser = ArgumentParser(description='Check a face recogniser on aligned faces of known people.')
-    parser.add_argument('weights', help=f'a file, an InsightFace pack, or one of {", ".join(RECOGNISERS)}')
+    parser.add_argument(
+        'weights',
+        type=user_path,
+        help=f'a file, an InsightFace pack, or one of {", ".join(RECOGNISERS)}',
+    )
     parser.add_argument('-i', '--input', type=Path, required=True, help='a folder of aligned faces for each person')
     parser.add_argument('--flip', action='store_true', help='embed the mirrored faces as well')
     args = parser.parse_args(argv)

@@ -1,4 +1,7 @@
-"""Restore faces in pictures and clips: python inference_codeformer.py -i PICTURE_CLIP_OR_FOLDER -o RESULTS."""
+"""Restore faces in pictures and clips: python inference_codeformer.py -i PICTURE_CLIP_OR_FOLDER -o RESULTS.
+
+With --task, faces are colourized or masked parts of them are filled instead.
+"""
 
 from __future__ import annotations
 
@@ -18,6 +21,7 @@ from basicsr.inference.build_guide import Wishes, build_guide
 from basicsr.inference.code_search import STEPS
 from basicsr.inference.face_restorer import PRECISIONS, FaceRestorer
 from basicsr.inference.image_restorer import ImageRestorer
+from basicsr.inference.inpainting import Inpainter, InpaintingRunner, MaskReader
 from basicsr.inference.people import THRESHOLD
 from basicsr.inference.report import (
     FileRecord,
@@ -28,14 +32,16 @@ from basicsr.inference.report import (
     write_summary,
 )
 from basicsr.inference.runner import SUMMARY, Job, Runner, expand_inputs, has_known_name, plan_jobs, skipped_files
+from basicsr.inference.tasks import INPAINT, RESTORE, TASKS, Task
 from basicsr.recognition.choose import REMEDY
 from basicsr.utils.console import patient_streams, printable
+from basicsr.utils.errors import MissingExtraError
 from basicsr.utils.files import user_path
 from basicsr.utils.folders import WEIGHTS_VARIABLE, weights_folder
 from basicsr.utils.memory import keep_freed_memory
 from basicsr.utils.picture import MAX_MEGAPIXELS
 from basicsr.utils.progress import progress, show_progress
-from basicsr.utils.stopping import stop_code, stop_signals
+from basicsr.utils.stopping import Stopping, stop_code, stop_signals
 
 AUTO = 'auto'
 
@@ -103,15 +109,13 @@ def build_parser() -> argparse.ArgumentParser:
         help='pictures, clips, folders of them (sub-folders included), or quoted patterns such as "photos/*.jpg"',
     )
     add('-o', '--output_path', type=user_path, default='results', help='folder for the results (default: results)')
+    add('-s', '--upscale', type=positive, help='factor by which pictures are enlarged (default: 2; other tasks: 1)')
     add(
-        '-w',
-        '--w',
-        '--fidelity_weight',
-        type=fidelity,
-        help='0 quality to 1 fidelity, or auto: chosen for each face (default: 0.8; with a CodeFormer++, its own)',
+        '--has_aligned',
+        action=argparse.BooleanOptionalAction,
+        default=False,
+        help='the pictures are aligned, cropped faces',
     )
-    add('-s', '--upscale', type=positive, default=2, help='factor by which pictures are enlarged (default: 2)')
-    add('--has_aligned', action='store_true', help='the pictures are aligned, cropped faces')
     add('--network_size', action='store_true', help="aligned faces come out in the network's size, not their own")
     add('--only_center_face', action='store_true', help='restore the face nearest to the middle only')
     add('--draw_box', action='store_true', help='mark the faces in the result, with their numbers')
@@ -141,9 +145,30 @@ def build_parser() -> argparse.ArgumentParser:
     )
     add('--suffix', default='', help='appended to the names of the results')
     add('--force', action='store_true', help='restore faces that are already sharper than the model can make them, too')
+    add_task_flags(parser.add_argument_group('what is done to faces'))
     add_network_flags(parser.add_argument_group('the network'))
     add_identity_flags(parser.add_argument_group('who the people are'))
     return parser
+
+
+def add_task_flags(group: argparse._ArgumentGroup) -> None:
+    """Those about what the network is used for."""
+    add = group.add_argument
+    add('--task', choices=list(TASKS), default=RESTORE.name, help='what is done to faces (default: restore)')
+    add(
+        '--mask_path',
+        type=user_path,
+        help='to inpaint: a mask, or a folder of masks with the names of the pictures, white where something is to be '
+        'filled (default: the pure white pixels of the pictures)',
+    )
+    add(
+        '-w',
+        '--w',
+        '--fidelity_weight',
+        type=fidelity,
+        help='0 quality to 1 fidelity, or auto: chosen for each face (default: 0.8, to colorize 0, to inpaint 1; with '
+        'a CodeFormer++, its own)',
+    )
 
 
 def add_network_flags(group: argparse._ArgumentGroup) -> None:
@@ -156,7 +181,11 @@ def add_network_flags(group: argparse._ArgumentGroup) -> None:
         help='auto (official weights if downloaded, else small), official, small, or a file',
     )
     add('--texture', type=between(0, 1), help='how much texture a CodeFormer++ adds, 0 to 1 (default: 1)')
-    add('--adain', action=argparse.BooleanOptionalAction, help='as the published inference (default: on)')
+    add(
+        '--adain',
+        action=argparse.BooleanOptionalAction,
+        help='as published (default: on; to inpaint: off)',
+    )
     add(
         '--color_fix',
         action=argparse.BooleanOptionalAction,
@@ -224,12 +253,41 @@ def add_identity_flags(group: argparse._ArgumentGroup) -> None:
     )
 
 
+def check_task(args: argparse.Namespace) -> Task:
+    """Return the task.
+
+    Raises:
+        ValueError: flags do not go with it.
+    """
+    task, inpaints = TASKS[args.task], args.task == INPAINT.name
+    enlarges = args.upscale not in (None, 1) or args.network_size
+    for wrong, flag, reason in (
+        (args.mask_path and not inpaints, '--mask_path', f'only --task {INPAINT.name} has masks'),
+        (args.w == AUTO and task is not RESTORE, '-w auto', f'--task {task.name} has no such choice'),
+        (enlarges and inpaints, '--upscale and --network_size', 'what is not masked stays as it is'),
+        (
+            (args.face_upsample or background_of(args)) and inpaints,
+            '--bg_upsampler and --face_upsample',
+            'what is not masked stays as it is',
+        ),
+    ):
+        if wrong:
+            raise ValueError(f'{flag}: {reason}; leave it out')
+    return task
+
+
+def background_of(args: argparse.Namespace) -> str | None:
+    """Return the upsampler of the background, or None."""
+    return None if args.bg_upsampler in ('None', 'none', '') else args.bg_upsampler
+
+
 def build_restorer(args: argparse.Namespace) -> ImageRestorer:
     """Everything that the flags ask for, loaded."""
+    task = check_task(args)
     faces = FaceRestorer(
-        args.model, args.device, args.precision, args.batch_size, args.weights_dir, args.color_fix, args.texture
+        args.model, args.device, args.precision, args.batch_size, args.weights_dir, args.color_fix, args.texture, task
     )
-    background = None if args.bg_upsampler in ('None', 'none', '') else args.bg_upsampler
+    background = background_of(args)
     upsampler = None
     if background or args.face_upsample:
         from basicsr.inference.upsampler import Upsampler, find_upsampler  # imports spandrel, which takes seconds
@@ -252,21 +310,23 @@ def build_restorer(args: argparse.Namespace) -> ImageRestorer:
         args.calibration,
         auto,
     )
-    return ImageRestorer(
+    kind = Inpainter if task is INPAINT else ImageRestorer
+    return kind(
         faces,
         detector=detector if whole else None,
         w=faces.default_w if auto or args.w is None else args.w,
         adain=faces.default_adain if args.adain is None else args.adain,
-        upscale=args.upscale,
+        upscale=task.upscale if args.upscale is None else args.upscale,
         bg_upsampler=upsampler if background else None,
         face_upsampler=upsampler if args.face_upsample else None,
         only_center_face=args.only_center_face,
         draw_box=args.draw_box,
         parsing=ParsingMask(parsing, faces.device) if whole and parsing.is_file() else None,
-        grain=args.grain,
-        force=args.force,
+        grain=args.grain and task is not INPAINT,
+        force=args.force or not task.only_blurred,
         guide=build_guide(wishes, faces, detector, args.weights_dir),
         choose_w=auto,
+        keeps_grey=task.keeps_grey,
     )
 
 
@@ -358,8 +418,18 @@ def save_summary(path: Path, records: Sequence[FileRecord], about: Mapping[str, 
 def build_runner(args: argparse.Namespace, output: Path) -> Runner:
     """Build the runner, with all networks loaded, and make the folder for the results."""
     restorer = build_restorer(args)
-    limits = {'max_megapixels': args.max_megapixels, 'fps': args.save_video_fps, 'network_size': args.network_size}
-    runner = Runner(restorer, output, args.suffix, args.has_aligned, **limits)
+    task = TASKS[args.task]
+    limits = {
+        'max_megapixels': args.max_megapixels,
+        'fps': args.save_video_fps,
+        'network_size': args.network_size,
+        'task': task,
+    }
+    if task is INPAINT:
+        masks = MaskReader(Path(args.mask_path) if args.mask_path else None)
+        runner = InpaintingRunner(restorer, output, args.suffix, args.has_aligned, **limits, masks=masks)
+    else:
+        runner = Runner(restorer, output, args.suffix, args.has_aligned, **limits)
     make_output(output)
     return runner
 
@@ -373,7 +443,11 @@ def about_run(args: argparse.Namespace, jobs: Sequence[Job], skipped: Sequence[s
 
 def about_restorer(restorer: ImageRestorer) -> dict[str, Any]:
     """Return the model and its settings, for the summary."""
-    settings = {'w': AUTO if restorer.choose_w else restorer.w, 'adain': restorer.adain}
+    settings = {
+        'w': AUTO if restorer.choose_w else restorer.w,
+        'adain': restorer.adain,
+        'upscale': restorer.upscale,
+    }
     return {**settings, 'model': restorer.restorer.description, 'who': about_identity(restorer)}
 
 
@@ -384,11 +458,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     signal if one stopped it: 130 for Ctrl-C.
     """
     args = build_parser().parse_args(argv)
-    with patient_streams(), show_progress(), stop_signals():
-        return restore(args)
+    with patient_streams(), show_progress(), stop_signals() as signals:
+        return restore(args, signals)
 
 
-def restore(args: argparse.Namespace) -> int:
+def restore(args: argparse.Namespace, signals: Stopping) -> int:
     """See `main`."""
     output, stop = Path(args.output_path), None
     records: list[FileRecord] = []
@@ -402,7 +476,7 @@ def restore(args: argparse.Namespace) -> int:
         except KeyboardInterrupt as error:
             make_output(output)
             runner, stop = None, error
-    except (OSError, ValueError, KeyError) as error:
+    except (OSError, ValueError, KeyError, MissingExtraError) as error:
         print(f'error: {error.args[0] if isinstance(error, KeyError) else error}', file=sys.stderr)
         return 2
     try:
@@ -413,13 +487,19 @@ def restore(args: argparse.Namespace) -> int:
                 for record in runner.run(jobs):
                     records.append(record)
                     step()
+                    signals.check()
     except KeyboardInterrupt as error:
         stop = error
     finally:
+        signals.hold()
+        stop = stop or signals.received
         saved = save_summary(output / SUMMARY, records, about | ({'stopped_by': str(stop) or 'SIGINT'} if stop else {}))
     say_results(records, inputs, skipped, output, saved, bool(args.ref))
+    stop = stop or signals.received
     if stop is not None:
-        print(f'error: interrupted; {len(jobs) - len(records)} of {len(jobs)} files were not done', file=sys.stderr)
+        left = len(jobs) - len(records)
+        what = f'; {left} of {len(jobs)} files were not done' if left else ' when all files were done'
+        print(f'error: interrupted{what}', file=sys.stderr)
         return stop_code(stop)
     return exit_code(records) if saved else 1
 

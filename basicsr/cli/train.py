@@ -25,7 +25,7 @@ from basicsr.models.loop import Run, SaveError, saving
 from basicsr.models.schema import check_options
 from basicsr.utils import dist, slurm
 from basicsr.utils.checkpoint import CheckpointError
-from basicsr.utils.files import InUseError, lock, remove_abandoned, write_text
+from basicsr.utils.files import InUseError, lock, remove_abandoned, user_path, write_text
 from basicsr.utils.folders import find_packaged
 from basicsr.utils.logger import get_root_logger, write_environment
 from basicsr.utils.memory import keep_freed_memory
@@ -44,7 +44,7 @@ logger = logging.getLogger('basicsr')
 def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
     """Parse the command line."""
     parser = ArgumentParser(description='Train a stage of CodeFormer from an option file.', epilog=EXIT_CODES)
-    parser.add_argument('-opt', required=True, help='option file (YAML)')
+    parser.add_argument('-opt', type=user_path, required=True, help='option file (YAML)')
     parser.add_argument(
         '--launcher',
         choices=['none', 'pytorch', 'slurm'],

@@ -14,6 +14,7 @@ from basicsr.data import DataError, build_dataloader, build_dataset
 from basicsr.models import build_model
 from basicsr.models.validation import validate
 from basicsr.utils.checkpoint import CheckpointError
+from basicsr.utils.files import user_path
 from basicsr.utils.logger import get_root_logger, git_commit
 from basicsr.utils.options import OptionError, merge
 
@@ -21,8 +22,8 @@ from basicsr.utils.options import OptionError, merge
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line; return the exit code. Results go to `results/<name>/`."""
     parser = ArgumentParser(description='Judge trained weights on the validation sets of an option file.')
-    parser.add_argument('-opt', required=True, help='option file (YAML)')
-    parser.add_argument('--weights', help='network weights, instead of path:pretrain_network_g')
+    parser.add_argument('-opt', type=user_path, required=True, help='option file (YAML)')
+    parser.add_argument('--weights', type=user_path, help='network weights, instead of path:pretrain_network_g')
     parser.add_argument('--force_yml', nargs='+', default=[], metavar='KEY=VALUE', help='changes to the option file')
     args = parser.parse_args(argv)
     logger = get_root_logger()

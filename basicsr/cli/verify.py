@@ -16,6 +16,7 @@ from basicsr.archs import CodeFormer
 from basicsr.cli.arguments import ArgumentParser
 from basicsr.inference import FaceRestorer
 from basicsr.utils.checkpoint import CheckpointError
+from basicsr.utils.files import user_path
 from basicsr.utils.image import ImageReadError, imread, scan_images, to_tensor
 
 SAME = 0.5
@@ -100,12 +101,12 @@ def check(restorer: FaceRestorer, pairs: Sequence[Pair]) -> int:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command line; return 0 if every picture is the published one, 1 if one is not."""
+    """The command line; 0 if every picture is the published one, 1 if one is not, 2 if none was compared."""
     parser = ArgumentParser(
         description='Compare restorations with published ones: PAIRS/lq/NAME with PAIRS/w0.5/NAME, and PAIRS/spandrel.'
     )
     parser.add_argument('pairs', type=Path, help='folder of pairs')
-    parser.add_argument('--model', default='official', help='official (default), or a checkpoint')
+    parser.add_argument('--model', type=user_path, default='official', help='official (default), or a checkpoint')
     parser.add_argument('--device', default='auto', help='auto, cpu, cuda, cuda:N')
     args = parser.parse_args(argv)
     try:
@@ -115,7 +116,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         restorer = FaceRestorer(args.model, device=args.device, color_fix=False)
     except (OSError, CheckpointError, ValueError) as error:
         print(f'error: {error}', file=sys.stderr)
-        return 1
+        return 2
     print(restorer.description)
     failed = check(restorer, pairs)
     print(f'{len(pairs) - failed} of {len(pairs)} are the published pictures')

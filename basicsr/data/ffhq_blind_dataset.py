@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from basicsr.data.brush_mask import brush_mask
 from basicsr.data.common import (
     FILE_KEYS,
     LOADER_KEYS,
@@ -25,6 +26,7 @@ from basicsr.data.common import (
 from basicsr.data.degradation import LARGE, ColourRanges, DegradationRanges, change_colour, degrade, to_bytes, to_unit
 from basicsr.data.latents import LatentCodes
 from basicsr.data.storage import Files, open_files, read_file
+from basicsr.utils.image import whitened
 from basicsr.utils.registry import DATASET_REGISTRY
 
 logger = logging.getLogger(__name__)
@@ -43,11 +45,12 @@ class FFHQBlindDataset(Dataset):
 
     Args:
         opt: `dataroot_gt`, `io_backend` (see `open_files`), `gt_size`, `in_size` (default `gt_size`), `mean`, `std`,
-            `use_hflip` (default true), `use_corrupt` (default true; false: the input is the resized picture), the
-            degradation keys of `DegradationRanges` (missing ones as LARGE for `gt_size` pixels) and of `ColourRanges`,
-            `latent_gt_path`, `seed` (default 0), `on_error` ('raise', or 'skip': a picture that
-            cannot be used is listed in `skipped` and the next good one takes its place). The loader's keys,
-            `filename_tmpl` and the boxes of face parts (`PART_KEYS`) have no effect here.
+            `use_hflip` (default true), `use_corrupt` (default true; false: the input is the resized picture),
+            `gen_inpaint_mask` (default false; true: the input is the resized picture, white under brush strokes, and
+            `use_corrupt` has no effect; see `brush_mask`), the degradation keys of `DegradationRanges` (missing ones as
+            LARGE for `gt_size` pixels) and of `ColourRanges`, `latent_gt_path`, `seed` (default 0), `on_error`
+            ('raise', or 'skip': a picture that cannot be used is listed in `skipped` and the next good one takes its
+            place). The loader's keys, `filename_tmpl` and the boxes of face parts (`PART_KEYS`) have no effect here.
 
     Raises:
         DataError: wrong options, no pictures, or tables that do not fit them.
@@ -59,7 +62,7 @@ class FFHQBlindDataset(Dataset):
             *FILE_KEYS,
             *(field.name for kind in (DegradationRanges, ColourRanges) for field in fields(kind)),
             *PART_KEYS,
-            *('in_size', 'gt_size', 'use_hflip', 'use_corrupt', 'use_motion_kernel'),
+            *('in_size', 'gt_size', 'use_hflip', 'use_corrupt', 'use_motion_kernel', 'gen_inpaint_mask'),
             *('latent_gt_path', 'on_error'),
         }
     )
@@ -71,6 +74,7 @@ class FFHQBlindDataset(Dataset):
         self.in_size = int(opt.get('in_size') or self.gt_size)
         self.seed = int(opt.get('seed') or 0)
         self.use_hflip, self.use_corrupt = bool(opt.get('use_hflip', True)), bool(opt.get('use_corrupt', True))
+        self.gen_inpaint_mask = bool(opt.get('gen_inpaint_mask', False))
         self.ranges = DegradationRanges.from_options(opt, self.default_ranges.scaled(self.gt_size))
         self.colour = ColourRanges.from_options(opt)
         self.normalise = Normalise(opt)
@@ -135,6 +139,9 @@ class FFHQBlindDataset(Dataset):
 
     def damage(self, image: np.ndarray, ranges: DegradationRanges, rng: np.random.Generator) -> Tensor:
         """Return the low-quality side of `image`, float32 (gt_size,gt_size,3) in [0, 1]: (3,in_size,in_size)."""
+        if self.gen_inpaint_mask:
+            whole = to_bytes(resize_square(image, self.in_size))
+            return self.normalise(whitened(whole, brush_mask(self.in_size, rng)))
         if not self.use_corrupt:
             return self.normalise(to_bytes(resize_square(image, self.in_size)))
         damaged = degrade(image, ranges, rng, self.in_size)

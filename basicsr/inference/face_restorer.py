@@ -17,6 +17,7 @@ from basicsr.archs.factory import load_network
 from basicsr.archs.vqgan_arch import Upsample
 from basicsr.faces.tone import Tone, fix_colour
 from basicsr.inference.code_search import CodeSearch
+from basicsr.inference.tasks import RESTORE, Task
 from basicsr.utils.checkpoint import CheckpointError
 from basicsr.utils.finite import check_finite
 from basicsr.utils.folders import packaged, weights_folder
@@ -27,7 +28,6 @@ from basicsr.utils.progress import track
 
 OFFICIAL = Path('CodeFormer') / 'codeformer.pth'
 SMALL = Path('small') / 'codeformer_128.safetensors'
-DEFAULT_W = 0.8
 PRECISIONS = {'fp32': torch.float32, 'bf16': torch.bfloat16, 'fp16': torch.float16}
 
 logger = logging.getLogger('basicsr')
@@ -55,13 +55,21 @@ def choose_device(name: str) -> str:
     return name
 
 
-def find_model(model: str | os.PathLike, weights_dir: str | os.PathLike) -> tuple[Path, str]:
+def find_model(model: str | os.PathLike, weights_dir: str | os.PathLike, task: Task = RESTORE) -> tuple[Path, str]:
     """Return the weights file that `auto`, `official`, `small` or a path stands for, and a line that says which it is.
 
     Raises:
         FileNotFoundError: it is not there; the message says how to get it.
+        ValueError: there is no small model for the task.
     """
     folder = Path(weights_dir)
+    if task.weights is not None and model in ('auto', 'official', 'small'):
+        if model == 'small':
+            raise ValueError(f'--model small: it restores only; for {task.name} leave --model out, or give a file')
+        published = folder / task.weights
+        if not published.is_file():
+            raise FileNotFoundError(f'{published} is not there; get it with: id-codeformer download {task.group}')
+        return published, f'official CodeFormer weights to {task.name} ({published})'
     official = folder / OFFICIAL
     if model == 'official' or (model == 'auto' and official.is_file()):
         if not official.is_file():
@@ -100,7 +108,7 @@ def load_restorer(path: str | os.PathLike, map_location: str = 'cpu') -> CodeFor
 
 
 def load_model(
-    model: str | os.PathLike, weights_dir: str | os.PathLike, device: str
+    model: str | os.PathLike, weights_dir: str | os.PathLike, device: str, task: Task = RESTORE
 ) -> tuple[Path, str, CodeFormer | CodeFormerPlusPlus]:
     """Load the network that `find_model` finds, frozen.
 
@@ -114,11 +122,11 @@ def load_model(
         FileNotFoundError: as `find_model`.
         CheckpointError: the file that was asked for cannot be used.
     """
-    path, name = find_model(model, weights_dir)
+    path, name = find_model(model, weights_dir, task)
     try:
         return path, name, load_restorer(path, map_location=device).requires_grad_(False)
     except CheckpointError as error:
-        if model != 'auto' or path.name == SMALL.name:
+        if model != 'auto' or path.name == SMALL.name or task.weights is not None:
             raise
         logger.warning('%s. The embedded small model is used instead; fetch the official weights again', error)
         return load_model('small', weights_dir, device)
@@ -156,6 +164,8 @@ class FaceRestorer:
         color_fix: keep the colours of the input, see `fix_colour`. By default on for the embedded small model, whose
             short training lost rare colours, and off for others.
         texture: how much texture a CodeFormer++ adds, 0 to 1 (the default).
+        task: what the network is for; it says which weights `auto` and `official` are, and what `default_w` and
+            `default_adain` are.
 
     Attributes:
         size: side at which the network works; results have it.
@@ -167,7 +177,8 @@ class FaceRestorer:
     Raises:
         FileNotFoundError: the weights are not there.
         CheckpointError: see `load_restorer`.
-        ValueError: an unknown device or precision, a batch size below 1, or a texture for a network that adds none.
+        ValueError: an unknown device or precision, a batch size below 1, a texture for a network that adds none, or
+            `color_fix` for a task that changes colours or hides parts.
     """
 
     def __init__(
@@ -179,6 +190,7 @@ class FaceRestorer:
         weights_dir: str | os.PathLike | None = None,
         color_fix: bool | None = None,
         texture: float | None = None,
+        task: Task = RESTORE,
     ) -> None:
         if precision not in PRECISIONS:
             raise ValueError(f"unknown precision '{precision}'; use {', '.join(PRECISIONS)}")
@@ -189,20 +201,25 @@ class FaceRestorer:
             raise ValueError('precision fp16 needs a CUDA device; use bf16 or fp32 on the CPU')
         if precision == 'bf16' and not computes_bf16(self.device):
             logger.warning('this processor has no bf16 and imitates it slowly; fp32 is much faster')
-        path, name, network = load_model(model, weights_folder() if weights_dir is None else weights_dir, self.device)
+        if color_fix and task is not RESTORE:
+            raise ValueError(f'--color_fix keeps the colours of the input; leave it out of --task {task.name}')
+        folder = weights_folder() if weights_dir is None else weights_dir
+        path, name, network = load_model(model, folder, self.device, task)
         self.network = network.to(PRECISIONS[precision]).to(memory_format=torch.channels_last)
         if self.device == 'cpu':
             bound_kept_memory(network)
-        self.color_fix = path.name == SMALL.name if color_fix is None else color_fix
+        self.color_fix = path.name == SMALL.name and task is RESTORE if color_fix is None else color_fix
+        self.task = task
         self.precision = precision
         self.batch_size = batch_size
         self.size: int = network.out_size
         self.takes_identity = network.takes_identity
         self.told_by = (network.recogniser, network.identity_dim)
-        self.default_w, self.default_adain = DEFAULT_W, True
+        self.default_w, self.default_adain = task.w, task.adain
         self.settings: dict[str, Any] = {}
         if isinstance(network, CodeFormerPlusPlus):
-            self.default_w, self.default_adain = network.w_identity, network.prior_adain
+            if task is RESTORE:
+                self.default_w, self.default_adain = network.w_identity, network.prior_adain
             self.settings['texture'] = 1.0 if texture is None else texture
         elif texture is not None:
             raise ValueError(f'texture: {name} adds no texture; give a CodeFormer++ model, or leave it out')
@@ -250,7 +267,7 @@ class FaceRestorer:
         if isinstance(faces, np.ndarray) and faces.ndim == 3:
             faces = [faces]
         fitted = [self._fit(face) for face in faces]
-        tones = [Tone.of(face) for face in fitted]
+        tones = [Tone.of(face) if self.task.adjusts_tones else Tone() for face in fitted]
         shown = [face if tone.is_usual else tone.apply(face) for face, tone in zip(fitted, tones, strict=True)]
         inputs = [to_tensor(face if face.dtype == np.uint8 else face / 255) for face in shown]
         self._check_identity(len(inputs), identity, mask, id_scale)

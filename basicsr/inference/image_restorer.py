@@ -128,6 +128,7 @@ class ImageRestorer:
         force: restore faces that are already sharper than what the network makes, too.
         guide: knows the people and measures their likeness; None measures nothing.
         choose_w: choose w for each face, see `auto_fidelity`; needs a guide.
+        keeps_grey: a face without colour is restored without colour.
 
     Raises:
         ValueError: `w` or `upscale` is out of range.
@@ -147,6 +148,7 @@ class ImageRestorer:
     force: bool = False
     guide: IdentityGuide | None = None
     choose_w: bool = False
+    keeps_grey: bool = True
 
     def __post_init__(self) -> None:
         check_fidelity(self.w)
@@ -315,11 +317,12 @@ class ImageRestorer:
         likeness = compare(face.seen, vectors[w], face.person, w, self.guide.people)
         return replace(face, restored=images[w], w=w, likeness=likeness)
 
-    @staticmethod
-    def _in_grey(faces: Sequence[FaceResult], restored: Sequence[np.ndarray]) -> list[np.ndarray]:
+    def _in_grey(self, faces: Sequence[FaceResult], restored: Sequence[np.ndarray]) -> list[np.ndarray]:
         """Return the restored faces, those without colour in grey."""
         return [
-            cv2.cvtColor(cv2.cvtColor(image, cv2.COLOR_RGB2GRAY), cv2.COLOR_GRAY2RGB) if face.grey else image
+            cv2.cvtColor(cv2.cvtColor(image, cv2.COLOR_RGB2GRAY), cv2.COLOR_GRAY2RGB)
+            if face.grey and self.keeps_grey
+            else image
             for face, image in zip(faces, restored, strict=True)
         ]
 

@@ -20,8 +20,9 @@ import cv2
 import numpy as np
 
 from basicsr.inference.identity_meter import FaceIdentity
-from basicsr.inference.image_restorer import FAILED, FaceResult, ImageRestorer
+from basicsr.inference.image_restorer import FAILED, FaceResult, ImageRestorer, ImageResult
 from basicsr.inference.report import FileRecord, describe_faces, why_left
+from basicsr.inference.tasks import RESTORE, Task
 from basicsr.utils.errors import MissingExtraError
 from basicsr.utils.files import LONGEST_NAME, is_video_file, remove_abandoned, shorten_name, user_path
 from basicsr.utils.image import resized, to_8_bits
@@ -38,6 +39,7 @@ from basicsr.utils.picture import (
 FINAL, CROPPED, RESTORED_FACES = 'final_results', 'cropped_faces', 'restored_faces'
 SUMMARY = 'summary.json'
 RESULT_FOLDERS = (FINAL, CROPPED, RESTORED_FACES)
+RESULT_ENDINGS = ('.png', '.mp4', '.mov')
 # What a single file may raise without stopping the others: unreadable pictures, full disks, failures of networks.
 FILE_ERRORS = (OSError, ValueError, RuntimeError, MemoryError, MissingExtraError, cv2.error)
 UNEXPECTED = 'unexpected error'  # begins the message of any other
@@ -172,7 +174,7 @@ def _walk(source: Path, output: str | os.PathLike) -> tuple[list[Path], list[Pat
 
 
 def _unique_names(paths: Sequence[Path]) -> list[str]:
-    """Paths without extension where that is unambiguous, else with it, and with a number where that is not enough.
+    """Paths without extension, numbered where several would be one: `same`, `same~2`.
 
     Names that differ only in case, or in how letters with accents are composed, are one name to some file systems.
     """
@@ -181,21 +183,19 @@ def _unique_names(paths: Sequence[Path]) -> list[str]:
         return unicodedata.normalize('NFC', name).casefold()
 
     names = [path.with_suffix('').as_posix() for path in paths]
-    folders = {key(parent.as_posix()) for path in paths for parent in path.parents}
-    while True:
-        counts = Counter(map(key, names))
-        counts.update(key(name) for name in names if key(f'{name}.png') in folders)
-        wanted = [path.as_posix() if counts[key(name)] > 1 else name for path, name in zip(paths, names, strict=True)]
-        if wanted == names:
-            break
-        names = wanted
     counts = Counter(map(key, names))
-    taken = {key(name) for name in names if counts[key(name)] == 1} | folders
+    folders = {key(parent.as_posix()) for path in paths for parent in path.parents}
+    taken = {key(name) for name in names if counts[key(name)] == 1}
+
+    def is_free(name: str) -> bool:
+        return key(name) not in taken and not any(key(name + ending) in folders for ending in RESULT_ENDINGS)
+
     for place, name in enumerate(names):
-        if counts[key(name)] > 1:
-            numbered = (f'{name}~{number}' if number > 1 else name for number in itertools.count(1))
-            names[place] = next(each for each in numbered if key(each) not in taken)
-            taken.add(key(names[place]))
+        alone = counts[key(name)] == 1
+        taken -= {key(name)} if alone else set()
+        numbered = (f'{name}~{number}' if number > 1 else name for number in itertools.count(1))
+        names[place] = next(each for each in numbered if is_free(each))
+        taken.add(key(names[place]))
     return names
 
 
@@ -211,6 +211,7 @@ class Runner:
         max_megapixels: most pixels of a picture and of its result.
         fps: frames a second of the results of clips, their own by default.
         network_size: aligned faces come out in the size of the network instead of their own.
+        task: what the pictures are restored for; other tasks than restoration take no clips.
 
     Raises:
         ValueError: `suffix` cannot be part of a file's name.
@@ -223,6 +224,7 @@ class Runner:
     max_megapixels: float = MAX_MEGAPIXELS
     fps: Fraction | None = None
     network_size: bool = False
+    task: Task = RESTORE
 
     def __post_init__(self) -> None:
         if set(self.suffix) & set('/\\\0') or len(os.fsencode(self.suffix)) > LONGEST_NAME // 2:
@@ -258,7 +260,7 @@ class Runner:
         written: list[str] = []
         try:
             picture = self._read(job.path)
-            result = self.restorer.restore(picture.image)
+            result, note = self._result(job, picture)
             for index, face in enumerate(result.faces):
                 ending = f'_{index:02d}'
                 written.append(self._write(CROPPED, job.name, picture.holding(face.crop), ending))
@@ -271,16 +273,25 @@ class Runner:
             return _failed(job, error, written)
         done = sum(face.restored is not None for face in result.faces)
         found = describe_faces(result.faces)
-        nobody = '' if result.faces else 'no face found; the picture was only enlarged'
-        message, identity = _joined([nobody, why_left(found), picture.note]), _likeness(result.faces)
+        message, identity = _joined([note, why_left(found), picture.note]), _likeness(result.faces)
         return FileRecord(str(job.path), result.status, len(found), done, written, message, identity, found)
+
+    def _result(self, job: Job, picture: Picture) -> tuple[ImageResult, str]:
+        """What becomes of a picture, and a note on it or ''."""
+        result = self.restorer.restore(picture.image)
+        return result, '' if result.faces else 'no face found; the picture was only enlarged'
 
     def _read(self, path: Path) -> Picture:
         """Return a picture to restore, if it and its result are within the limit."""
         factor = self.restorer.upscale
         network = self.restorer.bg_upsampler
         picture = read_picture(path, max(factor, network.model.scale if network else 0), self.max_megapixels)
+        picture = self._coloured(picture)
         return picture if factor == 1 else fill_hidden(picture)
+
+    def _coloured(self, picture: Picture) -> Picture:
+        """A picture whose results have one channel only where the task gives no colour to grey ones."""
+        return picture if self.task.keeps_grey else replace(picture, grey=False)
 
     def _aligned(self, jobs: Sequence[Job]) -> list[FileRecord]:
         """Aligned faces, restored in one batch without unreadable ones, or one by one where the batch fails."""
@@ -288,7 +299,7 @@ class Runner:
         records: dict[Job, FileRecord] = {}
         for job in jobs:
             try:
-                read[job] = _read_square(job.path, self.max_megapixels)
+                read[job] = self._coloured(read_square(job.path, self.max_megapixels))
             except Exception as error:  # whatever it is, the other files are to go on
                 records[job] = _failed(job, error, [])
         try:
@@ -306,15 +317,18 @@ class Runner:
         return [records[job] for job in jobs]
 
     def _write_aligned(self, job: Job, picture: Picture, face: FaceResult) -> FileRecord:
-        left = face.restored is None
         result = picture if face.restored is None else self._in_depth_and_size(picture, face.restored)
-        written = [self._write(RESTORED_FACES, job.name, result)]
         side, own = self.restorer.restorer.size, picture.image.shape[0]
-        smaller = not left and not self.network_size and own < side
+        smaller = face.restored is not None and not self.network_size and own < side
         size = f'reduced from {side} to its own {own} pixels; --network_size keeps them' if smaller else ''
-        found = describe_faces([face])
-        message, identity = _joined([why_left(found), size, picture.note]), _likeness([face])
-        return FileRecord(str(job.path), face.status, 1, int(not left), written, message, identity, found)
+        return self._record_aligned(job, face, result, size)
+
+    def _record_aligned(self, job: Job, face: FaceResult, result: Picture, note: str = '') -> FileRecord:
+        """The record of an aligned face, whose result is written."""
+        written = [self._write(RESTORED_FACES, job.name, result)]
+        found, done = describe_faces([face]), int(face.restored is not None)
+        message, identity = _joined([why_left(found), note, result.note]), _likeness([face])
+        return FileRecord(str(job.path), face.status, 1, done, written, message, identity, found)
 
     def _in_depth_and_size(self, picture: Picture, restored: np.ndarray) -> Picture:
         """Return a restored face, RGB uint8 (n,n,3), in the depth and (but with `network_size`) size of `picture`."""
@@ -331,6 +345,8 @@ class Runner:
 
     def _clip(self, job: Job) -> FileRecord:
         """Return a clip; its result is an mp4 file, or a mov file where it has transparency."""
+        if self.task is not RESTORE:
+            raise ValueError(f'{job.path}: --task {self.task.name} is for pictures; clips are only restored')
         from basicsr.video.video_restorer import VideoRestorer  # imports PyAV, which pictures do not need
 
         target = self.output / self._place(FINAL, job.name, '.mp4')
@@ -360,7 +376,13 @@ def is_clip(path: Path) -> bool:
     return is_video_file(path) or is_animated(path)
 
 
-def _read_square(path: Path, max_megapixels: float) -> Picture:
+def read_square(path: Path, max_megapixels: float) -> Picture:
+    """Read a picture that is an aligned face.
+
+    Raises:
+        ImageReadError: as `read_picture`.
+        ValueError: it is not square.
+    """
     picture = read_picture(path, 1, max_megapixels)
     height, width = picture.image.shape[:2]
     if height != width:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import importlib.metadata
 import math
 import os
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -42,6 +43,7 @@ class Run:
         sets: metrics of the whole set to `mean` and `count`.
         not_run: metrics of the set that could not be computed, and why.
         problems: files that could not be judged, one message each.
+        changes: what was done to pictures before they were compared, and to how many.
     """
 
     label: str
@@ -51,6 +53,7 @@ class Run:
     sets: dict[str, dict[str, float]] = field(default_factory=dict)
     not_run: dict[str, str] = field(default_factory=dict)
     problems: list[str] = field(default_factory=list)
+    changes: Counter[str] = field(default_factory=Counter)
 
     def values(self, metric: str) -> dict[str, float]:
         """Picture to value, of those that have one."""
@@ -101,6 +104,7 @@ def evaluate(
     metrics: Sequence[str],
     settings: Settings,
     workers: int = 0,
+    resize: str | None = None,
 ) -> Evaluation:
     """Judge restored folders.
 
@@ -110,6 +114,7 @@ def evaluate(
         metrics: names of the table.
         settings: weights and device.
         workers: processes that read pictures and compute what needs no network; no value depends on it.
+        resize: `gt` or `restored`, which is brought to the size of the other where they differ; None refuses these.
 
     Raises:
         EvaluationError: an unknown metric, or a folder that is missing or empty.
@@ -125,7 +130,8 @@ def evaluate(
     for run, folder in zip(runs, folders, strict=True):
         cases, run.problems = match(folder, sides, needed)
         run.problems += [problem for side in sides.values() for problem in side.problems]
-        _judge(run, cases, scorers, workers, len(sides['gt'].files) if 'gt' in sides else 0)
+        read = Cases(cases, computed_on_reading(scorers), resize)
+        _judge(run, read, scorers, workers, len(sides['gt'].files) if 'gt' in sides else 0)
     return Evaluation(runs, scorers, not_run)
 
 
@@ -134,22 +140,25 @@ def _alone(case: Any) -> Any:
     return case
 
 
-def _judge(run: Run, cases: list[Case], scorers: Sequence[Scorer], workers: int, truths: int) -> None:
+def computed_on_reading(scorers: Sequence[Scorer]) -> dict[str, Callable[[Case], float | None]]:
+    """What is computed where pictures are read."""
+    return {scorer.metric: scorer.compute for scorer in scorers if scorer.by_reading}
+
+
+def _judge(run: Run, cases: Cases, scorers: Sequence[Scorer], workers: int, truths: int) -> None:
     """Fill `run`; `truths`: how many ground truths there are."""
     for scorer in scorers:
         scorer.start(truths)
-    reading = {scorer.metric: scorer.compute for scorer in scorers if scorer.by_reading}
     seeing = {scorer.metric: scorer.compute for scorer in scorers if not scorer.by_reading}
     start = partial(start_worker, main=os.getpid())
-    loader = DataLoader(
-        Cases(cases, reading), batch_size=None, num_workers=workers, collate_fn=_alone, worker_init_fn=start
-    )
+    loader = DataLoader(cases, batch_size=None, num_workers=workers, collate_fn=_alone, worker_init_fn=start)
     for case in tqdm(loader, desc=run.label, unit='picture', disable=None):
         if case.images:
             score(case, seeing)
             order = [scorer.metric for scorer in scorers if METRICS[scorer.metric].inputs != 'set']
             run.scores[case.name] = {metric: case.scores.get(metric) for metric in order}
             run.paths[case.name] = case.paths
+            run.changes.update(case.changes)
         run.problems += case.problems
     for scorer in scorers:
         try:
@@ -218,6 +227,7 @@ def summary(evaluation: Evaluation) -> dict[str, Any]:
             'pictures': len(run.scores),
             'metrics': metrics,
             'not_run': run.not_run,
+            'changes': dict(run.changes),
             'problems': run.problems,
         }
         if run is not baseline:

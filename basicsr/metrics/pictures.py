@@ -13,7 +13,7 @@ from torch.utils.data import Dataset
 
 from basicsr.metrics.identity import face_of, input_of
 from basicsr.metrics.table import EvaluationError
-from basicsr.utils.image import ImageReadError, imread, scan_images
+from basicsr.utils.image import ImageReadError, imread, resized, scan_images, to_8_bits
 from basicsr.utils.picture import read_picture
 
 
@@ -91,6 +91,7 @@ class Case:
         images: the pictures by role.
         scores: what was computed on reading.
         problems: what is wrong, one message each; without images then.
+        changes: what was done to the pictures before they were compared, each once.
     """
 
     name: str
@@ -98,24 +99,50 @@ class Case:
     images: dict[str, np.ndarray] = field(default_factory=dict)
     scores: dict[str, float | None] = field(default_factory=dict)
     problems: list[str] = field(default_factory=list)
+    changes: list[str] = field(default_factory=list)
 
 
-def read_colour(path: Path) -> np.ndarray:
-    """Return a picture that metrics can be computed on, RGB uint8 (H,W,3); a grey one has three equal channels.
+DEEP = '16 bits a channel, converted to 8 (divided by 257, rounded)'
+RESIZABLE = ('gt', 'restored')
+"""Roles that may be resized to the other one's size."""
+
+
+def read_colour(path: Path) -> tuple[np.ndarray, bool]:
+    """Read a picture that metrics can be computed on; a grey one has three equal channels.
+
+    Returns:
+        RGB uint8 (H,W,3), and whether the file has 16 bits.
 
     Raises:
-        ImageReadError: damaged; or of 16 bits or with transparency, which would have to be converted: the result would
-            depend on how.
+        ImageReadError: damaged; or with transparency, as the result would depend on the background.
     """
     picture = read_picture(path)
-    wrong = (
-        (picture.image.dtype != np.uint8, '16 bits a channel; metrics compare 8: convert it in a way that you choose'),
-        (picture.alpha is not None, 'transparency; put it on a background first'),
-    )
-    for found, what in wrong:
-        if found:
-            raise ImageReadError(f'{path}: {what}')
-    return picture.image
+    if picture.alpha is not None:
+        raise ImageReadError(f'{path}: transparency; put it on a background first')
+    return to_8_bits(picture.image), picture.image.dtype != np.uint8
+
+
+def fit(case: Case, resize: str | None) -> None:
+    """Bring the picture of the role `resize` to the size of the other one, by area or bicubic; None changes nothing.
+
+    Raises:
+        ImageReadError: sizes differ, and nothing is to be resized or shapes differ, too.
+    """
+    images = {role: case.images[role] for role in reversed(RESIZABLE) if role in case.images}
+    sizes = {role: image.shape[1::-1] for role, image in images.items()}
+    if len(set(sizes.values())) < 2:
+        return
+    listing = ', '.join(f'{role} {width}x{height}' for role, (width, height) in sizes.items())
+    problem = f'{case.paths["restored"]}: sizes differ ({listing})'
+    (width, height), (other_width, other_height) = sizes.values()
+    if width * other_height != height * other_width:
+        raise ImageReadError(f'{problem}, and shapes too; crop one like the other')
+    if resize is None:
+        raise ImageReadError(f'{problem}; --resize gt, or --resize restored, brings one to the size of the other')
+    target = sizes[next(role for role in RESIZABLE if role != resize)]
+    way = 'by area' if target[0] < sizes[resize][0] else 'bicubic'
+    case.images[resize] = resized(images[resize], *target)
+    case.changes.append(f'{resize} resized to the size of the other, {way}')
 
 
 class Cases(Dataset):
@@ -124,10 +151,14 @@ class Cases(Dataset):
     Args:
         cases: name and paths; left as they are.
         scorers: metric to what computes it from a case; its ValueError becomes a problem of the picture.
+        resize: see `fit`.
     """
 
-    def __init__(self, cases: list[Case], scorers: Mapping[str, Callable[[Case], float | None]]) -> None:
+    def __init__(
+        self, cases: list[Case], scorers: Mapping[str, Callable[[Case], float | None]], resize: str | None = None
+    ) -> None:
         self.cases = cases
+        self.resize = resize
         self.scorers = dict(scorers)
 
     def __len__(self) -> int:
@@ -137,13 +168,15 @@ class Cases(Dataset):
         case = Case(self.cases[index].name, self.cases[index].paths)
         try:
             for role, path in case.paths.items():
-                case.images[role] = read_colour(path) if role in ('restored', 'gt') else imread(path)
+                if role not in RESIZABLE:
+                    case.images[role] = imread(path)
+                    continue
+                case.images[role], deep = read_colour(path)
+                if deep and DEEP not in case.changes:
+                    case.changes.append(DEEP)
+            fit(case, self.resize)
         except (ImageReadError, OSError, MemoryError) as error:
             return Case(case.name, case.paths, problems=[str(error)])
-        sizes = {role: case.images[role].shape[1::-1] for role in ('restored', 'gt') if role in case.images}
-        if len(set(sizes.values())) > 1:
-            listing = ', '.join(f'{role} {width}x{height}' for role, (width, height) in sizes.items())
-            return Case(case.name, case.paths, problems=[f'{case.paths["restored"]}: sizes differ ({listing})'])
         score(case, self.scorers)
         return case
 

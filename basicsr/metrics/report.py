@@ -80,9 +80,10 @@ def write_report(
 
 
 def remarks(evaluation: Evaluation, protocol: Protocol | None) -> list[str]:
-    """List remarks: a number of pictures that is not the protocol's, or too small for the FID."""
+    """Where pictures were converted or resized, or their number is not the protocol's, or too small for the FID."""
     lines = []
     for run in evaluation.runs:
+        lines += [f'{run.label}: {count} pictures were judged with: {what}' for what, count in run.changes.items()]
         expected = protocol.pictures.get('restored') if protocol else None
         if expected is not None and len(run.scores) != expected:
             lines.append(f'{run.label}: {len(run.scores)} pictures were judged; the protocol has {expected}')

@@ -170,6 +170,9 @@ DATASET: Table = {
     'std': Option(list, 'divided by, by channel', '0.5'),
     'use_hflip': Option(bool, 'mirror half of the faces', True),
     'use_corrupt': Option(bool, 'degrade the input', True),
+    'gen_inpaint_mask': Option(
+        bool, 'the input is the good face, pure white under brush strokes; `use_corrupt` has no effect', False
+    ),
     'latent_gt_path': Option(str, 'codes of the good faces (`id-codeformer data latents`)'),
     'component_path': Option(str, 'accepted, without effect'),
     'kernel_list': Option(list, 'kinds of blur: `iso`, `aniso`'),

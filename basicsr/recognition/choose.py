@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -46,19 +47,18 @@ def choose_recogniser(
     folder = Path(weights_dir)
     if wanted is not None:
         return FaceEmbedder(_place(wanted, folder))
-    why = ''
     if trained_with is not None:
-        try:
+        place = None
+        with suppress(CheckpointError):  # it is not there
             place = find_recogniser(_place(trained_with, folder))
-        except CheckpointError as error:
-            why = f', nor is that of the network found ({error})'
-        else:
+        if place is not None:
             return FaceEmbedder(place)
     here = [entry for entry in RECOGNISERS.values() if not entry.pack and (folder / entry.file).is_file()]
     if here:
         return FaceEmbedder(folder / min(here, key=lambda entry: entry.embedding != dim).file)
     if needed_by:
-        raise CheckpointError(f'{needed_by} needs a face recogniser, and none is in {folder}{why}; {REMEDY}')
+        own = f' (the network was trained with {trained_with})' if trained_with is not None else ''
+        raise CheckpointError(f'{needed_by} needs a face recogniser, and none is in {folder}{own}: {REMEDY}')
     return None
 
 

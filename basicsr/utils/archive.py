@@ -60,6 +60,11 @@ def verify(path: Path) -> str:
         raise UnusableFileError('damaged: the file is empty')
     if kind := text_kind(head):
         raise UnusableFileError(kind)
+    if is_onnx(head):
+        raise UnusableFileError(
+            'an ONNX file, from which no network is loaded here; give the checkpoint (.pth or .safetensors) that it '
+            'was exported from'
+        )
     if head.startswith(b'PK'):
         _verify_archive(path, size)
         return 'zip'
@@ -69,6 +74,17 @@ def verify(path: Path) -> str:
         for _ in range(LEGACY_PICKLES):
             _refuse(_globals(content, size))
     return 'legacy'
+
+
+def is_onnx(head: bytes) -> bool:
+    """Tell by its first bytes whether a file is an ONNX model.
+
+    It begins with the version of the format (field 1, a small number), and another field of ModelProto follows: texts
+    and messages of 2 to 8, 14, 20 and 25, or the number of field 5.
+    """
+    if len(head) < 4 or head[0] != 0x08 or not 0 < head[1] < 0x40:
+        return False
+    return head[2] in (0x12, 0x1A, 0x22, 0x28, 0x32, 0x3A, 0x42, 0x72, 0xA2, 0xCA)
 
 
 def _verify_archive(path: Path, size: int) -> None:

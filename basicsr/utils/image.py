@@ -113,6 +113,11 @@ def resized(image: np.ndarray, width: int, height: int) -> np.ndarray:
     return cv2.resize(image, (width, height), interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_CUBIC)
 
 
+def whitened(image: np.ndarray, mask: np.ndarray) -> np.ndarray:
+    """Return RGB uint8 (H,W,3) that is pure white where `mask` (H,W) is true."""
+    return np.where(mask[..., None], np.uint8(255), image)
+
+
 def to_8_bits(image: np.ndarray) -> np.ndarray:
     """uint8 as it is; uint16 divided by 257 and rounded, to uint8."""
     return image if image.dtype == np.uint8 else cv2.convertScaleAbs(image, alpha=1 / 257)

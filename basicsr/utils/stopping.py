@@ -93,27 +93,58 @@ def stop_code(stop: KeyboardInterrupt) -> int:
     return 128 + (stop.number if isinstance(stop, SignalInterrupt) else signal.SIGINT)
 
 
+class Stopping:
+    """What became of the signals of a command, see `stop_signals`.
+
+    Attributes:
+        received: the first signal; None as long as there was none.
+    """
+
+    def __init__(self) -> None:
+        self.received: SignalInterrupt | None = None
+        self._held = False
+        self._interrupt: Any = None
+
+    def note(self, number: int, frame: FrameType | None) -> None:
+        """Handle a signal: raise the first one, unless they are held."""
+        if self.received is None:
+            self.received = SignalInterrupt(number)
+            if not self._held:
+                raise self.received
+
+    def check(self) -> None:
+        """Raise the signal that came, if one did: it may have been raised where Python drops exceptions (`__del__`)."""
+        if self.received is not None:
+            raise self.received
+
+    def hold(self) -> None:
+        """Only note signals from here on, Ctrl-C too, so that what is done can be written."""
+        self._held = True
+        if threading.current_thread() is threading.main_thread() and callable(signal.getsignal(signal.SIGINT)):
+            self._interrupt = signal.signal(signal.SIGINT, self.note)
+
+    def release(self) -> None:
+        """Give Ctrl-C back to whoever had it before `hold`."""
+        if self._interrupt is not None:
+            signal.signal(signal.SIGINT, self._interrupt)
+            self._interrupt = None
+
+
 @contextmanager
-def stop_signals() -> Iterator[None]:
+def stop_signals() -> Iterator[Stopping]:
     """Within, SIGTERM and SIGHUP raise `SignalInterrupt` once; later ones are passed over. Ignored ones stay so."""
+    stopping = Stopping()
     if threading.current_thread() is not threading.main_thread():
-        yield
+        yield stopping
         return
-    stopped = False
-
-    def stop(number: int, frame: FrameType | None) -> None:
-        nonlocal stopped
-        if not stopped:
-            stopped = True
-            raise SignalInterrupt(number)
-
     numbers = [getattr(signal, name) for name in STOPPING if hasattr(signal, name)]
     before = {number: signal.getsignal(number) for number in numbers}
     try:
         for number, handler in before.items():
             if handler is not signal.SIG_IGN:  # nohup ignores SIGHUP
-                signal.signal(number, stop)
-        yield
+                signal.signal(number, stopping.note)
+        yield stopping
     finally:
+        stopping.release()
         for number, handler in before.items():
             signal.signal(number, handler if handler is not None else signal.SIG_DFL)

@@ -16,8 +16,8 @@ COMMANDS = sorted(path.stem for path in Path(basicsr.cli.__path__[0]).glob('[a-z
 OTHERS = ('main',)  # takes sub-commands, and passes on what follows
 
 
-def options_of(name: str, monkeypatch: pytest.MonkeyPatch) -> set[str]:
-    """All flags of a command."""
+def parsers_of(name: str, monkeypatch: pytest.MonkeyPatch) -> list[ArgumentParser]:
+    """The parsers of a command, with all flags."""
     parsers: list[ArgumentParser] = []
 
     def seen(self: ArgumentParser, *_: object) -> None:
@@ -29,6 +29,12 @@ def options_of(name: str, monkeypatch: pytest.MonkeyPatch) -> set[str]:
     with pytest.raises(SystemExit) as stop:
         module.main() if not module.main.__code__.co_argcount else module.main([])
     assert stop.value.code == 9
+    return parsers
+
+
+def options_of(name: str, monkeypatch: pytest.MonkeyPatch) -> set[str]:
+    """All flags of a command."""
+    parsers = parsers_of(name, monkeypatch)
     return {flag for parser in parsers for action in parser._actions for flag in action.option_strings}
 
 
@@ -38,6 +44,30 @@ def test_flags_have_underscores(name: str, monkeypatch: pytest.MonkeyPatch) -> N
     assert len(flags) > 2
     odd = [flag for flag in flags if not re.fullmatch(r'-[a-z]+|--(no-)?[a-z0-9]+(_[a-z0-9]+)*', flag)]
     assert [flag for flag in odd if flag != '--local-rank'] == []  # which torchrun passes
+
+
+TEXTS = frozenset(
+    {'metrics', 'detection_model', 'suffix', 'device', 'about', 'groups', 'mirror', 'force_yml', 'input_path'}
+)
+"""Flags that are no paths, and `-i` of restore, which takes patterns and expands them itself."""
+
+
+@pytest.mark.parametrize('name', [name for name in COMMANDS if name not in OTHERS])
+def test_the_tilde_is_the_home_folder_in_every_path(name: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Every flag that takes a text is a path, or named above."""
+    monkeypatch.setenv('HOME', str(tmp_path))
+    actions = [(parser, each) for parser in parsers_of(name, monkeypatch) for each in parser._actions]
+    for parser, action in actions:
+        read = parser._registry_get('type', action.type, action.type)
+        if action.nargs == 0 or action.choices or action.dest in TEXTS:
+            continue
+        try:
+            value = read('~/x') if read is not None else '~/x'
+        except (ValueError, argparse.ArgumentTypeError):  # numbers, and METRIC=FILE
+            continue
+        assert str(value) == str(tmp_path / 'x'), action.option_strings
+    if name == 'evaluate':
+        assert import_module('basicsr.cli.evaluate').weights_of('fid=~/x') == ('fid', str(tmp_path / 'x'))
 
 
 def test_other_spellings_are_taken() -> None:

@@ -225,7 +225,21 @@ def test_names_that_some_file_systems_take_for_one_have_results_of_their_own(tmp
         (tmp_path / name).touch()
     names = [job.name for job in plan_jobs(tmp_path, tmp_path / 'out')]
     assert len({unicodedata.normalize('NFC', name).casefold() for name in names}) == len(names) == 7
-    assert {'a.jpg', 'b.png', 'B.jpg'} <= set(names) and {'A.png', 'a.png~2'} <= set(names)
+    assert names[:6] == ['A', 'B', 'a~2', 'a~3', 'b~2', decomposed] and names[6] == 'é~2'
+
+
+def test_inputs_of_one_name_are_numbered(tmp_path):
+    for name in ('one/same.jpg', 'two/same.jpg', 'two/same.png', 'same~2.jpg', 'folder/a.png', 'folder/a.png.d/b.png'):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).touch()
+    given = [tmp_path / name for name in ('one/same.jpg', 'two/same.jpg', 'two/same.png')]
+    assert [job.name for job in plan_jobs(given, tmp_path / 'out')] == ['same', 'same~2', 'same~3']
+    taken = [*given, tmp_path / 'same~2.jpg']  # whose name is its own
+    assert [job.name for job in plan_jobs(taken, tmp_path / 'out')] == ['same', 'same~3', 'same~4', 'same~2']
+    (tmp_path / 'folder' / 'a.png.d').rename(tmp_path / 'folder' / 'c.png')  # a folder of the name of a result
+    (tmp_path / 'folder' / 'c.jpg').touch()
+    names = [job.name for job in plan_jobs(tmp_path / 'folder', tmp_path / 'out')]
+    assert names == ['a', 'c~2', 'c.png/b']
 
 
 def test_several_inputs_are_planned_together(tmp_path):

@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 import threading
+from contextlib import suppress
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -22,6 +23,7 @@ from basicsr.inference import ImageRestorer
 from basicsr.inference.runner import Runner, expand_inputs
 from basicsr.utils import progress as progress_module
 from basicsr.utils.console import PatientStream, patient_streams, printable
+from basicsr.utils.errors import MissingExtraError
 from basicsr.utils.progress import progress, show_progress, track
 from basicsr.utils.stopping import SignalInterrupt, stop_signals
 
@@ -147,6 +149,44 @@ def test_a_signal_while_networks_are_loaded_leaves_a_summary_too(tmp_path, monke
     assert summary_of(tmp_path / 'out')['files'] == [] and summary_of(tmp_path / 'out')['planned'] == 1
 
 
+@pytest.mark.parametrize('name', ['SIGTERM', 'SIGINT'])
+def test_a_signal_after_the_last_file_is_said_and_the_summary_is_whole(tmp_path, monkeypatch, capsys, name):
+    source, write = pictures(tmp_path / 'in', 'a.png'), restore.write_summary
+
+    def interrupted(*args):
+        os.kill(os.getpid(), getattr(signal, name))
+        write(*args)
+
+    monkeypatch.setattr(restore, 'write_summary', interrupted)
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        assert restore.main(['-i', str(source), '-o', str(tmp_path / 'out')]) == 128 + getattr(signal, name)
+        assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    finally:
+        signal.signal(signal.SIGINT, before)
+    assert len(summary_of(tmp_path / 'out')['files']) == 1
+    assert 'error: interrupted when all files were done' in capsys.readouterr().err
+
+
+@pytest.mark.parametrize('number', [0, 1])
+def test_a_signal_that_was_dropped_while_a_file_is_restored_still_counts(tmp_path, monkeypatch, capsys, number):
+    source, run = pictures(tmp_path / 'in', 'a.png', 'b.png'), Runner.run
+
+    def dropped(self, jobs):
+        for place, record in enumerate(run(self, jobs)):
+            if place == number:
+                with suppress(SignalInterrupt):  # as Python does in __del__ and in callbacks of C
+                    os.kill(os.getpid(), signal.SIGTERM)
+            yield record
+
+    monkeypatch.setattr(Runner, 'run', dropped)
+    assert restore.main(['-i', str(source), '-o', str(tmp_path / 'out')]) == 143
+    summary = summary_of(tmp_path / 'out')
+    assert len(summary['files']) == number + 1 and summary['stopped_by'] == 'SIGTERM'
+    said = '1 of 2 files were not done' if number == 0 else 'interrupted when all files were done'
+    assert said in capsys.readouterr().err
+
+
 def test_an_ignored_hangup_stays_ignored():
     before = signal.signal(signal.SIGHUP, signal.SIG_IGN)  # as nohup does
     try:
@@ -203,6 +243,15 @@ def test_letters_that_the_screen_has_not_are_shown_as_escapes():
     stream.write('ü漢\udcff')
     stream.flush()
     assert raw.getvalue() == rb'\xfc\u6f22\udcff'
+
+
+def test_a_missing_package_is_nothing_begun(tmp_path, monkeypatch, capsys):
+    def lacking(args):
+        raise MissingExtraError('this needs the package x: pip install "id-codeformer[upsample]"')
+
+    monkeypatch.setattr(restore, 'build_restorer', lacking)
+    assert restore.main(['-i', str(pictures(tmp_path / 'in', 'a.png')), '-o', str(tmp_path / 'out')]) == 2
+    assert capsys.readouterr().err.startswith('error: this needs the package x') and not (tmp_path / 'out').exists()
 
 
 # Progress

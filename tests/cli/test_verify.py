@@ -64,7 +64,7 @@ def test_no_pairs_and_no_weights_are_errors(found: str, tmp_path: Path, monkeypa
     monkeypatch.setenv('CODEFORMER_WEIGHTS', str(tmp_path))
     if found == 'nothing':
         (tmp_path / 'pairs').mkdir()
-    assert verify.main([str(tmp_path / 'pairs')]) == 1
+    assert verify.main([str(tmp_path / 'pairs')]) == 2
     assert 'pairs' in capsys.readouterr().err
 
 

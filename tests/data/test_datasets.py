@@ -537,7 +537,11 @@ def test_make_val_pairs_gives_a_validation_set_that_can_be_made_again(faces: Pat
 def test_make_val_pairs_reports_what_is_wrong(faces: Path, tmp_path: Path) -> None:
     spoil(faces)
     done = make_pairs('--input', faces, '--output', tmp_path / 'v', '--severity', 'large', '--size', 64)
-    assert done.returncode == 2 and 'b1.jpg' in done.stderr and 'Traceback' not in done.stderr
+    assert done.returncode == 1 and 'b1.jpg' in done.stderr and 'Traceback' not in done.stderr
+    written = {path.name for path in (tmp_path / 'v' / 'lq').rglob('*.png')}  # the others go on
+    assert written and f'{len(written)} pairs in' in done.stdout
+    done = make_pairs('--input', faces / 'none', '--output', tmp_path / 'w', '--severity', 'large')
+    assert done.returncode == 2 and not (tmp_path / 'w').exists()
 
 
 def test_make_val_pairs_leaves_no_pairs_of_another_run_among_its_own(faces: Path, tmp_path: Path) -> None:

@@ -27,7 +27,7 @@ from torch import nn
 from basicsr.archs.inception_arch import _A, FIDInception, _Last
 from basicsr.cli import data_pairs as make_val_pairs
 from basicsr.cli import evaluate as script
-from basicsr.cli.fid_statistics import statistics_of_folder
+from basicsr.cli.fid_statistics import pictures_of, statistics_of_pictures
 from basicsr.data.degradation import LARGE, DegradationRanges
 from basicsr.metrics import METRICS, calculate_psnr
 from basicsr.metrics.builders import Settings, build_scorers
@@ -44,7 +44,7 @@ from basicsr.metrics.table import EvaluationError
 from basicsr.recognition.embedder import FaceEmbedder
 from basicsr.recognition.resnet_arcface import ResNetArcFace
 from basicsr.utils.checkpoint import CheckpointError
-from basicsr.utils.image import imread, imwrite, to_image, to_tensor
+from basicsr.utils.image import imread, imwrite, resized, to_image, to_tensor
 
 PROTOCOLS = sorted(path.stem for path in FOLDER.glob('*.yml'))
 NAMES = ('p/one', 'p/two', 'q/one', 'q/two')
@@ -430,6 +430,8 @@ def spoil(folders: Path, how: str) -> None:
     image = imread(path)
     if how == 'size':
         imwrite(path, image[:100])
+    elif how == 'half':
+        imwrite(path, resized(image, 56, 56))
     elif how == 'missing':
         (folders / 'gt' / 'p/two.png').unlink()
     elif how == 'not restored':
@@ -437,7 +439,7 @@ def spoil(folders: Path, how: str) -> None:
     elif how == 'grey':
         cv2.imwrite(str(path), image[..., 0])
     elif how == '16 bits':
-        cv2.imwrite(str(path), image.astype(np.uint16) * 257)
+        cv2.imwrite(str(path), image[..., ::-1].astype(np.uint16) * 257)
     elif how == 'transparent':
         cv2.imwrite(str(path), np.dstack([image, image[..., :1]]))
     elif how == 'corrupt':
@@ -451,10 +453,10 @@ def spoil(folders: Path, how: str) -> None:
 @pytest.mark.parametrize(
     ('how', 'message'),
     [
-        ('size', r'good/p/two.png: sizes differ \(restored 112x100, gt 112x112\)'),
+        ('size', r'good/p/two.png: sizes differ \(restored 112x100, gt 112x112\), and shapes too'),
+        ('half', r'good/p/two.png: sizes differ \(restored 56x56, gt 112x112\); --resize gt, or --resize restored'),
         ('missing', r'good/p/two.png: no picture of that name in .*gt \(--gt\)'),
         ('not restored', r'gt/p/two.png: not restored in .*good'),
-        ('16 bits', 'good/p/two.png: 16 bits'),
         ('transparent', 'good/p/two.png: transparency'),
         ('corrupt', r'good/p/two.png: .*damaged'),
         ('empty', r'good/p/two.png: .*empty'),
@@ -473,6 +475,28 @@ def test_bad_input_is_named_once_and_the_others_go_on(
     assert all(row['ids'] for row in rows_of(folders))
     report = Parts((folders / 'out' / 'report.html').read_text(encoding='utf-8'))
     assert errors[0].removeprefix('error: ') in report.text
+
+
+@pytest.mark.parametrize('role', ['gt', 'restored'])
+def test_pictures_of_another_size_are_judged_where_that_is_asked_for(folders: Path, role: str) -> None:
+    spoil(folders, 'half')
+    assert run(folders, '--resize', role, metrics='psnr') == 0
+    truth, small = (imread(folders / folder / 'p/two.png') for folder in ('gt', 'good'))
+    pair = (small, resized(truth, 56, 56)) if role == 'gt' else (resized(small, 112, 112), truth)
+    assert float(rows_of(folders)[1]['psnr']) == pytest.approx(calculate_psnr(*pair, crop_border=0), rel=1e-4)
+    way = f'{role} resized to the size of the other, ' + ('by area' if role == 'gt' else 'bicubic')
+    (remark,) = summary_of(folders)['remarks']
+    assert remark.startswith(f'good: 1 pictures were judged with: {way}')
+    assert remark in Parts((folders / 'out/report.html').read_text()).text
+
+
+def test_16_bits_are_judged_in_8_and_that_is_said(folders: Path) -> None:
+    assert run(folders, metrics='psnr') == 0
+    rows = rows_of(folders)
+    spoil(folders, '16 bits')
+    assert run(folders, metrics='psnr') == 0
+    assert rows_of(folders) == rows
+    assert '1 pictures were judged with: 16 bits a channel, converted to 8' in summary_of(folders)['remarks'][0]
 
 
 def test_a_picture_that_a_metric_refuses_keeps_its_other_scores(folders: Path, capsys: pytest.CaptureFixture) -> None:
@@ -562,7 +586,7 @@ def test_fid_of_folders(folders: Path) -> None:
 
 
 def test_statistics_of_a_folder_are_those_of_its_pictures(folders: Path) -> None:
-    found = statistics_of_folder(folders / 'gt', Tiny(), torch.device('cpu'))
+    found = statistics_of_pictures(pictures_of(folders / 'gt'), Tiny(), torch.device('cpu'))
     images = [to_tensor(imread(path))[None] for path in sorted((folders / 'gt').rglob('*.png'))]
     vectors = np.concatenate([Tiny()(image).double().numpy() for image in images])
     assert found.count == len(vectors)
@@ -571,7 +595,7 @@ def test_statistics_of_a_folder_are_those_of_its_pictures(folders: Path) -> None
     (folders / 'one').mkdir()
     (folders / 'one/a.png').write_bytes(next((folders / 'gt').rglob('*.png')).read_bytes())
     with pytest.raises(ValueError, match='two pictures at least, not 1'):
-        statistics_of_folder(folders / 'one', Tiny(), torch.device('cpu'))
+        pictures_of(folders / 'one')
 
 
 def test_statistics_in_the_published_format(tmp_path: Path) -> None:

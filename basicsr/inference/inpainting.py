@@ -1,0 +1,227 @@
+"""Inpainting: fill what is masked in a face, and leave every other pixel as it is, bit for bit.
+
+The network sees masked pixels in pure white, as in its training.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import cv2
+import numpy as np
+
+from basicsr.faces.geometry import apply_affine, ellipse_distance, scaling, warp
+from basicsr.faces.paste import paste_face
+from basicsr.inference.image_restorer import RESTORED, FaceResult, ImageRestorer, ImageResult
+from basicsr.inference.report import FileRecord
+from basicsr.inference.runner import Job, Runner, read_square
+from basicsr.utils.image import is_image_file, resized, scan_images, to_8_bits, whitened
+from basicsr.utils.picture import Picture, read_picture
+from basicsr.utils.templates import ffhq_template
+
+MIDDLE = 127  # level above which a mask is white
+BRIDGED_RADIUS = 3  # pixels; of the provisional filling
+TOUCHED = 1e-3  # share of masked pixels from which a resampled pixel counts as masked
+
+
+def white_pixels(image: np.ndarray) -> np.ndarray:
+    """Return which pixels of RGB (H,W,3), uint8 or uint16, are pure white: bool (H,W)."""
+    return (image == np.iinfo(image.dtype).max).all(axis=2)
+
+
+def bridge(image: np.ndarray, mask: np.ndarray) -> np.ndarray:
+    """Continue RGB uint8 (H,W,3) into its mask (Telea, 2004), for the detector and for resampling beside the mask."""
+    return cv2.inpaint(image, mask.astype(np.uint8), BRIDGED_RADIUS, cv2.INPAINT_TELEA)
+
+
+@dataclass(frozen=True)
+class MaskReader:
+    """Masks of pictures.
+
+    Args:
+        path: a picture for all, or a folder with one for each, by name, white where something is to be filled; None:
+            the pure white pixels of the pictures themselves.
+
+    Raises:
+        FileNotFoundError: `path` is not there.
+        ValueError: it is neither a picture nor a folder of pictures.
+    """
+
+    path: Path | None = None
+
+    def __post_init__(self) -> None:
+        if self.path is None:
+            return
+        if not self.path.exists():
+            raise FileNotFoundError(f'--mask_path {self.path}: no such file or folder')
+        if not (any(scan_images(self.path)) if self.path.is_dir() else is_image_file(self.path)):
+            raise ValueError(f'--mask_path {self.path}: give a picture, or a folder of pictures')
+
+    def __call__(self, job: Job, image: np.ndarray) -> np.ndarray:
+        """Return where the picture of a job, RGB (H,W,3), is to be filled: bool (H,W), true somewhere.
+
+        Raises:
+            ImageReadError: the mask cannot be read.
+            ValueError: there is none, it has another size, or nothing is masked.
+        """
+        if self.path is None:
+            mask, source = white_pixels(image), str(job.path)
+            remedy = 'paint what is to be filled pure white, or give masks with --mask_path'
+        else:
+            file = self._find(job)
+            mask, source = to_8_bits(read_picture(file).image).max(axis=2) > MIDDLE, str(file)
+            remedy = 'a mask is white where something is to be filled'
+        if mask.shape != image.shape[:2]:
+            sizes = ('x'.join(map(str, each.shape[1::-1])) for each in (mask, image))
+            raise ValueError('{}: the mask is {}, and the picture {}; give both in one size'.format(source, *sizes))
+        if not mask.any():
+            raise ValueError(f'{source}: nothing is masked; {remedy}')
+        return mask
+
+    def _find(self, job: Job) -> Path:
+        """The mask of a job.
+
+        Raises:
+            ValueError: there is none of its name.
+        """
+        if self.path is None or not self.path.is_dir():
+            return self.path or Path()
+        named = {path.relative_to(self.path).with_suffix('').as_posix(): path for path in scan_images(self.path)}
+        found = named.get(job.name) or named.get(job.path.stem)
+        if found is None:
+            raise ValueError(f'{job.path}: no mask of that name in {self.path} (--mask_path)')
+        return found
+
+
+@dataclass
+class Inpainter(ImageRestorer):
+    """Fills masked parts of faces, in whole pictures or in pictures that are aligned faces.
+
+    Args: those of `ImageRestorer`; pictures are not enlarged.
+
+    Raises:
+        ValueError: `upscale` is not 1, or an upsampler is given.
+    """
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.upscale != 1 or self.bg_upsampler or self.face_upsampler:
+            raise ValueError('inpainting leaves the picture as it is; leave out --upscale and the upsamplers')
+
+    def inpaint(self, image: np.ndarray, mask: np.ndarray) -> ImageResult:
+        """Fill the masked parts of the faces in a picture.
+
+        Args:
+            image: RGB (H,W,3), uint8 or uint16.
+            mask: bool (H,W).
+
+        Returns:
+            The picture, which differs from `image` in masked pixels only, and the faces that are masked somewhere.
+
+        Raises:
+            ValueError: there is no detector.
+            RuntimeError: the network failed.
+        """
+        seen = bridge(to_8_bits(image), mask)
+        found = self.find(seen)
+        crops = [self._crop(seen, face, found) for face in found]
+        size = self.restorer.size
+        return self._fill(image, mask, [face for face in crops if seen_mask(mask, face.matrix, size).any()])
+
+    def inpaint_aligned(self, image: np.ndarray, mask: np.ndarray) -> ImageResult:
+        """Fill the masked part of a picture, RGB (n,n,3), that is an aligned face itself; see `inpaint`."""
+        face = self.take_aligned(bridge(to_8_bits(image), mask))
+        return self._fill(image, mask, [replace(face, matrix=scaling(self.restorer.size / image.shape[0]))])
+
+    def _fill(self, image: np.ndarray, mask: np.ndarray, faces: Sequence[FaceResult]) -> ImageResult:
+        size = self.restorer.size
+        done = self.restore_crops(self._recognise([[self._shown(face, mask) for face in faces]]))
+        canvas = image.copy()
+        restored = [face for face in done if face.status == RESTORED]
+        owner = nearest_face(mask, [face.matrix for face in restored], size)
+        for number, face in enumerate(restored):
+            if face.restored is not None:
+                painted = image.copy()
+                paste_face(painted, face.restored, face.matrix, np.ones((size, size), np.float32))
+                canvas[owner == number] = painted[owner == number]
+        if self.draw_box:
+            self._draw_boxes(canvas, done)
+        return ImageResult(canvas, done)
+
+    def _shown(self, face: FaceResult, mask: np.ndarray) -> FaceResult:
+        """A face as the network sees it: white where `mask` (H,W) of the picture is, at the network's side."""
+        size = self.restorer.size
+        crop = face.crop if face.crop.shape[0] == size else resized(face.crop, size, size)
+        return replace(face, crop=whitened(crop, seen_mask(mask, face.matrix, size)))
+
+
+def seen_mask(mask: np.ndarray, matrix: np.ndarray, size: int) -> np.ndarray:
+    """Return a mask (H,W) of a picture in an aligned crop: bool (size,size), true where a masked pixel contributes."""
+    return warp(mask.astype(np.float32), matrix, size, size, border=cv2.BORDER_CONSTANT) > TOUCHED
+
+
+def nearest_face(mask: np.ndarray, matrices: Sequence[np.ndarray], size: int) -> np.ndarray:
+    """Return to which face each masked pixel belongs: the one in whose ellipse it lies deepest.
+
+    Args:
+        mask: bool (H,W).
+        matrices: from the picture to each aligned crop, (2,3).
+        size: side of the crops.
+
+    Returns:
+        int (H,W), -1 outside the mask and outside every crop.
+    """
+    owner = np.full(mask.shape, -1)
+    rows, columns = np.nonzero(mask)
+    if not matrices:
+        return owner
+    depth = ellipse_distance(ffhq_template(size), size, size)
+    distances = np.full((len(matrices), len(rows)), np.inf)
+    for distance, matrix in zip(distances, matrices, strict=True):
+        x, y = np.rint(apply_affine(np.stack([columns, rows], axis=1), matrix)).astype(int).T
+        inside = (x >= 0) & (x < size) & (y >= 0) & (y < size)
+        distance[inside] = depth[y[inside], x[inside]]
+    nearest = np.where(np.isfinite(distances.min(0)), distances.argmin(0), -1)
+    owner[rows, columns] = nearest
+    return owner
+
+
+@dataclass(frozen=True)
+class InpaintingRunner(Runner):
+    """A `Runner` that fills the masked parts of pictures.
+
+    Args: those of `Runner`, and
+        masks: of the pictures.
+    """
+
+    masks: MaskReader = field(default_factory=MaskReader)
+
+    def _result(self, job: Job, picture: Picture) -> tuple[ImageResult, str]:
+        mask = self.masks(job, picture.image)
+        result = self._inpainter.inpaint(picture.image, mask)
+        if not result.faces:
+            return result, 'no face with masked pixels found; the picture stays as it is'
+        return result, left_over(mask, result, self.restorer.restorer.size)
+
+    @property
+    def _inpainter(self) -> Inpainter:
+        if not isinstance(self.restorer, Inpainter):
+            raise TypeError('an InpaintingRunner needs an Inpainter')
+        return self.restorer
+
+    def _aligned(self, jobs: Sequence[Job]) -> list[FileRecord]:
+        return [self._guarded(self._inpaint_aligned, job) for job in jobs]
+
+    def _inpaint_aligned(self, job: Job) -> FileRecord:
+        picture = read_square(job.path, self.max_megapixels)
+        result = self._inpainter.inpaint_aligned(picture.image, self.masks(job, picture.image))
+        return self._record_aligned(job, result.faces[0], replace(picture, image=result.image))
+
+
+def left_over(mask: np.ndarray, result: ImageResult, size: int) -> str:
+    """Return a note on masked pixels that lie in no face; '' without any."""
+    owner = nearest_face(mask, [face.matrix for face in result.faces if face.restored is not None], size)
+    count = int((mask & (owner < 0)).sum())
+    return f'{count} masked pixels lie in no restored face and stay as they are' if count else ''

@@ -1,0 +1,1 @@
+"""Figures of the documentation that are drawn, and not measured."""
