@@ -97,7 +97,7 @@ def update(table: Embeddings, files: Files, root: Path, embedder: FaceEmbedder, 
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """The command line; 0 when all is embedded, 1 when something is not, 2 when nothing was begun."""
+    """Run the command line; return 0 when all is embedded, 1 when something is not, 2 when nothing was begun."""
     parser = ArgumentParser(description='Embed photographs once, for training with references.')
     parser.add_argument('-i', '--input', type=Path, required=True, help='folder of aligned faces, or an lmdb of them')
     parser.add_argument('-o', '--output', type=Path, required=True, help='file to write or to add to (.safetensors)')

@@ -58,7 +58,7 @@ def ranges_of(protocol: str) -> tuple[DegradationRanges, int]:
 
 
 def plan_pairs(source: Path, target: Path, limit: int | None) -> dict[str, Path]:
-    """The pictures below `source` (the first `limit`) by the names of their pairs.
+    """Return the pictures below `source` (the first `limit`) by the names of their pairs.
 
     Raises:
         DataError: no pictures, two of one name, `target` inside `source`, or with other pairs.
@@ -123,7 +123,7 @@ def make_pairs(source: Path, target: Path, ranges: DegradationRanges, size: int,
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """The command line; 0 when every pair was written, 1 when a picture gave none, 2 when nothing was begun."""
+    """Run the command line; return 0 if every pair was written, 1 if a picture gave none, 2 if nothing was begun."""
     parser = ArgumentParser(description='Make validation pairs from clean faces.')
     parser.add_argument('--input', type=Path, required=True, help='folder of clean faces, sub-folders included')
     parser.add_argument('--output', type=Path, required=True, help='folder for lq/, bicubic/ and gt/')

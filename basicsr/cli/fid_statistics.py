@@ -49,7 +49,7 @@ def statistics_of_pictures(paths: Sequence[Path], network: Features, device: tor
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """The command line; 0 when the file is written, 1 when that failed, 2 when nothing was begun."""
+    """Run the command line; return 0 when the file is written, 1 when that failed, 2 when nothing was begun."""
     parser = ArgumentParser(description='Make the statistics of a reference set for the FID.')
     parser.add_argument('-i', '--input', type=Path, required=True, help='folder of pictures, FFHQ at 512 pixels')
     parser.add_argument('-o', '--output', type=Path, help='.npz (default: where evaluate looks for those of FFHQ)')

@@ -152,7 +152,7 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 def add_task_flags(group: argparse._ArgumentGroup) -> None:
-    """Those about what the network is used for."""
+    """Add the flags of the task."""
     add = group.add_argument
     add('--task', choices=list(TASKS), default=RESTORE.name, help='what is done to faces (default: restore)')
     add(

@@ -101,7 +101,7 @@ def check(restorer: FaceRestorer, pairs: Sequence[Pair]) -> int:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """The command line; 0 if every picture is the published one, 1 if one is not, 2 if none was compared."""
+    """Run the command line; return 0 if every picture is the published one, 1 if one is not, 2 if none was compared."""
     parser = ArgumentParser(
         description='Compare restorations with published ones: PAIRS/lq/NAME with PAIRS/w0.5/NAME, and PAIRS/spandrel.'
     )

@@ -60,7 +60,7 @@ def brush_mask(size: int, rng: np.random.Generator, ranges: BrushRanges = BRUSH)
 
 
 def _path(size: int, rng: np.random.Generator, ranges: BrushRanges) -> np.ndarray:
-    """The corners (n,2) of a stroke, within the picture."""
+    """Return the corners (n,2) of a stroke, within the picture."""
     segments = int(rng.integers(*ranges.corners, endpoint=True))
     angles = rng.uniform(*ranges.angle, segments) * np.where(np.arange(segments) % 2, 1, -1)
     mean = ranges.reach * size * np.sqrt(2)

@@ -81,7 +81,7 @@ class MaskReader:
         return mask
 
     def _find(self, job: Job) -> Path:
-        """The mask of a job.
+        """Return the mask of a job.
 
         Raises:
             ValueError: there is none of its name.
@@ -151,7 +151,7 @@ class Inpainter(ImageRestorer):
         return ImageResult(canvas, done)
 
     def _shown(self, face: FaceResult, mask: np.ndarray) -> FaceResult:
-        """A face as the network sees it: white where `mask` (H,W) of the picture is, at the network's side."""
+        """Return a face as the network sees it: white where `mask` (H,W) of the picture is, at the network's side."""
         size = self.restorer.size
         crop = face.crop if face.crop.shape[0] == size else resized(face.crop, size, size)
         return replace(face, crop=whitened(crop, seen_mask(mask, face.matrix, size)))

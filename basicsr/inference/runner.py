@@ -277,7 +277,7 @@ class Runner:
         return FileRecord(str(job.path), result.status, len(found), done, written, message, identity, found)
 
     def _result(self, job: Job, picture: Picture) -> tuple[ImageResult, str]:
-        """What becomes of a picture, and a note on it or ''."""
+        """Restore a picture; return its status, and a note on it or ''."""
         result = self.restorer.restore(picture.image)
         return result, '' if result.faces else 'no face found; the picture was only enlarged'
 
@@ -290,7 +290,7 @@ class Runner:
         return picture if factor == 1 else fill_hidden(picture)
 
     def _coloured(self, picture: Picture) -> Picture:
-        """A picture whose results have one channel only where the task gives no colour to grey ones."""
+        """Return a picture whose results have one channel only where the task gives no colour to grey ones."""
         return picture if self.task.keeps_grey else replace(picture, grey=False)
 
     def _aligned(self, jobs: Sequence[Job]) -> list[FileRecord]:
@@ -324,7 +324,7 @@ class Runner:
         return self._record_aligned(job, face, result, size)
 
     def _record_aligned(self, job: Job, face: FaceResult, result: Picture, note: str = '') -> FileRecord:
-        """The record of an aligned face, whose result is written."""
+        """Return the record of an aligned face, whose result is written."""
         written = [self._write(RESTORED_FACES, job.name, result)]
         found, done = describe_faces([face]), int(face.restored is not None)
         message, identity = _joined([why_left(found), note, result.note]), _likeness([face])

@@ -1,4 +1,4 @@
-"""What a CodeFormer is used for: restoration, colourization or inpainting, each with its weights and settings."""
+"""Tasks of a CodeFormer: restoration, colourization and inpainting, each with its weights and settings."""
 
 from __future__ import annotations
 

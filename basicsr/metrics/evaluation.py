@@ -141,7 +141,7 @@ def _alone(case: Any) -> Any:
 
 
 def computed_on_reading(scorers: Sequence[Scorer]) -> dict[str, Callable[[Case], float | None]]:
-    """What is computed where pictures are read."""
+    """Return the functions that are computed where pictures are read."""
     return {scorer.metric: scorer.compute for scorer in scorers if scorer.by_reading}
 
 

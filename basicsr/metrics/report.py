@@ -80,7 +80,7 @@ def write_report(
 
 
 def remarks(evaluation: Evaluation, protocol: Protocol | None) -> list[str]:
-    """Where pictures were converted or resized, or their number is not the protocol's, or too small for the FID."""
+    """List remarks: pictures converted or resized, or a number of them that is not the protocol's, or too small for FID."""
     lines = []
     for run in evaluation.runs:
         lines += [f'{run.label}: {count} pictures were judged with: {what}' for what, count in run.changes.items()]

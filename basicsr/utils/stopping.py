@@ -94,7 +94,7 @@ def stop_code(stop: KeyboardInterrupt) -> int:
 
 
 class Stopping:
-    """What became of the signals of a command, see `stop_signals`.
+    """State of the signals of a command, see `stop_signals`.
 
     Attributes:
         received: the first signal; None as long as there was none.

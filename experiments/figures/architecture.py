@@ -50,7 +50,7 @@ class Box:
     kind: str
 
     def draw(self) -> str:
-        """The SVG of it; frozen parts have a dashed frame."""
+        """Return the SVG of it; frozen parts have a dashed frame."""
         x, y = (self.left + self.right) / 2, (self.top + self.bottom) / 2 - LINE * (len(self.text) - 1) / 2 + 5
         dashes = ' stroke-dasharray="4 3"' if self.kind == 'frozen' else ''
         frame = (
@@ -112,7 +112,7 @@ LEGEND = (
 
 
 def arrow(kind: str, points: Sequence[Point]) -> str:
-    """A line through points, with a head at the last one."""
+    """Return a line through points, with a head at the last one."""
     colour, dashes = STYLES[kind]
     path = ' '.join(f'{x},{y}' for x, y in points)
     dashed = f' stroke-dasharray="{dashes}"' if dashes else ''
@@ -122,7 +122,7 @@ def arrow(kind: str, points: Sequence[Point]) -> str:
 
 
 def heads() -> str:
-    """The heads of arrows, one for each kind."""
+    """Return the heads of arrows, one for each kind."""
     return ''.join(
         f'<marker id="{kind}" viewBox="0 0 10 10" refX="9" refY="5" markerWidth="6" markerHeight="6" orient="auto">'
         f'<path d="M0 0L10 5L0 10z" fill="{colour}"/></marker>'
@@ -131,7 +131,7 @@ def heads() -> str:
 
 
 def legend() -> str:
-    """What the lines mean, at the bottom left, and what the frames mean."""
+    """Return the legend of lines and frames, at the bottom left."""
     parts, left = [], 20
     for kind, meaning in LEGEND:
         parts.append(arrow(kind, ((left, 535), (left + 40, 535))))
@@ -148,7 +148,7 @@ def legend() -> str:
 
 
 def draw() -> str:
-    """The figure, an SVG text."""
+    """Return the figure, an SVG text."""
     body = [arrow(kind, points) for kind, points in ARROWS]
     body += [box.draw() for box in BOXES]
     body += [f'<text x="{x}" y="{y}" fill="#555555" font-size="12">{escape(text)}</text>' for (x, y), text in LABELS]
@@ -161,7 +161,7 @@ def draw() -> str:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """The command line; 0 when the figure is written."""
+    """Run the command line; return 0 when the figure is written."""
     parser = ArgumentParser(description='Draw the architecture as SVG.')
     parser.add_argument('-o', '--output', type=Path, default=TARGET, help=f'file to write (default: {TARGET})')
     args = parser.parse_args(argv)
