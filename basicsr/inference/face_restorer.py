@@ -168,7 +168,8 @@ class FaceRestorer:
             `default_adain` are.
 
     Attributes:
-        size: side at which the network works; results have it.
+        size: side of the results.
+        input_size: side at which the network sees a face; a detail that this cannot hold is lost.
         takes_identity: the network can be told who the faces are.
         told_by: the recogniser whose embeddings it takes, if its checkpoint says so, and how many numbers they have.
         default_w, default_adain: what is meant where `restore` is given none.
@@ -213,6 +214,7 @@ class FaceRestorer:
         self.precision = precision
         self.batch_size = batch_size
         self.size: int = network.out_size
+        self.input_size: int = network.img_size
         self.takes_identity = network.takes_identity
         self.told_by = (network.recogniser, network.identity_dim)
         self.default_w, self.default_adain = task.w, task.adain

@@ -160,7 +160,7 @@ class ImageRestorer:
     @property
     def sharp_enough(self) -> str:
         """Reason why a sharp face is left alone, for the screen."""
-        return f'sharper already than the {self.restorer.size} pixels of this model can make it; --force restores it'
+        return f'sharper already than the {self.restorer.input_size} pixels that this model sees; --force restores it'
 
     def restore(self, image: np.ndarray) -> ImageResult:
         """Restore every face in an RGB (H,W,3) picture, uint8 or uint16; faces are looked at and restored in 8 bits.
@@ -212,8 +212,8 @@ class ImageRestorer:
 
     def take_aligned(self, image: np.ndarray) -> FaceResult:
         """Return a picture (RGB uint8, square) that is an aligned face itself, and whether it is to be restored."""
-        larger = image.shape[0] > self.restorer.size  # else its size says nothing of the photo it is from
-        sharp = larger and not self.force and is_sharper_than(image, self.restorer.size)
+        larger = image.shape[0] > self.restorer.input_size  # else its size says nothing of the photo it is from
+        sharp = larger and not self.force and is_sharper_than(image, self.restorer.input_size)
         status = ALREADY_SHARP if sharp else RESTORED
         return FaceResult(image, None, None, status, whole=True, grey=is_grey(image), reason=self._reason(status))
 
@@ -228,7 +228,7 @@ class ImageRestorer:
         if not face.consistent:
             return UNCERTAIN
         others = [other.landmarks for other in faces if other is not face]
-        sharp = not self.force and is_sharper_than(image, self.restorer.size, face.landmarks, others)
+        sharp = not self.force and is_sharper_than(image, self.restorer.input_size, face.landmarks, others)
         return ALREADY_SHARP if sharp else RESTORED
 
     def cut_out(self, image: np.ndarray, face: Face, status: str) -> FaceResult:

@@ -80,7 +80,7 @@ def write_report(
 
 
 def remarks(evaluation: Evaluation, protocol: Protocol | None) -> list[str]:
-    """List remarks: pictures converted or resized, or a number of them that is not the protocol's, or too small for FID."""
+    """List remarks: pictures converted or resized, or a number of them not the protocol's or too small for FID."""
     lines = []
     for run in evaluation.runs:
         lines += [f'{run.label}: {count} pictures were judged with: {what}' for what, count in run.changes.items()]
