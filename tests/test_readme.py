@@ -99,12 +99,17 @@ def test_python_of_the_guide_runs(tmp_path, monkeypatch):
     monkeypatch.setenv('CODEFORMER_WEIGHTS', str(tmp_path))  # the small model
     photo = np.asarray(Image.open(ROOT / 'inputs' / 'astronaut_lowres.png').convert('RGB'))
     values = {'photo': photo, 'aligned_face': photo}
-    page = (ROOT / 'docs' / 'restore.md').read_text(encoding='utf-8')
+    (tmp_path / 'photos').mkdir()
+    Image.fromarray(photo).save(tmp_path / 'photos' / 'a.png')
+    monkeypatch.chdir(tmp_path)
+    page = (ROOT / 'docs' / 'python.md').read_text(encoding='utf-8')
     for code in re.findall(r'^```python\n(.*?)^```$', page, re.MULTILINE | re.DOTALL):
         exec(code, values)
     assert values['faces'][0].dtype == np.uint8
     assert values['result'].image.shape == (2 * photo.shape[0], 2 * photo.shape[1], 3)
     assert [face.status for face in values['result'].faces] == ['restored']
+    assert values['record'].status == 'restored' and (tmp_path / 'results' / 'final_results' / 'a.png').is_file()
+    assert values['again'][0].shape == values['first'][0].shape
 
 
 def test_the_readme_is_short():

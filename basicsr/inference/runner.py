@@ -7,6 +7,7 @@ import glob
 import itertools
 import logging
 import os
+import re
 import unicodedata
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
@@ -20,7 +21,7 @@ import cv2
 import numpy as np
 
 from basicsr.inference.identity_meter import FaceIdentity
-from basicsr.inference.image_restorer import FAILED, FaceResult, ImageRestorer
+from basicsr.inference.image_restorer import FAILED, LEFT_OUT, NO_FACE, FaceResult, ImageRestorer, ImageResult
 from basicsr.inference.report import FileRecord, describe_faces, why_left
 from basicsr.utils.errors import MissingExtraError
 from basicsr.utils.files import LONGEST_NAME, is_video_file, remove_abandoned, shorten_name, user_path
@@ -32,11 +33,13 @@ from basicsr.utils.picture import (
     fill_hidden,
     is_animated,
     read_picture,
-    write_png,
 )
+from basicsr.utils.picture_formats import DEFAULT_QUALITY, EXTENSIONS, left_behind, write_picture
+from basicsr.utils.progress import stop_if_cancelled
 
 FINAL, CROPPED, RESTORED_FACES = 'final_results', 'cropped_faces', 'restored_faces'
 SUMMARY = 'summary.json'
+SUMMARY_NAME = re.compile(r'summary(_\d+_of_\d+)?\.json')
 RESULT_FOLDERS = (FINAL, CROPPED, RESTORED_FACES)
 # What a single file may raise without stopping the others: unreadable pictures, full disks, failures of networks.
 FILE_ERRORS = (OSError, ValueError, RuntimeError, MemoryError, MissingExtraError, cv2.error)
@@ -89,13 +92,18 @@ def has_known_name(path: Path) -> bool:
     return path.suffix.lower() in PICTURE_EXTENSIONS or is_video_file(path)
 
 
-def plan_jobs(sources: Sources, output: Source) -> list[Job]:
+def plan_jobs(sources: Sources, output: Source, extension: str = 'png') -> list[Job]:
     """Return the pictures and clips of files and folders, but results of an earlier run.
 
     Sub-folders are kept. Of files that differ in the extension only, the results carry the whole file name.
 
     Links that lead nowhere and folders that cannot be entered are jobs too: reading them says what is wrong. Of
     several sources, the results of a folder are in one of its name, and a file that is given twice is one job.
+
+    Args:
+        sources: files and folders.
+        output: the folder for the results.
+        extension: of the results.
 
     Raises:
         FileNotFoundError: a source does not exist, or there are no pictures and no clips.
@@ -110,7 +118,7 @@ def plan_jobs(sources: Sources, output: Source) -> list[Job]:
             found.setdefault(path, Path(source.resolve().name, name) if inner else name)
     if not found:
         raise FileNotFoundError(f'{", ".join(map(str, listed))}: no pictures in it, and no clips')
-    return [Job(path, name) for path, name in zip(found, _unique_names(list(found.values())), strict=True)]
+    return [Job(path, name) for path, name in zip(found, _unique_names(list(found.values()), extension), strict=True)]
 
 
 def _listed(sources: Sources) -> list[Path]:
@@ -143,6 +151,11 @@ def skipped_files(sources: Sources, output: Source) -> list[str]:
     return sorted((path.relative_to(root) if len(listed) == 1 else path).as_posix() for path, root in others)
 
 
+def is_summary(name: str) -> bool:
+    """Check whether a file name is that of a summary."""
+    return SUMMARY_NAME.fullmatch(name) is not None
+
+
 def result_folders(output: str | os.PathLike) -> set[Path]:
     """Return the folders that results are written to, resolved."""
     return {Path(output).resolve() / name for name in RESULT_FOLDERS}
@@ -152,26 +165,26 @@ def _walk(source: Path, output: str | os.PathLike) -> tuple[list[Path], list[Pat
     """List a folder, sorted: files named like pictures or clips, and folders that cannot be entered,
     and the rest.
 
-    Passed over are hidden files and folders, folders of results, and the summary.
+    Passed over are hidden files and folders, folders of results, and summaries.
     """
-    results, summary = result_folders(output), Path(output).resolve() / SUMMARY
+    results, own = result_folders(output), Path(output).resolve()
     pictures: list[Path] = []
     others: list[Path] = []
     for name, folders, files in os.walk(source, onerror=lambda error: pictures.append(Path(error.filename))):
         folder = Path(name)
-        if SUMMARY in files:  # of a run with another output
+        if any(map(is_summary, files)):  # of a run with another output
             results |= result_folders(folder)
         folders[:] = [sub for sub in folders if not sub.startswith('.') and (folder / sub).resolve() not in results]
         others += [folder / sub for sub in folders if (folder / sub).is_symlink()]
         for path in (folder / file for file in files if not file.startswith('.')):
             if has_known_name(path):
                 pictures.append(path)
-            elif folder.resolve() / path.name != summary:
+            elif not (is_summary(path.name) and folder.resolve() == own):
                 others.append(path)
     return sorted(pictures), others
 
 
-def _unique_names(paths: Sequence[Path]) -> list[str]:
+def _unique_names(paths: Sequence[Path], extension: str) -> list[str]:
     """Paths without extension where that is unambiguous, else with it, and with a number where that is not enough.
 
     Names that differ only in case, or in how letters with accents are composed, are one name to some file systems.
@@ -184,7 +197,7 @@ def _unique_names(paths: Sequence[Path]) -> list[str]:
     folders = {key(parent.as_posix()) for path in paths for parent in path.parents}
     while True:
         counts = Counter(map(key, names))
-        counts.update(key(name) for name in names if key(f'{name}.png') in folders)
+        counts.update(key(name) for name in names if key(f'{name}.{extension}') in folders)
         wanted = [path.as_posix() if counts[key(name)] > 1 else name for path, name in zip(paths, names, strict=True)]
         if wanted == names:
             break
@@ -211,9 +224,13 @@ class Runner:
         max_megapixels: most pixels of a picture and of its result.
         fps: frames a second of the results of clips, their own by default.
         network_size: aligned faces come out in the size of the network instead of their own.
+        extension: of the pictures written, `png`, `jpg` or `webp`.
+        quality: of JPEG and WebP, 1 to 100.
+        keep_gps: results say where a picture or clip was taken, as far as it does.
+        shared: others write to `output` at the same time, so nothing is cleaned up there.
 
     Raises:
-        ValueError: `suffix` cannot be part of a file's name.
+        ValueError: `suffix` cannot be part of a file's name, or an extension or quality that is none.
     """
 
     restorer: ImageRestorer
@@ -223,20 +240,31 @@ class Runner:
     max_megapixels: float = MAX_MEGAPIXELS
     fps: Fraction | None = None
     network_size: bool = False
+    extension: str = 'png'
+    quality: int = DEFAULT_QUALITY
+    keep_gps: bool = False
+    shared: bool = False
 
     def __post_init__(self) -> None:
+        if self.extension not in EXTENSIONS:
+            raise ValueError(f"extension '{self.extension}': must be one of {', '.join(EXTENSIONS)}")
+        if not 1 <= self.quality <= 100:
+            raise ValueError(f'quality {self.quality}: must be from 1 to 100')
         if set(self.suffix) & set('/\\\0') or len(os.fsencode(self.suffix)) > LONGEST_NAME // 2:
             raise ValueError(f'suffix {self.suffix!r}: must be part of a file name, without slashes, and short')
 
     def run(self, jobs: Sequence[Job]) -> Iterator[FileRecord]:
         """One record for each job, in order, as they are done. A file that fails does not stop the others."""
-        self._clean()
+        if not self.shared:
+            self._clean()
         for clips, group in itertools.groupby(jobs, lambda job: is_clip(job.path)):
             if clips or not self.aligned:
                 for job in group:
+                    stop_if_cancelled()
                     yield self._guarded(self._clip if clips else self._whole, job)
                 continue
             while batch := list(itertools.islice(group, self.restorer.restorer.batch_size)):
+                stop_if_cancelled()
                 yield from self._aligned(batch)
 
     def _clean(self) -> None:
@@ -258,29 +286,61 @@ class Runner:
         written: list[str] = []
         try:
             picture = self._read(job.path)
-            result = self.restorer.restore(picture.image)
-            for index, face in enumerate(result.faces):
-                ending = f'_{index:02d}'
-                written.append(self._write(CROPPED, job.name, picture.holding(face.crop), ending))
-                if face.restored is not None:
-                    written.append(self._write(RESTORED_FACES, job.name, picture.holding(face.restored), ending))
-            boxes = self.restorer.draw_box and result.faces
-            final = replace(picture.enlarged(result.image), grey=picture.grey and not boxes)
-            written.append(self._write(FINAL, job.name, final))
+            return self.write(job, picture, self.restorer.restore(picture.image), written)
         except Exception as error:  # whatever it is, the other files are to go on
             return _failed(job, error, written)
+
+    def write(self, job: Job, picture: Picture, result: ImageResult, written: list[str] | None = None) -> FileRecord:
+        """Write what became of a picture, and describe it.
+
+        Args:
+            job: whose picture it is.
+            picture: as read.
+            result: of its restoration.
+            written: takes the paths of what is written, relative to the output folder.
+
+        Raises:
+            OSError, ValueError: it cannot be written.
+        """
+        written = [] if written is None else written
+        for index, face in enumerate(result.faces):
+            ending = f'_{index:02d}'
+            written.append(self._write(CROPPED, job.name, picture.holding(face.crop), ending))
+            if face.restored is not None:
+                written.append(self._write(RESTORED_FACES, job.name, picture.holding(face.restored), ending))
+        boxes = self.restorer.draw_box and result.faces
+        final = replace(picture.enlarged(result.image), grey=picture.grey and not boxes)
+        written.append(self._write(FINAL, job.name, final))
         done = sum(face.restored is not None for face in result.faces)
         found = describe_faces(result.faces)
-        nobody = '' if result.faces else 'no face found; the picture was only enlarged'
-        message, identity = _joined([nobody, why_left(found), picture.note]), _likeness(result.faces)
-        return FileRecord(str(job.path), result.status, len(found), done, written, message, identity, found)
+        status, nobody = result.status, 'no face found; the picture was only enlarged'
+        if found:
+            status, nobody = self._asked_for(status, len(found))
+        message = _joined([nobody, why_left(found), picture.note, left_behind(final, self.extension)])
+        identity = likeness_of(result.faces)
+        return FileRecord(str(job.path), status, len(found), done, written, message, identity, found)
+
+    def _asked_for(self, status: str, count: int) -> tuple[str, str]:
+        """The status of a picture with `count` faces, and a message on faces that were chosen and are not there."""
+        selection = self.restorer.selection
+        missing = selection.missing(count)
+        if not missing:
+            return status, ''
+        none_there = status == LEFT_OUT and len(missing) == len(selection.only or ())
+        return NO_FACE if none_there else status, f'no face {", ".join(map(str, missing))} among its {count} (--faces)'
 
     def _read(self, path: Path) -> Picture:
         """Return a picture to restore, if it and its result are within the limit."""
         factor = self.restorer.upscale
         network = self.restorer.bg_upsampler
-        picture = read_picture(path, max(factor, network.model.scale if network else 0), self.max_megapixels)
+        picture = self._placeless(
+            read_picture(path, max(factor, network.model.scale if network else 0), self.max_megapixels)
+        )
         return picture if factor == 1 else fill_hidden(picture)
+
+    def _placeless(self, picture: Picture) -> Picture:
+        """The picture without its position, unless that is to be kept."""
+        return picture if self.keep_gps else replace(picture, metadata=picture.metadata.without_position())
 
     def _aligned(self, jobs: Sequence[Job]) -> list[FileRecord]:
         """Aligned faces, restored in one batch without unreadable ones, or one by one where the batch fails."""
@@ -288,7 +348,7 @@ class Runner:
         records: dict[Job, FileRecord] = {}
         for job in jobs:
             try:
-                read[job] = _read_square(job.path, self.max_megapixels)
+                read[job] = self._placeless(_read_square(job.path, self.max_megapixels))
             except Exception as error:  # whatever it is, the other files are to go on
                 records[job] = _failed(job, error, [])
         try:
@@ -313,7 +373,8 @@ class Runner:
         smaller = not left and not self.network_size and own < side
         size = f'reduced from {side} to its own {own} pixels; --network_size keeps them' if smaller else ''
         found = describe_faces([face])
-        message, identity = _joined([why_left(found), size, picture.note]), _likeness([face])
+        message = _joined([why_left(found), size, picture.note, left_behind(result, self.extension)])
+        identity = likeness_of([face])
         return FileRecord(str(job.path), face.status, 1, int(not left), written, message, identity, found)
 
     def _in_depth_and_size(self, picture: Picture, restored: np.ndarray) -> Picture:
@@ -321,12 +382,12 @@ class Runner:
         image = restored.astype(np.uint16) * 257 if picture.image.dtype == np.uint16 else restored
         if not self.network_size:
             image = resized(image, *picture.image.shape[1::-1])
-        return picture.enlarged(image)
+        return picture.enlarged(self.restorer.blended(picture.image, image))
 
     def _write(self, folder: str, name: str, picture: Picture, ending: str = '') -> str:
-        """Write a result as PNG; its path relative to the output folder."""
-        relative = self._place(folder, name, '.png', ending)
-        write_png(self.output / relative, picture)
+        """Write a result; its path relative to the output folder."""
+        relative = self._place(folder, name, f'.{self.extension}', ending)
+        write_picture(self.output / relative, picture, self.quality)
         return relative
 
     def _clip(self, job: Job) -> FileRecord:
@@ -334,7 +395,7 @@ class Runner:
         from basicsr.video.video_restorer import VideoRestorer  # imports PyAV, which pictures do not need
 
         target = self.output / self._place(FINAL, job.name, '.mp4')
-        restorer = VideoRestorer(self.restorer, self.aligned, self.max_megapixels, self.network_size)
+        restorer = VideoRestorer(self.restorer, self.aligned, self.max_megapixels, self.network_size, self.keep_gps)
         result = restorer.restore_file(job.path, target, self.fps)
         written = [result.output.relative_to(self.output).as_posix()]
         numbers = (result.faces, result.restored)
@@ -369,7 +430,8 @@ def _read_square(path: Path, max_megapixels: float) -> Picture:
     return picture
 
 
-def _likeness(faces: Sequence[FaceResult]) -> list[FaceIdentity]:
+def likeness_of(faces: Sequence[FaceResult]) -> list[FaceIdentity]:
+    """What became of the likeness of the faces of a picture, by their numbers, where it was measured."""
     return [replace(face.likeness, face=index) for index, face in enumerate(faces) if face.likeness is not None]
 
 
