@@ -30,7 +30,12 @@ SOURCES = (
     'basicsr', 'options', 'weights/small', 'weights/README.md', 'weights/manifest.yml', 'id_codeformer.py',
     'pyproject.toml', 'setup.py', 'MANIFEST.in', 'README.md', 'LICENSE',
 )  # fmt: skip
-GUARDED = {'video': 'video', 'models': 'train', 'metrics': 'metrics'}  # packages whose __init__ names the extra
+GUARDED = {
+    'app': 'app',
+    'video': 'video',
+    'models': 'train',
+    'metrics': 'metrics',
+}  # packages whose __init__ names the extra
 WITHOUT_EXTRAS = """
 import sys
 from importlib.machinery import PathFinder
@@ -140,6 +145,7 @@ MISSING = {
     'recognizer calibrate -i . -o a.json --weights b': 'references',
     'data group -i . --embeddings a -o b.csv': 'references',
     'data lmdb -i . -o a.lmdb': 'lmdb',
+    'app': 'app',
     'restore -i clip.mp4': 'video',
     'restore -i clip.mp4 --bg_upsampler realesrgan': 'upsample',
 }

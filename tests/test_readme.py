@@ -44,7 +44,7 @@ LINES = sorted(
 
 
 def parse_command(line: str) -> tuple[str, list[str], Path]:
-    """The command of a line, its arguments, and the module that reads them."""
+    """Return the command of a line, its arguments, and the module that reads them."""
     first, *words = shlex.split(line)
     if first == 'id-codeformer':
         name = next(name for name in (' '.join(words[:2]), words[0]) if name in COMMANDS)
@@ -95,19 +95,24 @@ def test_links_lead_somewhere(page):
 
 
 BEFORE_THE_GUIDE = """
+from pathlib import Path
 import numpy as np
 from PIL import Image
 photo = aligned_face = np.asarray(Image.open({photo!r}).convert('RGB'))
+Path('photos').mkdir()
+Image.fromarray(photo).save('photos/a.png')
 """
 AFTER_THE_GUIDE = """
 assert faces[0].dtype == np.uint8
 assert result.image.shape == (2 * photo.shape[0], 2 * photo.shape[1], 3)
 assert [face.status for face in result.faces] == ['restored']
+assert record.status == 'restored' and Path('results/final_results/a.png').is_file()
+assert again[0].shape == first[0].shape
 """
 
 
 def test_python_of_the_guide_runs(tmp_path):
-    page = (ROOT / 'docs' / 'restore.md').read_text(encoding='utf-8')
+    page = (ROOT / 'docs' / 'python.md').read_text(encoding='utf-8')
     blocks = re.findall(r'^```python\n(.*?)^```$', page, re.MULTILINE | re.DOTALL)
     before = BEFORE_THE_GUIDE.format(photo=str(ROOT / 'inputs' / 'astronaut_lowres.png'))
     (tmp_path / 'guide.py').write_text('\n'.join([before, *blocks, AFTER_THE_GUIDE]), encoding='utf-8')

@@ -215,6 +215,14 @@ class CodeFormer(VQAutoEncoder):
 
         return self.generator(codes, {side: partial(fuse, side) for side in seen})
 
+    def render(
+        self, codes: Tensor, lq_feat: Tensor, seen: Mapping[int, Tensor], w: float | Tensor, adain: bool, **known: Any
+    ) -> Tensor:
+        """`decode`, the codes first given the statistics of the encoder's features with `adain`."""
+        if adain:
+            codes = adaptive_instance_normalization(codes, lq_feat)
+        return self.decode(codes, seen, w, **known)
+
     def forward(
         self,
         x: Tensor,
@@ -252,9 +260,7 @@ class CodeFormer(VQAutoEncoder):
             return logits, lq_feat
 
         def render(codes: Tensor, index: int = 0) -> Tensor:
-            if adain:
-                codes = adaptive_instance_normalization(codes, lq_feat)
-            return self.decode(codes, seen if fusing[index] else {}, weights[index], **known)
+            return self.render(codes, lq_feat, seen if fusing[index] else {}, weights[index], adain, **known)
 
         if search is not None:
             logits = search(logits, lambda tried: render(self.look_up_softly(tried).to(lq_feat.dtype)))

@@ -10,12 +10,16 @@ with 1 in the last case too, unless the command line itself is wrong or a packag
 from __future__ import annotations
 
 import argparse
+import math
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
 from basicsr.utils.files import user_path
+
+AUTO = 'auto'
 
 SPELLINGS = (('recogniser', 'recognizer'), ('recognizer', 'recogniser'))
 
@@ -45,3 +49,52 @@ class ArgumentParser(argparse.ArgumentParser):
         forms += [form.replace('--no_', '--no-', 1) for form in forms]  # as argparse spells it
         known = next((form for form in forms if form in self._option_string_actions), name)
         return known + equals + value
+
+
+def fidelity(text: str) -> float | str:
+    """Return the value of -w."""
+    if text == AUTO:
+        return AUTO
+    value = float(text)
+    if not 0 <= value <= 1:
+        raise argparse.ArgumentTypeError(f'{text} is outside 0 (quality) to 1 (fidelity)')
+    return value
+
+
+def between(least: float, most: float) -> Callable[[str], float]:
+    """Return what reads a number from `least` to `most`."""
+
+    def number(text: str) -> float:
+        value = float(text)
+        if not least <= value <= most:
+            raise argparse.ArgumentTypeError(f'{text} is outside {least:g} to {most:g}')
+        return value
+
+    return number
+
+
+def whole_number(text: str) -> int:
+    """Return a number from 0 on."""
+    value = int(text)
+    if value < 0:
+        raise argparse.ArgumentTypeError(f'{text} is below 0')
+    return value
+
+
+def positive(text: str) -> float:
+    """Return a number above 0."""
+    value = float(text)
+    if not 0 < value < math.inf:
+        raise argparse.ArgumentTypeError(f'{text} is not above 0, or no number')
+    return value
+
+
+def frame_rate(text: str) -> Fraction:
+    """Return the value of --save_video_fps, a number or a fraction."""
+    try:
+        value = Fraction(text).limit_denominator(1001)  # 29.97002997 is 30000/1001
+    except (ValueError, ZeroDivisionError):
+        raise argparse.ArgumentTypeError(f'{text} is no number and no fraction') from None
+    if not value > 0:
+        raise argparse.ArgumentTypeError(f'{text} is below 1/1001')
+    return value

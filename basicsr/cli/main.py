@@ -13,6 +13,7 @@ from basicsr.utils.registry import nearest
 NAME = 'id-codeformer'
 COMMANDS = {
     'restore': ('restore', 'restore faces in pictures and clips'),
+    'app': ('app', 'open a page in the browser that restores faces'),
     'train': ('train', 'train a stage from an option file'),
     'validate': ('validate', 'judge trained weights on the validation sets of an option file'),
     'evaluate': ('evaluate', 'judge folders of restored faces'),

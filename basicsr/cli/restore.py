@@ -6,32 +6,39 @@ With --task, faces are colourized or masked parts of them are filled instead.
 from __future__ import annotations
 
 import argparse
-import math
 import os
 import sys
-from collections.abc import Callable, Mapping, Sequence
-from fractions import Fraction
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from basicsr.cli.arguments import ArgumentParser
-from basicsr.faces.detection import DEFAULT_DETECTOR, DETECTORS, build_detector
+from basicsr.cli.arguments import (
+    AUTO,
+    ArgumentParser,
+    between,
+    fidelity,
+    frame_rate,
+    positive,
+    whole_number,
+)
+from basicsr.faces.backends import LEAST_SCORE
+from basicsr.faces.detection import DEFAULT_DETECTOR, DETECTORS, MIN_SCORE, OTHER_MIN_SCORES, build_detector
 from basicsr.faces.paste import PARSING_FILE, ParsingMask
 from basicsr.inference.build_guide import Wishes, build_guide
 from basicsr.inference.code_search import STEPS
 from basicsr.inference.face_restorer import PRECISIONS, FaceRestorer
+from basicsr.inference.face_selection import FaceSelection
 from basicsr.inference.image_restorer import ImageRestorer
 from basicsr.inference.inpainting import Inpainter, InpaintingRunner, MaskReader
 from basicsr.inference.people import THRESHOLD
 from basicsr.inference.report import (
-    FileRecord,
     exit_code,
     format_identity,
     format_table,
     nobody_matched,
-    write_summary,
 )
-from basicsr.inference.runner import SUMMARY, Job, Runner, expand_inputs, has_known_name, plan_jobs, skipped_files
+from basicsr.inference.resume import RunSummary, Shard, finished
+from basicsr.inference.runner import Job, Runner, expand_inputs, has_known_name, plan_jobs, skipped_files
 from basicsr.inference.tasks import INPAINT, RESTORE, TASKS, Task
 from basicsr.recognition.choose import REMEDY
 from basicsr.utils.console import patient_streams, printable
@@ -40,59 +47,19 @@ from basicsr.utils.files import user_path
 from basicsr.utils.folders import WEIGHTS_VARIABLE, weights_folder
 from basicsr.utils.memory import keep_freed_memory
 from basicsr.utils.picture import MAX_MEGAPIXELS
+from basicsr.utils.picture_formats import DEFAULT_QUALITY, EXTENSIONS
 from basicsr.utils.progress import progress, show_progress
 from basicsr.utils.stopping import Stopping, stop_code, stop_signals
 
-AUTO = 'auto'
+MASKS = ('box', 'parsing')
 
 
-def fidelity(text: str) -> float | str:
-    """Parse the value of -w."""
-    if text == AUTO:
-        return AUTO
-    value = float(text)
-    if not 0 <= value <= 1:
-        raise argparse.ArgumentTypeError(f'{text} is outside 0 (quality) to 1 (fidelity)')
-    return value
-
-
-def between(least: float, most: float) -> Callable[[str], float]:
-    """Return a parser of numbers from `least` to `most`."""
-
-    def number(text: str) -> float:
-        value = float(text)
-        if not least <= value <= most:
-            raise argparse.ArgumentTypeError(f'{text} is outside {least:g} to {most:g}')
-        return value
-
-    return number
-
-
-def whole_number(text: str) -> int:
-    """Parse a number from 0 on."""
-    value = int(text)
-    if value < 0:
-        raise argparse.ArgumentTypeError(f'{text} is below 0')
-    return value
-
-
-def positive(text: str) -> float:
-    """Parse a number above 0."""
-    value = float(text)
-    if not 0 < value < math.inf:
-        raise argparse.ArgumentTypeError(f'{text} is not above 0, or no number')
-    return value
-
-
-def frame_rate(text: str) -> Fraction:
-    """Parse the value of --save_video_fps, a number or a fraction."""
+def shard(text: str) -> Shard:
+    """Return the value of --shard."""
     try:
-        value = Fraction(text).limit_denominator(1001)  # 29.97002997 is 30000/1001
-    except (ValueError, ZeroDivisionError):
-        raise argparse.ArgumentTypeError(f'{text} is no number and no fraction') from None
-    if not value > 0:
-        raise argparse.ArgumentTypeError(f'{text} is below 1/1001')
-    return value
+        return Shard.parse(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -117,13 +84,14 @@ def build_parser() -> argparse.ArgumentParser:
         help='the pictures are aligned, cropped faces',
     )
     add('--network_size', action='store_true', help="aligned faces come out in the network's size, not their own")
-    add('--only_center_face', action='store_true', help='restore the face nearest to the middle only')
-    add('--draw_box', action='store_true', help='mark the faces in the result, with their numbers')
     add(
-        '--detection_model',
-        default=DEFAULT_DETECTOR,
-        help=f'{", ".join(DETECTORS)} (default: {DEFAULT_DETECTOR}, whose weights come with its package)',
+        '--shard',
+        type=shard,
+        metavar='I/N',
+        help='do the I-th of N equal parts of the files, for N machines with the same -i and -o',
     )
+    add('--resume', action='store_true', help='go on with -o: keep what its summary says is done')
+    add_face_flags(parser.add_argument_group('which faces'))
     add(
         '--bg_upsampler',
         type=user_path,
@@ -144,7 +112,14 @@ def build_parser() -> argparse.ArgumentParser:
         help='frames a second of the results of clips, such as 25 or 30000/1001; the duration stays (default: as is)',
     )
     add('--suffix', default='', help='appended to the names of the results')
-    add('--force', action='store_true', help='restore faces that are already sharper than the model can make them, too')
+    add('--ext', choices=EXTENSIONS, default='png', help='format of the pictures written (default: png)')
+    add(
+        '--quality',
+        type=whole_number,
+        default=DEFAULT_QUALITY,
+        help=f'of JPEG and WebP, 1 to 100 (default: {DEFAULT_QUALITY})',
+    )
+    add('--keep_gps', action='store_true', help='results say where the picture or clip was taken, as their inputs do')
     add_task_flags(parser.add_argument_group('what is done to faces'))
     add_network_flags(parser.add_argument_group('the network'))
     add_identity_flags(parser.add_argument_group('who the people are'))
@@ -168,6 +143,46 @@ def add_task_flags(group: argparse._ArgumentGroup) -> None:
         type=fidelity,
         help='0 quality to 1 fidelity, or auto: chosen for each face (default: 0.8, to colorize 0, to inpaint 1; with '
         'a CodeFormer++, its own)',
+    )
+
+
+def add_face_flags(group: argparse._ArgumentGroup) -> None:
+    """Add the flags of finding faces, choosing among them and pasting them back."""
+    add = group.add_argument
+    add('--only_center_face', action='store_true', help='restore the face nearest to the middle only')
+    add(
+        '--faces',
+        type=whole_number,
+        nargs='+',
+        metavar='N',
+        help='restore only the faces of these numbers, which are those of the summary and of --draw_box',
+    )
+    add('--skip_faces', type=whole_number, nargs='+', default=[], metavar='N', help='leave these faces as they are')
+    add('--min_face', type=whole_number, default=0, metavar='PIXELS', help='leave faces whose size is below this')
+    add('--force', action='store_true', help='restore faces that are already sharper than the model can make them, too')
+    add('--draw_box', action='store_true', help='mark the faces in the result, with their numbers')
+    add(
+        '--detection_model',
+        default=DEFAULT_DETECTOR,
+        help=f'{", ".join(DETECTORS)} (default: {DEFAULT_DETECTOR}, whose weights come with its package)',
+    )
+    add(
+        '--det_threshold',
+        type=between(LEAST_SCORE, 1),
+        help=f'least score of a face, {LEAST_SCORE:g} to 1 (default: {MIN_SCORE:g}; insightface: '
+        f'{OTHER_MIN_SCORES["insightface"]:g})',
+    )
+    add(
+        '--blend',
+        type=between(0, 1),
+        default=1.0,
+        help='share of the restored face in the result, 0 (the original) to 1 (default: 1)',
+    )
+    add(
+        '--mask',
+        choices=MASKS,
+        help='what is pasted: box, the crop with soft edges, or parsing, the face without hair and background '
+        '(default: parsing where its network is downloaded)',
     )
 
 
@@ -197,7 +212,7 @@ def add_network_flags(group: argparse._ArgumentGroup) -> None:
         default=True,
         help='give pasted faces the noise of the picture around them (default: on)',
     )
-    add('--device', default='auto', help='auto, cpu, cuda or cuda:N (default: auto)')
+    add('--device', default='auto', help='auto, cpu, cuda, cuda:N, or mps, which is untested (default: auto)')
     add('--precision', choices=list(PRECISIONS), default='fp32', help='of the network (default: fp32)')
     add('--batch_size', type=int, default=8, help='faces at a time (default: 8)')
     add(
@@ -281,6 +296,19 @@ def background_of(args: argparse.Namespace) -> str | None:
     return None if args.bg_upsampler in ('None', 'none', '') else args.bg_upsampler
 
 
+def build_mask(args: argparse.Namespace, device: str) -> ParsingMask | None:
+    """Return the network that tells face from hair and background, where it is asked for or there.
+
+    Raises:
+        FileNotFoundError: it is asked for and not there.
+    """
+    path = Path(args.weights_dir) / PARSING_FILE
+    if args.mask == 'parsing' and not path.is_file():
+        raise FileNotFoundError(f'--mask parsing: {path} is not there; get it with: id-codeformer download facelib')
+    wanted = args.mask != 'box' and not args.has_aligned and path.is_file()
+    return ParsingMask(path, device) if wanted else None
+
+
 def build_restorer(args: argparse.Namespace) -> ImageRestorer:
     """Everything that the flags ask for, loaded."""
     task = check_task(args)
@@ -293,13 +321,14 @@ def build_restorer(args: argparse.Namespace) -> ImageRestorer:
         from basicsr.inference.upsampler import Upsampler, find_upsampler  # imports spandrel, which takes seconds
 
         upsampler = Upsampler(find_upsampler(background or 'realesrgan', args.weights_dir), args.bg_tile, faces.device)
-    parsing = Path(args.weights_dir) / PARSING_FILE
     if faces.device == 'cpu':
         keep_freed_memory()
     whole, auto = not args.has_aligned, args.w == AUTO
     detector = None
     if whole or args.ref:
-        detector = build_detector(args.detection_model, args.weights_dir, device=faces.device)
+        detector = build_detector(
+            args.detection_model, args.weights_dir, device=faces.device, min_score=args.det_threshold
+        )
     wishes = Wishes(
         args.ref,
         args.recogniser,
@@ -321,12 +350,16 @@ def build_restorer(args: argparse.Namespace) -> ImageRestorer:
         face_upsampler=upsampler if args.face_upsample else None,
         only_center_face=args.only_center_face,
         draw_box=args.draw_box,
-        parsing=ParsingMask(parsing, faces.device) if whole and parsing.is_file() else None,
+        parsing=build_mask(args, faces.device),
         grain=args.grain and task is not INPAINT,
         force=args.force or not task.only_blurred,
         guide=build_guide(wishes, faces, detector, args.weights_dir),
         choose_w=auto,
         keeps_grey=task.keeps_grey,
+        selection=FaceSelection(
+            None if args.faces is None else frozenset(args.faces), frozenset(args.skip_faces), args.min_face
+        ),
+        blend=args.blend,
     )
 
 
@@ -405,12 +438,12 @@ def make_output(path: Path) -> None:
         raise PermissionError(f'{path}: no permission to write there; choose another -o')
 
 
-def save_summary(path: Path, records: Sequence[FileRecord], about: Mapping[str, Any]) -> bool:
-    """Write the summary; whether that could be done. A full disk is said, as the results before it may be whole."""
+def save_summary(run: RunSummary, **more: str) -> bool:
+    """Write the summary; return whether that could be done. A full disk is said, as results before it may be whole."""
     try:
-        write_summary(path, records, about)
+        run.write(**more)
     except OSError as error:
-        print(f'error: {path} was not written: {error}', file=sys.stderr)
+        print(f'error: {run.path} was not written: {error}', file=sys.stderr)
         return False
     return True
 
@@ -419,26 +452,31 @@ def build_runner(args: argparse.Namespace, output: Path) -> Runner:
     """Build the runner, with all networks loaded, and make the folder for the results."""
     restorer = build_restorer(args)
     task = TASKS[args.task]
-    limits = {
+    settings = {
         'max_megapixels': args.max_megapixels,
         'fps': args.save_video_fps,
         'network_size': args.network_size,
         'task': task,
+        'extension': args.ext,
+        'quality': args.quality,
+        'keep_gps': args.keep_gps,
+        'shared': args.shard is not None,
     }
     if task is INPAINT:
         masks = MaskReader(Path(args.mask_path) if args.mask_path else None)
-        runner = InpaintingRunner(restorer, output, args.suffix, args.has_aligned, **limits, masks=masks)
+        runner = InpaintingRunner(restorer, output, args.suffix, args.has_aligned, **settings, masks=masks)
     else:
-        runner = Runner(restorer, output, args.suffix, args.has_aligned, **limits)
+        runner = Runner(restorer, output, args.suffix, args.has_aligned, **settings)
     make_output(output)
     return runner
 
 
 def about_run(args: argparse.Namespace, jobs: Sequence[Job], skipped: Sequence[str]) -> dict[str, Any]:
-    """Return the flags and the plan, for the summary."""
+    """Return the flags and the plan, for the summary; `flags` are as given, whatever the run says of them."""
     inputs = args.input_path if len(args.input_path) > 1 else args.input_path[0]
-    flags = {**vars(args), 'input_path': inputs, 'save_video_fps': str(args.save_video_fps or '') or None}
-    return {**flags, 'skipped': list(skipped), 'planned': len(jobs)}
+    texts = {name: str(vars(args)[name] or '') or None for name in ('save_video_fps', 'shard')}
+    flags = {**vars(args), **texts, 'input_path': inputs}
+    return {**flags, 'flags': flags, 'skipped': list(skipped), 'planned': len(jobs)}
 
 
 def about_restorer(restorer: ImageRestorer) -> dict[str, Any]:
@@ -462,17 +500,35 @@ def main(argv: Sequence[str] | None = None) -> int:
         return restore(args, signals)
 
 
+def plan(args: argparse.Namespace, inputs: Sequence[Path], output: Path) -> RunSummary:
+    """Find what is to be done, and what earlier runs did of it.
+
+    Raises:
+        OSError: an input cannot be read.
+        ValueError: see `plan_jobs` and `finished`.
+    """
+    shard = args.shard or Shard()
+    jobs = shard.part(plan_jobs(inputs, output))
+    about = about_run(args, jobs, skipped_files(inputs, output))
+    kept, changed = finished(jobs, output, about['flags']) if args.resume else ({}, [])
+    if changed:
+        print(f'warning: --resume keeps results of other settings: {printable(", ".join(changed))}', file=sys.stderr)
+    left = [job for job in jobs if job.path not in kept]
+    return RunSummary(output / shard.summary, about, left, [kept[job.path] for job in jobs if job.path in kept])
+
+
 def restore(args: argparse.Namespace, signals: Stopping) -> int:
     """See `main`."""
-    output, stop = Path(args.output_path), None
-    records: list[FileRecord] = []
+    output, stop, runner = Path(args.output_path), None, None
     try:
         check_output(output)
         inputs = expand_inputs(args.input_path)
-        jobs, skipped = plan_jobs(inputs, output), skipped_files(inputs, output)
-        about = about_run(args, jobs, skipped)
+        run = plan(args, inputs, output)
         try:
-            runner = build_runner(args, output)
+            if run.jobs:
+                runner = build_runner(args, output)
+            else:
+                make_output(output)
         except KeyboardInterrupt as error:
             make_output(output)
             runner, stop = None, error
@@ -481,11 +537,11 @@ def restore(args: argparse.Namespace, signals: Stopping) -> int:
         return 2
     try:
         if runner is not None:
-            about |= about_restorer(runner.restorer)
+            run.about |= about_restorer(runner.restorer)
             say_what(runner.restorer)
-            with progress(len(jobs), 'file') as step:
-                for record in runner.run(jobs):
-                    records.append(record)
+            with progress(len(run.jobs), 'file') as step:
+                for record in runner.run(run.jobs):
+                    run.note(record)
                     step()
                     signals.check()
     except KeyboardInterrupt as error:
@@ -493,15 +549,17 @@ def restore(args: argparse.Namespace, signals: Stopping) -> int:
     finally:
         signals.hold()
         stop = stop or signals.received
-        saved = save_summary(output / SUMMARY, records, about | ({'stopped_by': str(stop) or 'SIGINT'} if stop else {}))
-    say_results(records, inputs, skipped, output, saved, bool(args.ref))
+        saved = save_summary(run, **({'stopped_by': str(stop) or 'SIGINT'} if stop else {}))
+    say_results(run, inputs, output, saved, bool(args.ref))
     stop = stop or signals.received
     if stop is not None:
-        left = len(jobs) - len(records)
-        what = f'; {left} of {len(jobs)} files were not done' if left else ' when all files were done'
+        left = len(run.jobs) - len(run.records)
+        what = f'; {left} of {len(run.jobs)} files were not done' if left else ' when all files were done'
         print(f'error: interrupted{what}', file=sys.stderr)
         return stop_code(stop)
-    return exit_code(records) if saved else 1
+    if not saved:
+        return 1
+    return exit_code([*run.kept, *run.records]) if run.about['planned'] else 0
 
 
 def say_what(restorer: ImageRestorer) -> None:
@@ -511,24 +569,19 @@ def say_what(restorer: ImageRestorer) -> None:
     say_slow(restorer)
 
 
-def say_results(
-    records: Sequence[FileRecord],
-    inputs: Sequence[Path],
-    skipped: Sequence[str],
-    output: Path,
-    saved: bool,
-    asks_for_people: bool,
-) -> None:
+def say_results(run: RunSummary, inputs: Sequence[Path], output: Path, saved: bool, asks_for_people: bool) -> None:
     """On the screen: what became of each file."""
-    root = inputs[0] if len(inputs) == 1 else Path()
+    root, records = inputs[0] if len(inputs) == 1 else Path(), run.records
+    if run.kept:
+        print(f'{len(run.kept)} file(s) were done by an earlier run')
     print(format_table(records, root))
     if any(record.identity for record in records):
         print(format_identity(records, root))
     if asks_for_people and records and (note := nobody_matched(records, root)):
         print(f'warning: {note}', file=sys.stderr)
-    if skipped:
+    if skipped := run.about['skipped']:
         print(f'Passed over, as the names are not those of pictures or clips: {printable(", ".join(skipped))}')
-    print(f'Results {f"and {SUMMARY} " if saved else ""}are in {printable(str(output))}')
+    print(f'Results {f"and {run.path.name} " if saved else ""}are in {printable(str(output))}')
 
 
 if __name__ == '__main__':

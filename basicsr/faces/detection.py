@@ -29,6 +29,8 @@ DETECTORS = {
     'yunet': ('facelib/face_detection_yunet_2023mar.onnx', 'yunet'),
     'insightface': ('insightface/models/buffalo_l', ''),
 }
+MIN_SCORE = 0.7  # of faces that are kept,
+OTHER_MIN_SCORES = {'insightface': 0.5}  # and of detectors with another scale
 LONG_SIDES = (480, 1600)  # a picture is looked at with its long side brought to these: close-ups, then groups
 MOST_PIXELS = 1.6e6  # of the second of them, if that is more
 NEARLY = 1.25  # a picture at most this many times the first of them is looked at once
@@ -74,7 +76,7 @@ class ScaledDetector:
     def __init__(
         self,
         find: Callable[[np.ndarray], np.ndarray],
-        min_score: float = 0.7,
+        min_score: float = MIN_SCORE,
         min_eye_distance: float = 5,
         sure_score: float = 0,
     ) -> None:
@@ -261,6 +263,7 @@ def build_detector(
     weights_dir: str | os.PathLike | None = None,
     path: str | os.PathLike | None = None,
     device: str = 'cpu',
+    min_score: float | None = None,
 ) -> FaceDetector:
     """Return a detector by name. None of them downloads anything.
 
@@ -269,6 +272,7 @@ def build_detector(
         weights_dir: where the weights lie, unless the detector carries its own; by default `weights_folder()`.
         path: the weights (for `insightface`, the pack's folder), instead of the usual place in `weights_dir`.
         device: where RetinaFace runs; the others run on the CPU.
+        min_score: faces of a smaller score are dropped; by default 0.7, and 0.5 for `insightface`.
 
     Raises:
         KeyError: an unknown name; the message names the nearest.
@@ -280,18 +284,19 @@ def build_detector(
         )
     if name not in DETECTORS:
         raise KeyError(f"unknown detector '{name}'{nearest(name, DETECTORS)}")
+    least = OTHER_MIN_SCORES.get(name, MIN_SCORE) if min_score is None else min_score
     if name == 'tiny':
-        return ScaledDetector(TinyFinder(), sure_score=0.98)
+        return ScaledDetector(TinyFinder(), least, sure_score=0.98)
     file, group = DETECTORS[name]
     candidates = [Path(path)] if path else [Path(weights_dir or weights_folder()) / file]
     if name == 'insightface':
         candidates += [] if path else [Path.home() / '.insightface' / 'models' / 'buffalo_l']
         folder = _find_file(name, candidates, 'unpack the pack buffalo_l (insightface, non-commercial) there')
-        return ScaledDetector(InsightFaceFinder(folder), min_score=0.5, sure_score=0.75)
+        return ScaledDetector(InsightFaceFinder(folder), least, sure_score=0.75)
     found = _find_file(name, candidates, f'get it with: id-codeformer download {group}')
     if name == 'yunet':
-        return ScaledDetector(YuNetFinder(found), sure_score=0.93)
+        return ScaledDetector(YuNetFinder(found), least, sure_score=0.93)
     from basicsr.faces.retinaface import RetinaFaceFinder  # imports torchvision, which takes seconds
 
     finder = RetinaFaceFinder(name.removeprefix('retinaface_'), found, device)
-    return ScaledDetector(finder, sure_score=0.98)
+    return ScaledDetector(finder, least, sure_score=0.98)

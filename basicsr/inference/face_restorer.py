@@ -34,7 +34,7 @@ logger = logging.getLogger('basicsr')
 
 
 def choose_device(name: str) -> str:
-    """`auto` is the first GPU where there is one, else the CPU.
+    """`auto` is the first CUDA GPU where there is one, else the CPU. `mps`, which was never tested, must be asked for.
 
     Raises:
         ValueError: no such device here.
@@ -46,7 +46,7 @@ def choose_device(name: str) -> str:
     try:
         kind = torch.device(name).type
     except RuntimeError as error:
-        raise ValueError(f"unknown device '{name}'; use auto, cpu, cuda or cuda:N") from error
+        raise ValueError(f"unknown device '{name}'; use auto, cpu, cuda, cuda:N or mps") from error
     try:
         torch.zeros(1, device=name).cpu()
     except (RuntimeError, AssertionError) as error:  # NotImplementedError of devices that hold nothing is among them
@@ -156,7 +156,7 @@ class FaceRestorer:
     Args:
         model: `auto` (the official weights if they are in the weights folder, else the embedded small model),
             `official`, `small`, or the path of a checkpoint.
-        device: `auto`, `cpu`, `cuda`, `cuda:N`.
+        device: `auto`, `cpu`, `cuda`, `cuda:N`, or `mps` (untested).
         precision: `fp32`, `bf16`, or `fp16` (CUDA only).
         batch_size: most faces given to the network at a time.
         weights_dir: the weights folder; by default the one that the environment variable CODEFORMER_WEIGHTS names, else
@@ -320,7 +320,15 @@ class FaceRestorer:
     @torch.no_grad()
     def _run(self, batch: torch.Tensor, w: float, adain: bool, **known: Any) -> list[np.ndarray]:
         """(N,3,S,S) in [-1, 1] to N pictures (S,S,3), float32 from 0 to 255."""
-        output = self.network(self._moved(batch), w=w, adain=adain, **self.settings, **known)[0].float()
+        return self._pictures(self.network(self._moved(batch), w=w, adain=adain, **self.settings, **known)[0])
+
+    def _pictures(self, output: torch.Tensor) -> list[np.ndarray]:
+        """Turn the network's output (N,3,S,S) in [-1, 1] into N pictures (S,S,3), float32 from 0 to 255.
+
+        Raises:
+            RuntimeError: values that are not finite.
+        """
+        output = output.float()
         check_finite(output, f'the network ({self.precision})')
         return list(((output.clamp(-1, 1) + 1) * 127.5).permute(0, 2, 3, 1).cpu().numpy())
 

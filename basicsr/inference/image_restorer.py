@@ -18,6 +18,7 @@ from basicsr.faces.geometry import (
     align_face,
     apply_affine,
     compose,
+    crop_side,
     ellipse_distance,
     frame_corners,
     invert_affine,
@@ -28,16 +29,19 @@ from basicsr.faces.paste import ParsingMask, face_mask, paste_face
 from basicsr.faces.sharpness import is_sharper_than
 from basicsr.inference.auto_fidelity import CANDIDATES, choose_fidelity, fidelity_from, sharpness_of
 from basicsr.inference.face_restorer import FaceRestorer, check_fidelity
+from basicsr.inference.face_selection import EVERY_FACE, FaceSelection
 from basicsr.inference.identity_guide import IdentityGuide
 from basicsr.inference.identity_meter import FaceIdentity, compare
 from basicsr.inference.people import Person
 from basicsr.utils.image import resized, to_8_bits
+from basicsr.utils.progress import stop_if_cancelled
 from basicsr.utils.templates import ffhq_template
 
 if TYPE_CHECKING:  # spandrel imports torchvision, which takes seconds
     from basicsr.inference.upsampler import Upsampler
 
 RESTORED, ALREADY_SHARP, UNCERTAIN, NO_FACE, FAILED = 'restored', 'already_sharp', 'uncertain', 'no_face', 'failed'
+LEFT_OUT = 'left_out'
 ALIGNED_TOLERANCE = 0.045  # of the side: a square picture whose landmarks are this near the template's is itself a crop
 GREY_TOLERANCE = 4  # largest mean difference of channels (of 255) in a picture without colour,
 GREY_OF_DARK = (0.5, 0.03)  # and in a dark one: this, and so much of the mean level, as little light has little colour
@@ -56,7 +60,8 @@ class FaceResult:
         crop: the aligned face, RGB uint8 (size,size,3).
         restored: the restored face, or None where it was left alone.
         face: where it was found; None for a picture that was given aligned.
-        status: `restored`, `already_sharp`, or `uncertain` where two looks disagree on the landmarks.
+        status: `restored`, `already_sharp`, `uncertain` where two looks disagree on the landmarks, or `left_out` where
+            the user chose others.
         matrix: from the original picture to `crop`, (2,3).
         whole: the picture is this one aligned face and nothing else.
         grey: the crop has no colour, and the restored face is to have none.
@@ -80,6 +85,11 @@ class FaceResult:
     w: float | None = None
     likeness: FaceIdentity | None = None
 
+    @property
+    def size(self) -> float:
+        """Side in pixels of the picture that the aligned face covers."""
+        return self.crop.shape[0] if self.face is None else crop_side(self.face.landmarks)
+
 
 @dataclass(frozen=True, eq=False)
 class ImageResult:
@@ -95,9 +105,9 @@ class ImageResult:
 
     @property
     def status(self) -> str:
-        """`restored` if a face was, else `uncertain` if one is, else `already_sharp`; `no_face` without any."""
+        """The first of restored, uncertain, already_sharp and left_out that a face has; no_face without any."""
         found = {face.status for face in self.faces}
-        return next((status for status in (RESTORED, UNCERTAIN, ALREADY_SHARP) if status in found), NO_FACE)
+        return next((status for status in (RESTORED, UNCERTAIN, ALREADY_SHARP, LEFT_OUT) if status in found), NO_FACE)
 
 
 def is_grey(image: np.ndarray) -> bool:
@@ -129,9 +139,11 @@ class ImageRestorer:
         guide: knows the people and measures their likeness; None measures nothing.
         choose_w: choose w for each face, see `auto_fidelity`; needs a guide.
         keeps_grey: a face without colour is restored without colour.
+        selection: which of the faces found are restored.
+        blend: share of the restored face in the result, 0 (the original) to 1.
 
     Raises:
-        ValueError: `w` or `upscale` is out of range.
+        ValueError: `w`, `upscale` or `blend` is out of range.
     """
 
     restorer: FaceRestorer
@@ -149,9 +161,13 @@ class ImageRestorer:
     guide: IdentityGuide | None = None
     choose_w: bool = False
     keeps_grey: bool = True
+    selection: FaceSelection = EVERY_FACE
+    blend: float = 1.0
 
     def __post_init__(self) -> None:
         check_fidelity(self.w)
+        if not 0 <= self.blend <= 1:
+            raise ValueError(f'blend = {self.blend}: must be from 0 (the original) to 1 (the restored face)')
         if not self.upscale > 0:
             raise ValueError(f'upscale {self.upscale}: must be above 0')
         if self.choose_w and self.guide is None:
@@ -169,10 +185,29 @@ class ImageRestorer:
             ValueError: there is no detector.
             RuntimeError: the network failed.
         """
-        seen = to_8_bits(image)
-        found = self.find(seen)
-        faces = self.restore_crops(self._recognise([[self._crop(seen, face, found) for face in found]]))
+        faces = self.restore_faces(self.cut(to_8_bits(image)))
         return ImageResult(self.finish(image, faces), faces)
+
+    def cut(self, image: np.ndarray) -> list[FaceResult]:
+        """Find the faces of an RGB uint8 (H,W,3) picture, judge them and cut them out; the largest first.
+
+        Raises:
+            ValueError: there is no detector.
+        """
+        found = self.find(image)
+        return [self._crop(image, face, found) for face in found]
+
+    def restore_faces(self, faces: Sequence[FaceResult]) -> list[FaceResult]:
+        """Restore the chosen ones of all faces of a picture, in batches.
+
+        Raises:
+            RuntimeError: the network failed.
+        """
+        return self.restore_crops(self.recognise(faces))
+
+    def recognise(self, faces: Sequence[FaceResult]) -> list[FaceResult]:
+        """Leave out the faces of a picture that are not chosen, and recognize all where there is a guide."""
+        return self._recognise([self._selected(faces)])
 
     def find(self, image: np.ndarray) -> list[Face]:
         """Return the faces in an RGB uint8 (H,W,3) picture that are asked for, the largest first.
@@ -180,6 +215,7 @@ class ImageRestorer:
         Raises:
             ValueError: there is no detector.
         """
+        stop_if_cancelled()
         if self.detector is None:
             raise ValueError('whole pictures need a face detector')
         found = self.detector.detect(image)
@@ -188,19 +224,44 @@ class ImageRestorer:
             found = [min(found, key=lambda face: np.linalg.norm(face.landmarks.mean(0) - middle))]
         return found
 
-    def finish(self, image: np.ndarray, faces: Sequence[FaceResult]) -> np.ndarray:
+    def finish(
+        self,
+        image: np.ndarray,
+        faces: Sequence[FaceResult],
+        numbers: Sequence[int] | None = None,
+        enlarged: np.ndarray | None = None,
+    ) -> np.ndarray:
         """Return the picture (uint8 or uint16) enlarged, with the restored ones of `faces` pasted in.
 
         Each pixel belongs to the face whose ellipse is nearest; those of faces that were left alone stay as they are.
+
+        Args:
+            image: RGB (H,W,3).
+            faces: that are in it.
+            numbers: that `draw_box` writes; by default the places in `faces`.
+            enlarged: what `enlarge` made of `image`, where it is kept; it stays as it is.
         """
-        canvas = self._enlarge(image)
+        canvas = self.enlarge(image) if enlarged is None else enlarged.copy()
         for face in faces:
             if face.restored is not None:
+                stop_if_cancelled()
                 others = [other for other in faces if other is not face]
                 self._paste(canvas, face.restored, face, others, self._missing_grain(image, face, face.restored))
         if self.draw_box:
-            self._draw_boxes(canvas, faces)
+            self._draw_boxes(canvas, faces, range(len(faces)) if numbers is None else numbers)
         return canvas
+
+    def blended(self, original: np.ndarray, restored: np.ndarray) -> np.ndarray:
+        """Return a restored aligned face blended with its original, in the size of the restored one.
+
+        Args:
+            original: RGB (h,w,3) of any size.
+            restored: RGB (n,n,3) of the same type, uint8 or uint16.
+        """
+        if self.blend == 1:
+            return restored
+        fitted = resized(original, *restored.shape[1::-1])
+        return cv2.addWeighted(fitted, 1 - self.blend, restored, self.blend, 0)
 
     def restore_aligned(self, faces: Sequence[np.ndarray]) -> list[FaceResult]:
         """Restore pictures (RGB uint8, square) that are aligned faces themselves, in batches.
@@ -208,7 +269,7 @@ class ImageRestorer:
         Raises:
             RuntimeError: the network failed.
         """
-        return self.restore_crops(self._recognise([[self.take_aligned(face)] for face in faces]))
+        return self.restore_crops(self._recognise([self._selected([self.take_aligned(face)]) for face in faces]))
 
     def take_aligned(self, image: np.ndarray) -> FaceResult:
         """Return a picture (RGB uint8, square) that is an aligned face itself, and whether it is to be restored."""
@@ -235,6 +296,21 @@ class ImageRestorer:
         """Return the aligned crop of a face."""
         crop, matrix = align_face(image, face.landmarks, self.restorer.size)
         return FaceResult(crop, None, face, status, matrix, grey=is_grey(crop), reason=self._reason(status))
+
+    def _selected(self, faces: Sequence[FaceResult]) -> list[FaceResult]:
+        """Return the faces of a picture, those that are to be restored and were not chosen with the reason."""
+        return [self.chosen(face, number, self.selection.is_small(face.size)) for number, face in enumerate(faces)]
+
+    def chosen(self, face: FaceResult, number: int, small: bool) -> FaceResult:
+        """Return the face, left out where it is not chosen.
+
+        Args:
+            face: cut out and judged.
+            number: in its picture, or of its track.
+            small: it is smaller than the selection has it.
+        """
+        reason = self.selection.reason(number, small) if face.status == RESTORED else ''
+        return replace(face, status=LEFT_OUT, reason=reason) if reason else face
 
     def _reason(self, status: str) -> str:
         return {ALREADY_SHARP: self.sharp_enough, UNCERTAIN: DISAGREEING}.get(status, '')
@@ -339,7 +415,8 @@ class ImageRestorer:
         wanted = self.grain and self.bg_upsampler is None and not face.whole
         return missing_grain(image, restored, face.matrix) if wanted else None
 
-    def _enlarge(self, image: np.ndarray) -> np.ndarray:
+    def enlarge(self, image: np.ndarray) -> np.ndarray:
+        """Return the picture, RGB uint8 or uint16, in the size of the result."""
         if self.bg_upsampler is not None:
             return self.bg_upsampler.upscale(image, self.upscale)
         width, height = (max(1, round(side * self.upscale)) for side in (image.shape[1], image.shape[0]))
@@ -361,6 +438,7 @@ class ImageRestorer:
             mask = mask * share(result, other, size, reach)
         if self.parsing is not None:
             mask = mask * self.parsing(face)
+        mask = mask * np.float32(self.blend)
         matrix = compose(result.matrix, scaling(1 / self.upscale))
         if self.face_upsampler is not None:
             factor = self.face_upsampler.model.scale
@@ -369,10 +447,10 @@ class ImageRestorer:
             matrix = compose(scaling(factor), matrix)
         paste_face(canvas, face, matrix, mask, grain, self.upscale)
 
-    def _draw_boxes(self, canvas: np.ndarray, faces: Sequence[FaceResult]) -> None:
+    def _draw_boxes(self, canvas: np.ndarray, faces: Sequence[FaceResult], numbers: Sequence[int]) -> None:
         thickness = max(1, round(max(canvas.shape) / 400))
         colour = [value * (np.iinfo(canvas.dtype).max // 255) for value in BOX_COLOUR]
-        for number, face in enumerate(faces):
+        for number, face in zip(numbers, faces, strict=True):
             corners = frame_corners(self.restorer.size, self.restorer.size)
             outline = apply_affine(corners, compose(scaling(self.upscale), invert_affine(face.matrix)))
             cv2.polylines(canvas, [np.rint(outline).astype(np.int32)], True, colour, thickness, cv2.LINE_AA)

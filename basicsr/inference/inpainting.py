@@ -215,7 +215,7 @@ class InpaintingRunner(Runner):
         return [self._guarded(self._inpaint_aligned, job) for job in jobs]
 
     def _inpaint_aligned(self, job: Job) -> FileRecord:
-        picture = read_square(job.path, self.max_megapixels)
+        picture = self._prepared(read_square(job.path, self.max_megapixels))
         result = self._inpainter.inpaint_aligned(picture.image, self.masks(job, picture.image))
         return self._record_aligned(job, result.faces[0], replace(picture, image=result.image))
 

@@ -10,13 +10,12 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from basicsr.faces.geometry import crop_side
 from basicsr.inference.identity_meter import FaceIdentity
-from basicsr.inference.image_restorer import ALREADY_SHARP, RESTORED, FaceResult
+from basicsr.inference.image_restorer import ALREADY_SHARP, LEFT_OUT, RESTORED, FaceResult
 from basicsr.utils.console import printable
 from basicsr.utils.files import replacing
 
-DONE = frozenset({RESTORED, ALREADY_SHARP})
+DONE = frozenset({RESTORED, ALREADY_SHARP, LEFT_OUT})
 
 
 @dataclass(frozen=True)
@@ -25,7 +24,7 @@ class FaceRecord:
 
     Attributes:
         number: as in the names of its crops, and as `--draw_box` writes it.
-        status: `restored`, `already_sharp` or `uncertain`.
+        status: `restored`, `already_sharp`, `uncertain` or `left_out`.
         box: left, top, right and bottom in pixels of the picture; of a picture that is an aligned face, all of it.
         size: side in pixels of the picture that the aligned face covers.
         message: why it was left alone.
@@ -42,9 +41,8 @@ def describe_faces(faces: Sequence[FaceResult]) -> list[FaceRecord]:
     """Return a record for each face of a picture."""
     records = []
     for number, face in enumerate(faces):
-        side = face.crop.shape[0] if face.face is None else crop_side(face.face.landmarks)
-        box = [0, 0, side, side] if face.face is None else face.face.box.tolist()
-        records.append(FaceRecord(number, face.status, [round(value) for value in box], round(side), face.reason))
+        box = [0, 0, face.size, face.size] if face.face is None else face.face.box.tolist()
+        records.append(FaceRecord(number, face.status, [round(value) for value in box], round(face.size), face.reason))
     return records
 
 
@@ -66,7 +64,7 @@ class FileRecord:
 
     Attributes:
         input: its path.
-        status: `restored`, `already_sharp`, `uncertain`, `no_face` or `failed`.
+        status: `restored`, `already_sharp`, `uncertain`, `left_out`, `no_face` or `failed`.
         faces: how many were found.
         restored: how many of them were restored; the others were left alone.
         outputs: what was written, relative to the output folder.

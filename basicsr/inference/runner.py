@@ -7,6 +7,7 @@ import glob
 import itertools
 import logging
 import os
+import re
 import unicodedata
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
@@ -20,7 +21,7 @@ import cv2
 import numpy as np
 
 from basicsr.inference.identity_meter import FaceIdentity
-from basicsr.inference.image_restorer import FAILED, FaceResult, ImageRestorer, ImageResult
+from basicsr.inference.image_restorer import FAILED, LEFT_OUT, NO_FACE, FaceResult, ImageRestorer, ImageResult
 from basicsr.inference.report import FileRecord, describe_faces, why_left
 from basicsr.inference.tasks import RESTORE, Task
 from basicsr.utils.errors import MissingExtraError
@@ -33,13 +34,15 @@ from basicsr.utils.picture import (
     fill_hidden,
     is_animated,
     read_picture,
-    write_png,
 )
+from basicsr.utils.picture_formats import DEFAULT_QUALITY, EXTENSIONS, left_behind, write_picture
+from basicsr.utils.progress import stop_if_cancelled
 
 FINAL, CROPPED, RESTORED_FACES = 'final_results', 'cropped_faces', 'restored_faces'
 SUMMARY = 'summary.json'
+SUMMARY_NAME = re.compile(r'summary(_\d+_of_\d+)?\.json')
 RESULT_FOLDERS = (FINAL, CROPPED, RESTORED_FACES)
-RESULT_ENDINGS = ('.png', '.mp4', '.mov')
+RESULT_ENDINGS = ('.mp4', '.mov', *(f'.{extension}' for extension in EXTENSIONS))
 # What a single file may raise without stopping the others: unreadable pictures, full disks, failures of networks.
 FILE_ERRORS = (OSError, ValueError, RuntimeError, MemoryError, MissingExtraError, cv2.error)
 UNEXPECTED = 'unexpected error'  # begins the message of any other
@@ -99,6 +102,10 @@ def plan_jobs(sources: Sources, output: Source) -> list[Job]:
     Links that lead nowhere and folders that cannot be entered are jobs too: reading them says what is wrong. Of
     several sources, the results of a folder are in one of its name, and a file that is given twice is one job.
 
+    Args:
+        sources: files and folders.
+        output: the folder for the results.
+
     Raises:
         FileNotFoundError: a source does not exist, or there are no pictures and no clips.
         PermissionError: a source is a folder that cannot be entered.
@@ -145,6 +152,11 @@ def skipped_files(sources: Sources, output: Source) -> list[str]:
     return sorted((path.relative_to(root) if len(listed) == 1 else path).as_posix() for path, root in others)
 
 
+def is_summary(name: str) -> bool:
+    """Check whether a file name is that of a summary."""
+    return SUMMARY_NAME.fullmatch(name) is not None
+
+
 def result_folders(output: str | os.PathLike) -> set[Path]:
     """Return the folders that results are written to, resolved."""
     return {Path(output).resolve() / name for name in RESULT_FOLDERS}
@@ -154,21 +166,21 @@ def _walk(source: Path, output: str | os.PathLike) -> tuple[list[Path], list[Pat
     """List a folder, sorted: files named like pictures or clips, and folders that cannot be entered,
     and the rest.
 
-    Passed over are hidden files and folders, folders of results, and the summary.
+    Passed over are hidden files and folders, folders of results, and summaries.
     """
-    results, summary = result_folders(output), Path(output).resolve() / SUMMARY
+    results, own = result_folders(output), Path(output).resolve()
     pictures: list[Path] = []
     others: list[Path] = []
     for name, folders, files in os.walk(source, onerror=lambda error: pictures.append(Path(error.filename))):
         folder = Path(name)
-        if SUMMARY in files:  # of a run with another output
+        if any(map(is_summary, files)):  # of a run with another output
             results |= result_folders(folder)
         folders[:] = [sub for sub in folders if not sub.startswith('.') and (folder / sub).resolve() not in results]
         others += [folder / sub for sub in folders if (folder / sub).is_symlink()]
         for path in (folder / file for file in files if not file.startswith('.')):
             if has_known_name(path):
                 pictures.append(path)
-            elif folder.resolve() / path.name != summary:
+            elif not (is_summary(path.name) and folder.resolve() == own):
                 others.append(path)
     return sorted(pictures), others
 
@@ -212,9 +224,13 @@ class Runner:
         fps: frames a second of the results of clips, their own by default.
         network_size: aligned faces come out in the size of the network instead of their own.
         task: what the pictures are restored for; other tasks than restoration take no clips.
+        extension: of the pictures written, `png`, `jpg` or `webp`.
+        quality: of JPEG and WebP, 1 to 100.
+        keep_gps: results say where a picture or clip was taken, as far as it does.
+        shared: others write to `output` at the same time, so nothing is cleaned up there.
 
     Raises:
-        ValueError: `suffix` cannot be part of a file's name.
+        ValueError: `suffix` cannot be part of a file's name, or an extension or quality that is none.
     """
 
     restorer: ImageRestorer
@@ -225,20 +241,31 @@ class Runner:
     fps: Fraction | None = None
     network_size: bool = False
     task: Task = RESTORE
+    extension: str = 'png'
+    quality: int = DEFAULT_QUALITY
+    keep_gps: bool = False
+    shared: bool = False
 
     def __post_init__(self) -> None:
+        if self.extension not in EXTENSIONS:
+            raise ValueError(f"extension '{self.extension}': must be one of {', '.join(EXTENSIONS)}")
+        if not 1 <= self.quality <= 100:
+            raise ValueError(f'quality {self.quality}: must be from 1 to 100')
         if set(self.suffix) & set('/\\\0') or len(os.fsencode(self.suffix)) > LONGEST_NAME // 2:
             raise ValueError(f'suffix {self.suffix!r}: must be part of a file name, without slashes, and short')
 
     def run(self, jobs: Sequence[Job]) -> Iterator[FileRecord]:
         """One record for each job, in order, as they are done. A file that fails does not stop the others."""
-        self._clean()
+        if not self.shared:
+            self._clean()
         for clips, group in itertools.groupby(jobs, lambda job: is_clip(job.path)):
             if clips or not self.aligned:
                 for job in group:
+                    stop_if_cancelled()
                     yield self._guarded(self._clip if clips else self._whole, job)
                 continue
             while batch := list(itertools.islice(group, self.restorer.restorer.batch_size)):
+                stop_if_cancelled()
                 yield from self._aligned(batch)
 
     def _clean(self) -> None:
@@ -261,36 +288,72 @@ class Runner:
         try:
             picture = self._read(job.path)
             result, note = self._result(job, picture)
-            for index, face in enumerate(result.faces):
-                ending = f'_{index:02d}'
-                written.append(self._write(CROPPED, job.name, picture.holding(face.crop), ending))
-                if face.restored is not None:
-                    written.append(self._write(RESTORED_FACES, job.name, picture.holding(face.restored), ending))
-            boxes = self.restorer.draw_box and result.faces
-            final = replace(picture.enlarged(result.image), grey=picture.grey and not boxes)
-            written.append(self._write(FINAL, job.name, final))
+            return self.write(job, picture, result, written, note)
         except Exception as error:  # whatever it is, the other files are to go on
             return _failed(job, error, written)
+
+    def write(
+        self, job: Job, picture: Picture, result: ImageResult, written: list[str] | None = None, note: str = ''
+    ) -> FileRecord:
+        """Write what became of a picture, and describe it.
+
+        Args:
+            job: whose picture it is.
+            picture: as read.
+            result: of its restoration.
+            written: takes the paths of what is written, relative to the output folder.
+            note: for the message.
+
+        Raises:
+            OSError, ValueError: it cannot be written.
+        """
+        written = [] if written is None else written
+        for index, face in enumerate(result.faces):
+            ending = f'_{index:02d}'
+            written.append(self._write(CROPPED, job.name, picture.holding(face.crop), ending))
+            if face.restored is not None:
+                written.append(self._write(RESTORED_FACES, job.name, picture.holding(face.restored), ending))
+        boxes = self.restorer.draw_box and result.faces
+        final = replace(picture.enlarged(result.image), grey=picture.grey and not boxes)
+        written.append(self._write(FINAL, job.name, final))
         done = sum(face.restored is not None for face in result.faces)
         found = describe_faces(result.faces)
-        message, identity = _joined([note, why_left(found), picture.note]), _likeness(result.faces)
-        return FileRecord(str(job.path), result.status, len(found), done, written, message, identity, found)
+        status, chosen = result.status, ''
+        if found:
+            status, chosen = self._asked_for(status, len(found))
+        elif not note:
+            chosen = 'no face found; the picture was only enlarged'
+        message = _joined([note, chosen, why_left(found), picture.note, left_behind(final, self.extension)])
+        identity = likeness_of(result.faces)
+        return FileRecord(str(job.path), status, len(found), done, written, message, identity, found)
+
+    def _asked_for(self, status: str, count: int) -> tuple[str, str]:
+        """Return the status of a picture with `count` faces, and a message on faces that were chosen and are not there."""
+        selection = self.restorer.selection
+        missing = selection.missing(count)
+        if not missing:
+            return status, ''
+        none_there = status == LEFT_OUT and len(missing) == len(selection.only or ())
+        return NO_FACE if none_there else status, f'no face {", ".join(map(str, missing))} among its {count} (--faces)'
 
     def _result(self, job: Job, picture: Picture) -> tuple[ImageResult, str]:
         """Restore a picture; return its status, and a note on it or ''."""
         result = self.restorer.restore(picture.image)
-        return result, '' if result.faces else 'no face found; the picture was only enlarged'
+        return result, ''
 
     def _read(self, path: Path) -> Picture:
         """Return a picture to restore, if it and its result are within the limit."""
         factor = self.restorer.upscale
         network = self.restorer.bg_upsampler
-        picture = read_picture(path, max(factor, network.model.scale if network else 0), self.max_megapixels)
-        picture = self._coloured(picture)
+        picture = self._prepared(
+            read_picture(path, max(factor, network.model.scale if network else 0), self.max_megapixels)
+        )
         return picture if factor == 1 else fill_hidden(picture)
 
-    def _coloured(self, picture: Picture) -> Picture:
-        """Return a picture whose results have one channel only where the task gives no colour to grey ones."""
+    def _prepared(self, picture: Picture) -> Picture:
+        """Return a picture without its position, unless that is to be kept, and with colours where the task gives them."""
+        if not self.keep_gps:
+            picture = replace(picture, metadata=picture.metadata.without_position())
         return picture if self.task.keeps_grey else replace(picture, grey=False)
 
     def _aligned(self, jobs: Sequence[Job]) -> list[FileRecord]:
@@ -299,7 +362,7 @@ class Runner:
         records: dict[Job, FileRecord] = {}
         for job in jobs:
             try:
-                read[job] = self._coloured(read_square(job.path, self.max_megapixels))
+                read[job] = self._prepared(read_square(job.path, self.max_megapixels))
             except Exception as error:  # whatever it is, the other files are to go on
                 records[job] = _failed(job, error, [])
         try:
@@ -327,20 +390,20 @@ class Runner:
         """Return the record of an aligned face, whose result is written."""
         written = [self._write(RESTORED_FACES, job.name, result)]
         found, done = describe_faces([face]), int(face.restored is not None)
-        message, identity = _joined([why_left(found), note, result.note]), _likeness([face])
-        return FileRecord(str(job.path), face.status, 1, done, written, message, identity, found)
+        message = _joined([why_left(found), note, result.note, left_behind(result, self.extension)])
+        return FileRecord(str(job.path), face.status, 1, done, written, message, likeness_of([face]), found)
 
     def _in_depth_and_size(self, picture: Picture, restored: np.ndarray) -> Picture:
         """Return a restored face, RGB uint8 (n,n,3), in the depth and (but with `network_size`) size of `picture`."""
         image = restored.astype(np.uint16) * 257 if picture.image.dtype == np.uint16 else restored
         if not self.network_size:
             image = resized(image, *picture.image.shape[1::-1])
-        return picture.enlarged(image)
+        return picture.enlarged(self.restorer.blended(picture.image, image))
 
     def _write(self, folder: str, name: str, picture: Picture, ending: str = '') -> str:
-        """Write a result as PNG; its path relative to the output folder."""
-        relative = self._place(folder, name, '.png', ending)
-        write_png(self.output / relative, picture)
+        """Write a result; its path relative to the output folder."""
+        relative = self._place(folder, name, f'.{self.extension}', ending)
+        write_picture(self.output / relative, picture, self.quality)
         return relative
 
     def _clip(self, job: Job) -> FileRecord:
@@ -350,7 +413,7 @@ class Runner:
         from basicsr.video.video_restorer import VideoRestorer  # imports PyAV, which pictures do not need
 
         target = self.output / self._place(FINAL, job.name, '.mp4')
-        restorer = VideoRestorer(self.restorer, self.aligned, self.max_megapixels, self.network_size)
+        restorer = VideoRestorer(self.restorer, self.aligned, self.max_megapixels, self.network_size, self.keep_gps)
         result = restorer.restore_file(job.path, target, self.fps)
         written = [result.output.relative_to(self.output).as_posix()]
         numbers = (result.faces, result.restored)
@@ -391,7 +454,8 @@ def read_square(path: Path, max_megapixels: float) -> Picture:
     return picture
 
 
-def _likeness(faces: Sequence[FaceResult]) -> list[FaceIdentity]:
+def likeness_of(faces: Sequence[FaceResult]) -> list[FaceIdentity]:
+    """Return the similarities of the faces of a picture, by their numbers, where measured."""
     return [replace(face.likeness, face=index) for index, face in enumerate(faces) if face.likeness is not None]
 
 

@@ -6,7 +6,7 @@ import math
 import re
 import struct
 import zlib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -18,6 +18,9 @@ PNG_SIGNATURE = b'\x89PNG\r\n\x1a\n'
 COLOUR_CHUNKS = frozenset({b'cHRM', b'gAMA', b'sRGB', b'cICP', b'mDCV', b'cLLI'})
 IPTC_RESOURCE = 0x0404  # of Photoshop's image resources
 XMP_KEYWORD = 'XML:com.adobe.xmp'
+XMP_POSITION = re.compile(
+    rb'\s*exif:GPS\w+\s*=\s*(?:"[^"]*"|\'[^\']*\')|<(exif:GPS\w+)\b[^>]*?(?:/>|>.*?</\1\s*>)', re.DOTALL
+)
 SIZE_TAGS = (Base.ExifImageWidth, Base.ExifImageHeight)
 INCH = 0.0254  # metres
 # Of a TIFF the tags that describe the picture; the others describe the file.
@@ -56,10 +59,23 @@ class Metadata:
         if self.xmp:
             parts.append(_text_chunk(XMP_KEYWORD, self.xmp.decode('utf-8', 'replace')))
         if self.iptc:
-            padded = self.iptc + bytes(len(self.iptc) % 2)
-            resource = b'8BIM' + struct.pack('>HHI', IPTC_RESOURCE, 0, len(self.iptc)) + padded
-            parts.append(_text_chunk('Raw profile type iptc', _raw_profile('iptc', resource)))
+            parts.append(_text_chunk('Raw profile type iptc', _raw_profile('iptc', self.photoshop())))
         return b''.join([*parts, *(_text_chunk(keyword, text) for keyword, text in self.texts)])
+
+    def photoshop(self) -> bytes:
+        """Return the IPTC records as a Photoshop image resource."""
+        padded = self.iptc + bytes(len(self.iptc) % 2)
+        return b'8BIM' + struct.pack('>HHI', IPTC_RESOURCE, 0, len(self.iptc)) + padded
+
+    def without_position(self) -> Metadata:
+        """Return the same without GPS data in EXIF and XMP."""
+        exif, loaded = self.exif, Image.Exif()
+        if exif:
+            loaded.load(b'Exif\0\0' + exif)
+        if IFD.GPSInfo in loaded:
+            del loaded[IFD.GPSInfo]
+            exif = loaded.tobytes().removeprefix(b'Exif\0\0')
+        return replace(self, exif=exif, xmp=XMP_POSITION.sub(b'', self.xmp))
 
 
 def png_chunk(name: bytes, content: bytes) -> bytes:

@@ -1,4 +1,7 @@
-"""Progress with the time left: a bar on a terminal, elsewhere a line every ten seconds. Shown where a command asks."""
+"""Progress with the time left: a bar on a terminal, elsewhere a line every ten seconds. Shown where a command asks.
+
+Programs that use the library listen to the same steps, and cancel between them, with `listen`.
+"""
 
 from __future__ import annotations
 
@@ -7,6 +10,8 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Sized
 from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass
 from typing import TypeVar, cast
 
 from tqdm import tqdm
@@ -17,6 +22,71 @@ T = TypeVar('T')
 LINE_EVERY = 10.0  # seconds
 DELAY = 2.0  # seconds; work that is done sooner shows no bar
 _showing = False
+
+
+class CancelledError(BaseException):
+    """Work was cancelled through `listen`. No file's failure, so that nothing that goes on after those catches it."""
+
+
+@dataclass(frozen=True)
+class Step:
+    """Progress of some work.
+
+    Attributes:
+        done: units that are done.
+        total: of how many; None where that is not known.
+        unit: what they are: `file`, `batch`, `face`, `step`, `tile` or `frame`.
+        name: of what is worked on, or empty.
+    """
+
+    done: int
+    total: int | None
+    unit: str
+    name: str
+
+
+@dataclass(frozen=True)
+class _Listener:
+    """Whoever listens to the work of a thread, and may cancel it."""
+
+    notify: Callable[[Step], object] | None
+    cancel: threading.Event | None
+
+    def check(self) -> None:
+        """Raise CancelledError where the work is cancelled."""
+        if self.cancel is not None and self.cancel.is_set():
+            raise CancelledError('cancelled')
+
+    def step(self, step: Step) -> None:
+        """Pass a step on."""
+        self.check()
+        if self.notify is not None:
+            self.notify(step)
+
+
+NOBODY = _Listener(None, None)
+_listener: ContextVar[_Listener] = ContextVar('listener', default=NOBODY)
+
+
+@contextmanager
+def listen(notify: Callable[[Step], object] | None = None, cancel: threading.Event | None = None) -> Iterator[None]:
+    """Within, and in this thread, pass on the steps of all work, and cancel it once an event is set.
+
+    Args:
+        notify: called after each unit of work, now and then from another thread; what it raises ends the work.
+        cancel: once it is set, the work ends with `CancelledError` before its next unit. Files are written whole or not
+            at all.
+    """
+    token = _listener.set(_Listener(notify, cancel))
+    try:
+        yield
+    finally:
+        _listener.reset(token)
+
+
+def stop_if_cancelled() -> None:
+    """Raise CancelledError where the work of this thread is cancelled."""
+    _listener.get().check()
 
 
 @contextmanager
@@ -33,6 +103,21 @@ def show_progress() -> Iterator[None]:
 @contextmanager
 def progress(total: int | None, unit: str, name: str = '') -> Iterator[Callable[[], object]]:
     """Yield a function to call after each of `total` units of something called `name`; None is an unknown number."""
+    listener, done = _listener.get(), 0
+
+    def step() -> None:
+        nonlocal done
+        done += 1
+        show()
+        listener.step(Step(done, total, unit, name))
+
+    with _shown(total, unit, name) as show:
+        yield step
+
+
+@contextmanager
+def _shown(total: int | None, unit: str, name: str) -> Iterator[Callable[[], object]]:
+    """Return the function that shows each unit, where a command asked for it."""
     if not _showing:
         yield lambda: None
     elif sys.stderr.isatty():
@@ -46,6 +131,7 @@ def progress(total: int | None, unit: str, name: str = '') -> Iterator[Callable[
 def track(items: Iterable[T], unit: str, name: str = '') -> Iterator[T]:
     """Yield the same items, each counted once the next is asked for."""
     total = len(items) if isinstance(items, Sized) else None
+    stop_if_cancelled()
     if total == 1:  # nothing would be seen of it
         yield from items
         return

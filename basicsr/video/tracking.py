@@ -107,6 +107,7 @@ class Track:
         frame: in which frame that was.
         sharp: whether it is to be left alone.
         grey: whether it has no colour; for the user of the track to vote.
+        small: whether it is smaller than the faces to restore; likewise.
         sightings: in how many frames it was seen.
     """
 
@@ -116,6 +117,7 @@ class Track:
     frame: int
     sharp: Verdict = field(default_factory=Verdict)
     grey: Verdict = field(default_factory=Verdict)
+    small: Verdict = field(default_factory=Verdict)
     sightings: int = 0
     velocity: np.ndarray = field(default_factory=lambda: np.zeros(2))
     smoother: Smoother = field(default_factory=Smoother)

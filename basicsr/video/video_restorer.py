@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import time
+from collections import Counter
 from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import ExitStack, closing
 from dataclasses import dataclass, field, replace
@@ -14,9 +15,17 @@ import numpy as np
 from av.error import FFmpegError
 
 from basicsr.faces.face import Face
-from basicsr.faces.geometry import ffhq_template
+from basicsr.faces.geometry import crop_side, ffhq_template
 from basicsr.inference.identity_meter import FaceIdentity
-from basicsr.inference.image_restorer import ALREADY_SHARP, NO_FACE, RESTORED, FaceResult, ImageRestorer, is_grey
+from basicsr.inference.image_restorer import (
+    ALREADY_SHARP,
+    LEFT_OUT,
+    NO_FACE,
+    RESTORED,
+    FaceResult,
+    ImageRestorer,
+    is_grey,
+)
 from basicsr.utils.files import replacing
 from basicsr.utils.image import resized
 from basicsr.utils.picture import MAX_MEGAPIXELS, Picture, check_size, fill_hidden, is_animated
@@ -40,7 +49,8 @@ class VideoResult:
     """Result of a clip.
 
     Attributes:
-        status: `restored`, `already_sharp` or `no_face`; `incomplete` if a part of the picture or sound is missing.
+        status: `restored`, `already_sharp`, `left_out` or `no_face`; `incomplete` if a part of the picture or sound is
+            missing.
         frames: how many were read.
         faces: how many tracks there were: faces followed from where they appear to where they are lost.
         restored: in how many of them the face was restored.
@@ -82,6 +92,7 @@ class _Tally:
 
     faces: set[int] = field(default_factory=set)
     restored: set[int] = field(default_factory=set)
+    left_out: dict[int, str] = field(default_factory=dict)  # and why
     notes: list[str] = field(default_factory=list)
     sound_lost: bool = False
     network_seconds: float = 0
@@ -100,17 +111,19 @@ class VideoRestorer:
         aligned: every frame is an aligned face itself, and so is every frame of the result.
         max_megapixels: most pixels of a frame and of a frame of the result.
         network_size: aligned faces come out in the size of the network instead of their own.
+        keep_gps: the result says where the clip was taken, as far as that does.
     """
 
     images: ImageRestorer
     aligned: bool = False
     max_megapixels: float = MAX_MEGAPIXELS
     network_size: bool = False
+    keep_gps: bool = False
 
     def restore_file(self, source: Path, target: Path, fps: Fraction | None = None) -> VideoResult:
         """Restore a clip or an animated picture, with its sound, rate and orientation, which is put into the pixels.
 
-        The first picture track and every sound track are kept, with title, date, place, languages and chapters;
+        The first picture track and every sound track are kept, with title, date, languages and chapters;
         subtitles and other tracks are not, which is said. 8 bits become H.264, more bits HEVC, both in an mp4 file;
         frames with transparency become ProRes 4444 in a mov file.
 
@@ -208,8 +221,10 @@ class VideoRestorer:
             crop = FaceResult(image, None, None, status, whole=True, grey=is_grey(image))
         else:
             crop = self.images.cut_out(image, tracked.face, status)
-        tracked.track.grey.vote(crop.grey)
-        return replace(crop, grey=tracked.track.grey.value)
+        track = tracked.track
+        track.grey.vote(crop.grey)
+        track.small.vote(self.images.selection.is_small(crop_side(tracked.face.landmarks)))
+        return self.images.chosen(replace(crop, grey=track.grey.value), track.number, track.small.value)
 
     def _restore(
         self, frames: Iterator[_Frame], size: int, tally: _Tally, step: Callable[[], object]
@@ -229,6 +244,9 @@ class VideoRestorer:
                 tally.restored.update(
                     n for n, face in zip(frame.tracks, done, strict=True) if face.restored is not None
                 )
+                tally.left_out.update(
+                    (n, face.reason) for n, face in zip(frame.tracks, done, strict=True) if face.status == LEFT_OUT
+                )
                 restored = replace(frame, faces=done)
                 if tally.people is not None:
                     tally.people.note(restored.by_track)
@@ -246,7 +264,7 @@ class VideoRestorer:
                     image = self._finish(frame)
                     if writer is None:
                         size = (image.shape[1], image.shape[0])
-                        writer = stack.enter_context(VideoWriter(path, clip, size, rate, encoding))
+                        writer = stack.enter_context(VideoWriter(path, clip, size, rate, encoding, self.keep_gps))
                     for moment in frame.shown.times:
                         writer.write(image, moment)
                 if writer is not None:
@@ -265,10 +283,10 @@ class VideoRestorer:
             if picture.image.dtype == np.uint16 and image.dtype == np.uint8:
                 image = image.astype(np.uint16) * 257
             side = self._aligned_side(picture.image.shape[0])
-            image = resized(image, side, side)
+            image = self.images.blended(picture.image, resized(image, side, side))
         else:
             picture = picture if self.images.upscale == 1 else fill_hidden(picture)
-            image = self.images.finish(picture.image, frame.faces)
+            image = self.images.finish(picture.image, frame.faces, frame.tracks)
         alpha = picture.enlarged(image).alpha
         return image if alpha is None else np.dstack([image, alpha])
 
@@ -281,14 +299,18 @@ class VideoRestorer:
             status = INCOMPLETE
         elif not tally.faces:
             status = NO_FACE
+        elif tally.restored:
+            status = RESTORED
         else:
-            status = RESTORED if tally.restored else ALREADY_SHARP
+            status = LEFT_OUT if tally.left_out.keys() == tally.faces else ALREADY_SHARP
         nobody = [] if tally.faces else ['no face found; the frames were only enlarged']
-        left = len(tally.faces) - len(tally.restored)
-        sharp = [f'{left} face(s) left alone: {self.images.sharp_enough}'] if left else []
+        omitted = {number: reason for number, reason in tally.left_out.items() if number not in tally.restored}
+        reasons = Counter(omitted.values())
+        reasons[self.images.sharp_enough] += len(tally.faces) - len(tally.restored) - len(omitted)
+        alone = [f'{count} face(s) left alone: {reason}' for reason, count in reasons.items() if count]
         hdr = ['HDR, kept in 10 bits; faces are restored in its tone curve'] if clip.colours.is_hdr else []
         missing = [f'left out: {", ".join(clip.left_out)}'] if clip.left_out else []
-        said = [*nobody, *sharp, *clip.complaints, *clip.notes, *hdr, *missing, *tally.notes]
+        said = [*nobody, *alone, *clip.complaints, *clip.notes, *hdr, *missing, *tally.notes]
         message = '; '.join([f'{clip.frames_read} frames', *said])
         return VideoResult(
             status,

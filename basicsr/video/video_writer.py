@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from fractions import Fraction
@@ -26,6 +27,7 @@ LEAST_MP3_RATE = 16000  # Hz; slower mp3 has no place in an mp4
 AAC_RATES = frozenset({96000, 88200, 64000, 48000, 44100, 32000, 24000, 22050, 16000, 12000, 11025, 8000})
 AAC_LAYOUTS = {1: 'mono', 2: 'stereo', 3: '3.0', 4: '4.0', 5: '5.0', 6: '5.1', 8: '7.1'}  # by the number of channels
 AAC_FRAME = 1024  # samples
+LOCATION = re.compile(r'^(location|gps|\xa9xyz)|\.location\b')
 PLACE = 'com.apple.quicktime.location.ISO6709'  # which phones write, and an mp4 calls `location`
 TECHNICAL = frozenset({'major_brand', 'minor_version', 'compatible_brands', 'encoder', 'duration'})
 NO_SOUND = 'the result is without'
@@ -143,9 +145,11 @@ def copy_tags(source: Stream, target: T) -> T:
     return target
 
 
-def kept_tags(tags: dict[str, str]) -> dict[str, str]:
-    """Of the tags of a clip those that say something of its content."""
+def kept_tags(tags: dict[str, str], keep_gps: bool = True) -> dict[str, str]:
+    """Of the tags of a clip those that say something of its content, with or without where it was taken."""
     kept = {key: value for key, value in tags.items() if key.lower() not in TECHNICAL}
+    if not keep_gps:
+        return {key: value for key, value in kept.items() if not LOCATION.search(key.lower())}
     if PLACE in kept:
         kept.setdefault('location', kept.pop(PLACE))
     return kept
@@ -162,6 +166,7 @@ class VideoWriter:
         size: width and height of the frames.
         rate: frames a second, the mean where they vary.
         encoding: how they are encoded.
+        keep_gps: the tags may say where the clip was taken.
 
     Attributes:
         sounds: the sound tracks.
@@ -174,13 +179,14 @@ class VideoWriter:
         size: tuple[int, int],
         rate: Fraction,
         encoding: Encoding,
+        keep_gps: bool = False,
     ) -> None:
         self._colours, self._layout = clip.colours, encoding.layout
         self._odd = (size[1] % 2, size[0] % 2)
         self._tick = Fraction(1, rate.numerator * math.ceil(LEAST_TICKS / rate.numerator))
         self._output = av.open(str(path.absolute()), 'w', format=encoding.container)
         self._last, self._damaged = -1, 0
-        self._output.metadata.update(kept_tags(clip.tags))
+        self._output.metadata.update(kept_tags(clip.tags, keep_gps))
         options = encoding.options_for(size, clip.hdr if isinstance(clip, VideoReader) else '')
         self._stream = cast(VideoStream, self._output.add_stream(encoding.codec, rate=rate, options=options))
         context = self._stream.codec_context

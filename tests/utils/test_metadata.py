@@ -25,10 +25,10 @@ DATA = Path(__file__).parents[1] / 'trials'
 XMP = b'<x:xmpmeta xmlns:x="adobe:ns:meta/"><d tiff:Orientation="6">a title</d></x:xmpmeta>'
 
 
-def through(source: Path, folder: Path) -> Image.Image:
+def through(source: Path, folder: Path, **settings) -> Image.Image:
     """The file that a run without a face writes for `source`, loaded."""
     restorer = ImageRestorer(Unchanged(64), Found(), upscale=1)
-    (record,) = Runner(restorer, folder / 'out').run([Job(source, 'a')])
+    (record,) = Runner(restorer, folder / 'out', **settings).run([Job(source, 'a')])
     assert record.status == 'no_face', record.message
     result = Image.open(folder / 'out' / record.outputs[-1])
     result.load()
@@ -64,7 +64,7 @@ def test_a_turned_photograph_is_upright_in_pixels_exif_and_xmp(tmp_path):
     exif[IFD.GPSInfo] = {1: 'N', 2: (1.0, 2.0, 3.0)}
     exif[IFD.Exif] = {36867: '2001:02:03 04:05:06', 0xA002: 64, 0xA003: 48}
     save(scene(), exif=exif, xmp=XMP, comment='a comment')(tmp_path / 'a.jpg')
-    result = through(tmp_path / 'a.jpg', tmp_path)
+    result = through(tmp_path / 'a.jpg', tmp_path, keep_gps=True)
     kept = result.getexif()
     assert result.size == (48, 64) and kept[0x0112] == 1 and kept[0x8298] == 'the owner'
     assert kept.get_ifd(IFD.GPSInfo) == {1: 'N', 2: (1.0, 2.0, 3.0)}

@@ -77,7 +77,7 @@ def test_languages_and_titles_of_sound_tracks_are_kept(tmp_path):
     assert tracks == [('eng', 'track0', 'track0'), ('deu', 'track1', 'track1'), ('fra', 'track2', 'track2')]
 
 
-def test_title_date_place_and_chapters_are_kept(tmp_path):
+def test_title_date_and_chapters_are_kept_and_the_place_where_asked(tmp_path):
     write_clip(tmp_path / 'a.mp4', Scene(SMALL, 10))
     tags = {
         'title': 'a title',
@@ -95,10 +95,12 @@ def test_title_date_place_and_chapters_are_kept(tmp_path):
                 packet.stream = stream
                 output.mux(packet)
     with av.open(str(restored(tmp_path / 'b.mp4', tmp_path).output)) as clip:
-        assert {key: clip.metadata.get(key) for key in tags} == tags
+        assert {key: clip.metadata.get(key) for key in tags} == {**tags, 'location': None}
+        assert not [key for key in clip.metadata if 'location' in key]
         assert [each['metadata']['title'] for each in clip.chapters()] == ['one']
     phone = {'com.apple.quicktime.location.ISO6709': '+1+2/', 'major_brand': 'qt', 'encoder': 'x'}
-    assert kept_tags(phone) == {'location': '+1+2/'}
+    assert kept_tags(phone) == {'location': '+1+2/'} and kept_tags(phone, keep_gps=False) == {}
+    assert kept_tags({**tags, 'location-eng': 'x'}, keep_gps=True)['location'] == tags['location']
 
 
 def test_transparency_is_kept_in_a_mov_file(tmp_path):
