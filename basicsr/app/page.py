@@ -134,7 +134,7 @@ def _people(handle: Handlers) -> None:
 
 
 def _results() -> Results:
-    """Result of the work."""
+    """Lay out what a visitor sees of the work."""
     message = gr.Textbox(HINT, label='Messages', interactive=False, lines=1, elem_id='message')
     faces = gr.Gallery(
         label='Faces',

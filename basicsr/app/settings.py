@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from basicsr.inference.face_restorer import DEFAULT_W
 from basicsr.inference.people import THRESHOLD
+from basicsr.inference.tasks import RESTORE
 
 NO_UPSAMPLER = 'none'
 COLOUR_FIXES = {'as the model needs it': None, 'on': True, 'off': False}
@@ -30,7 +30,7 @@ class Settings:
     """
 
     left_out: frozenset[str] = frozenset()
-    w: float = DEFAULT_W
+    w: float = RESTORE.w
     auto: bool = False
     blend: float = 1.0
     upscale: float = 2.0

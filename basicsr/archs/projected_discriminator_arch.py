@@ -47,6 +47,8 @@ class ProjectedDiscriminator(VQGANDiscriminator):
         CheckpointError: see `load_backbone`.
     """
 
+    features: VGGFeatures
+
     def __init__(
         self,
         nc: int = 3,

@@ -278,6 +278,8 @@ def check_task(args: argparse.Namespace) -> Task:
     enlarges = args.upscale not in (None, 1) or args.network_size
     for wrong, flag, reason in (
         (args.mask_path and not inpaints, '--mask_path', f'only --task {INPAINT.name} has masks'),
+        (args.blend != 1 and inpaints, '--blend', 'masked parts have no original to blend with'),
+        (args.mask and inpaints, '--mask', 'what is filled is given by the picture or --mask_path'),
         (args.w == AUTO and task is not RESTORE, '-w auto', f'--task {task.name} has no such choice'),
         (enlarges and inpaints, '--upscale and --network_size', 'what is not masked stays as it is'),
         (

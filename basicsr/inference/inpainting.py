@@ -128,7 +128,8 @@ class Inpainter(ImageRestorer):
         found = self.find(seen)
         crops = [self._crop(seen, face, found) for face in found]
         size = self.restorer.size
-        return self._fill(image, mask, [face for face in crops if seen_mask(mask, face.matrix, size).any()])
+        masked = [face for face in crops if seen_mask(mask, face.matrix, size).any()]
+        return self._fill(image, mask, self._selected(masked))
 
     def inpaint_aligned(self, image: np.ndarray, mask: np.ndarray) -> ImageResult:
         """Fill the masked part of a picture, RGB (n,n,3), that is an aligned face itself; see `inpaint`."""
@@ -147,7 +148,7 @@ class Inpainter(ImageRestorer):
                 paste_face(painted, face.restored, face.matrix, np.ones((size, size), np.float32))
                 canvas[owner == number] = painted[owner == number]
         if self.draw_box:
-            self._draw_boxes(canvas, done)
+            self._draw_boxes(canvas, done, range(len(done)))
         return ImageResult(canvas, done)
 
     def _shown(self, face: FaceResult, mask: np.ndarray) -> FaceResult:

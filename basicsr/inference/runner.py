@@ -328,7 +328,7 @@ class Runner:
         return FileRecord(str(job.path), status, len(found), done, written, message, identity, found)
 
     def _asked_for(self, status: str, count: int) -> tuple[str, str]:
-        """Return the status of a picture with `count` faces, and a message on faces that were chosen and are not there."""
+        """Return the status of a picture with `count` faces, and a message on chosen faces that are not there."""
         selection = self.restorer.selection
         missing = selection.missing(count)
         if not missing:
@@ -351,7 +351,7 @@ class Runner:
         return picture if factor == 1 else fill_hidden(picture)
 
     def _prepared(self, picture: Picture) -> Picture:
-        """Return a picture without its position, unless that is to be kept, and with colours where the task gives them."""
+        """Return a picture without its position, unless that is kept, and with colours where the task gives them."""
         if not self.keep_gps:
             picture = replace(picture, metadata=picture.metadata.without_position())
         return picture if self.task.keeps_grey else replace(picture, grey=False)

@@ -31,9 +31,9 @@ from basicsr.utils.options import OptionError, load_options
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.append(str(ROOT))
 
-from basicsr.cli import data_embed as embed_references  # noqa: E402
-from basicsr.cli import data_group as build_identity_index  # noqa: E402
-from basicsr.cli import data_lmdb as create_lmdb  # noqa: E402
+from basicsr.cli import data_embed as embed_references
+from basicsr.cli import data_group as build_identity_index
+from basicsr.cli import data_lmdb as create_lmdb
 
 KINDS = ('ReferenceBlindDataset', 'ReferenceBlindJointDataset')
 PHOTOS = {'ann': 4, 'bob': 2, 'eve': 1}
