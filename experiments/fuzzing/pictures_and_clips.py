@@ -21,7 +21,8 @@ SEED_FRAMES = 5
 class _NoFaces:
     """Stands for the detector and the face network: there is nothing to restore."""
 
-    size, batch_size = 64, 4
+    size = input_size = 64
+    batch_size = 4
 
     def detect(self, image: np.ndarray) -> list[Face]:
         """No face."""

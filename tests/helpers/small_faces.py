@@ -47,7 +47,7 @@ class Unchanged:
     batch_size = 4
 
     def __init__(self, size: int = 128) -> None:
-        self.size = size
+        self.size = self.input_size = size
 
     def restore(self, faces, w=0.8, adain=True):
         return [cv2.resize(face, (self.size, self.size), interpolation=cv2.INTER_AREA) for face in faces]

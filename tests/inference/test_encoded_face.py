@@ -159,7 +159,7 @@ def test_a_cancelled_folder_has_no_further_records(tmp_path):
         stop.set()
         return faces
 
-    images = ImageRestorer(SimpleNamespace(size=64, batch_size=1, restore=restore), force=True)
+    images = ImageRestorer(SimpleNamespace(size=64, input_size=64, batch_size=1, restore=restore), force=True)
     for name in 'abc':
         save(aligned_face(64))(tmp_path / f'{name}.png')
     records = []
