@@ -42,8 +42,10 @@ class ProjectedDiscriminator(VQGANDiscriminator):
         width: channels of a head.
         input_scale: reduce images by this factor (0 < s <= 1), by area, for the frozen network.
         grid: logits a side of a layer's map; finer features are averaged, so that every layer has the same weight.
+        feature_share: share of the logits that are of features, about; the others are of pixels, which see texture.
 
     Raises:
+        ValueError: `feature_share` is out of its range.
         CheckpointError: see `load_backbone`.
     """
 
@@ -59,9 +61,13 @@ class ProjectedDiscriminator(VQGANDiscriminator):
         width: int = 64,
         input_scale: float = 0.5,
         grid: int = 12,
+        feature_share: float = 0.5,
     ) -> None:
         super().__init__(nc, ndf, n_layers)
+        if not 0 < feature_share < 1:
+            raise ValueError(f'feature_share {feature_share}: must be above 0 and below 1')
         self.input_scale, self.grid = input_scale, grid
+        self.feature_odds = feature_share / (1 - feature_share)
         self.heads = nn.ModuleDict({layer: head(CHANNELS[layer], width) for layer in layers})
         object.__setattr__(self, 'features', VGGFeatures(list(layers), 'vgg16', weights))
 
@@ -78,5 +84,5 @@ class ProjectedDiscriminator(VQGANDiscriminator):
             logits = self.heads[layer](feature)
             places.append(F.adaptive_avg_pool2d(logits, min(self.grid, *logits.shape[2:])).flatten(1))
         structure = torch.cat(places, 1)
-        count = max(pixels.shape[1] // structure.shape[1], 1)
+        count = max(round(self.feature_odds * pixels.shape[1] / structure.shape[1]), 1)
         return torch.cat([pixels, structure.repeat(1, count)], 1)

@@ -20,13 +20,17 @@ def options(tmp_path_factory):
     return {'type': 'ProjectedDiscriminator', 'ndf': 8, 'n_layers': 2, 'width': 8, 'weights': str(path)}
 
 
-def test_half_of_the_logits_are_of_pixels_and_half_of_features(options):
-    network = build_network(options)
+@pytest.mark.parametrize('share', [0.5, 0.7])
+def test_features_have_their_share_of_the_logits(options, share):
+    network = build_network({**options, 'feature_share': share})
     patches = build_network({'type': 'VQGANDiscriminator', 'ndf': 8, 'n_layers': 2})
     image = torch.rand(2, 3, 96, 96) * 2 - 1
     pixels = patches(image)[0].numel()
     features = 12**2 + 12**2 + 6**2  # at 48 pixels: 24 pooled to 12, 12, and 6 a side
-    assert network(image).shape == (2, pixels + pixels // features * features)
+    logits = network(image)
+    repeats = (logits.shape[1] - pixels) / features
+    assert repeats == round(share / (1 - share) * pixels / features)
+    assert (logits.shape[1] - pixels) / logits.shape[1] == pytest.approx(share, abs=0.1)
 
 
 def test_the_pretrained_network_is_frozen_and_in_no_state_dict(options):
@@ -61,3 +65,9 @@ def test_structure_alone_is_learnt_from_the_heads(options, tmp_path):
 def test_weights_are_required(options):
     with pytest.raises(CheckpointError, match='needs pretrained weights'):
         build_network({key: value for key, value in options.items() if key != 'weights'})
+
+
+def test_a_share_of_all_or_none_is_an_error(options):
+    for share in (0, 1):
+        with pytest.raises(ValueError, match='feature_share'):
+            build_network({**options, 'feature_share': share})
