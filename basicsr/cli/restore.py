@@ -16,7 +16,7 @@ from basicsr.faces.detection import DEFAULT_DETECTOR, DETECTORS, build_detector
 from basicsr.faces.paste import PARSING_FILE, ParsingMask
 from basicsr.inference.build_guide import Wishes, build_guide
 from basicsr.inference.code_search import STEPS
-from basicsr.inference.face_restorer import PRECISIONS, FaceRestorer
+from basicsr.inference.face_restorer import BACKENDS, PRECISIONS, FaceRestorer
 from basicsr.inference.image_restorer import ImageRestorer
 from basicsr.inference.people import THRESHOLD
 from basicsr.inference.report import (
@@ -153,7 +153,7 @@ def add_network_flags(group: argparse._ArgumentGroup) -> None:
         '--model',
         type=user_path,
         default='auto',
-        help='auto (official weights if downloaded, else small), official, small, or a file',
+        help='auto (official weights if downloaded, else small), official, small, a file, or hf:OWNER/NAME[/FILE]',
     )
     add('--texture', type=between(0, 1), help='how much texture a CodeFormer++ adds, 0 to 1 (default: 1)')
     add('--adain', action=argparse.BooleanOptionalAction, help='as the published inference (default: on)')
@@ -170,6 +170,12 @@ def add_network_flags(group: argparse._ArgumentGroup) -> None:
     )
     add('--device', default='auto', help='auto, cpu, cuda or cuda:N (default: auto)')
     add('--precision', choices=list(PRECISIONS), default='fp32', help='of the network (default: fp32)')
+    add(
+        '--backend',
+        choices=BACKENDS,
+        default='torch',
+        help='what runs the face network: torch, or onnx for ONNX Runtime, which restores blind (default: torch)',
+    )
     add('--batch_size', type=int, default=8, help='faces at a time (default: 8)')
     add(
         '--weights_dir',
@@ -226,8 +232,18 @@ def add_identity_flags(group: argparse._ArgumentGroup) -> None:
 
 def build_restorer(args: argparse.Namespace) -> ImageRestorer:
     """Everything that the flags ask for, loaded."""
+    if args.backend != 'torch' and (args.ref or args.identity == 'input'):
+        flag = '--ref' if args.ref else '--identity input'
+        raise ValueError(f'{flag}: --backend {args.backend} restores blind; leave {flag} out, or use --backend torch')
     faces = FaceRestorer(
-        args.model, args.device, args.precision, args.batch_size, args.weights_dir, args.color_fix, args.texture
+        args.model,
+        args.device,
+        args.precision,
+        args.batch_size,
+        args.weights_dir,
+        args.color_fix,
+        args.texture,
+        args.backend,
     )
     background = None if args.bg_upsampler in ('None', 'none', '') else args.bg_upsampler
     upsampler = None
