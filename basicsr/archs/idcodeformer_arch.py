@@ -19,6 +19,14 @@ from basicsr.archs.codeformer_arch import CodeFormer, Search
 from basicsr.utils.registry import ARCH_REGISTRY
 
 
+def unit(vectors: Tensor, dim: int) -> Tensor:
+    """Normalize vectors along `dim`, and keep zero.
+
+    The usual 1e-12 is zero in float16.
+    """
+    return F.normalize(vectors, dim=dim, eps=max(1e-12, torch.finfo(vectors.dtype).tiny))
+
+
 class Identity(NamedTuple):
     """Identity of the faces of a batch.
 
@@ -47,7 +55,7 @@ class Identity(NamedTuple):
     @property
     def mean(self) -> Tensor:
         """The mean embedding (N,D) by confidence, of unit length; zero where nothing is known."""
-        return F.normalize((self.confidence[..., None] * self.vectors).sum(1), dim=1)
+        return unit((self.confidence[..., None] * self.vectors).sum(1), dim=1)
 
 
 def spread(vectors: Tensor) -> Tensor:
@@ -240,7 +248,8 @@ class IDCodeFormer(CodeFormer):
             if not is_certain and not ((mask >= 0) & (mask <= 1)).all():
                 raise ValueError(f'mask: confidence must be from 0 to 1, not {mask.tolist()}')
             confidence = mask.to(identity.dtype)
-        if len(identity) != faces or identity.shape != (*confidence.shape, self.identity_dim):
+        # An exported batch is symbolic, and `len` would fix it.
+        if identity.shape[0] != faces or identity.shape != (*confidence.shape, self.identity_dim):
             raise ValueError(
                 f'identity {tuple(identity.shape)} with mask {tuple(confidence.shape)} for {faces} faces; it must be '
                 f'({faces},{self.identity_dim}) or ({faces},R,{self.identity_dim}) with a mask ({faces},R)'
@@ -248,7 +257,7 @@ class IDCodeFormer(CodeFormer):
         if self.training and self.identity_dropout:
             confidence = confidence * (torch.rand(faces, 1, device=confidence.device) >= self.identity_dropout)
         there = confidence[..., None] > 0
-        return Identity(F.normalize(identity.where(there, 0), dim=2), confidence)
+        return Identity(unit(identity.where(there, 0), dim=2), confidence)
 
     def transformer_blocks(self, who: Identity, id_scale: float = 1.0) -> Iterable[Callable[[Tensor, Tensor], Tensor]]:
         """Self-attention and feed-forward as CodeFormer has them, each followed by cross-attention."""
@@ -303,5 +312,5 @@ class IDCodeFormer(CodeFormer):
             identity, mask: see `identify`.
             id_scale: strength of the styling path, 0 (as CodeFormer) to 2.
         """
-        who = self.identify(len(x), identity, mask)
+        who = self.identify(x.shape[0], identity, mask)
         return super().forward(x, w, detach_16, code_only, adain, search, who=who, id_scale=id_scale)

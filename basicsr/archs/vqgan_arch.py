@@ -108,8 +108,21 @@ class Upsample(nn.Module):
         """(N,C,H,W) -> (N,C,2H,2W)."""
         if torch.is_grad_enabled():
             return self.conv(F.interpolate(x, scale_factor=2.0, mode='nearest'))
+        return F.conv_transpose2d(x, self.summed_weight(), self.conv.bias, stride=2, padding=1)
+
+    def summed_weight(self) -> Tensor:
+        """Return the weight (in,out,4,4) of the transposed convolution."""
         sums = 4 * F.avg_pool2d(self.conv.weight.flip(2, 3), 2, stride=1, padding=1)  # (out,in,4,4)
-        return F.conv_transpose2d(x, sums.transpose(0, 1), self.conv.bias, stride=2, padding=1)
+        return sums.transpose(0, 1)
+
+    @torch.no_grad()
+    def transposed(self) -> nn.ConvTranspose2d:
+        """Return the transposed convolution as a layer, with a constant weight, for runtimes that need one."""
+        channels = self.conv.in_channels
+        layer = nn.ConvTranspose2d(channels, channels, 4, stride=2, padding=1)
+        layer.weight.copy_(self.summed_weight())
+        cast(Tensor, layer.bias).copy_(cast(Tensor, self.conv.bias))
+        return layer
 
 
 class BlockStack(nn.Module):

@@ -26,7 +26,7 @@ from basicsr.faces.detection import DEFAULT_DETECTOR, DETECTORS, MIN_SCORE, OTHE
 from basicsr.faces.paste import PARSING_FILE, ParsingMask
 from basicsr.inference.build_guide import Wishes, build_guide
 from basicsr.inference.code_search import STEPS
-from basicsr.inference.face_restorer import PRECISIONS, FaceRestorer
+from basicsr.inference.face_restorer import BACKENDS, PRECISIONS, FaceRestorer
 from basicsr.inference.face_selection import FaceSelection
 from basicsr.inference.image_restorer import ImageRestorer
 from basicsr.inference.inpainting import Inpainter, InpaintingRunner, MaskReader
@@ -193,7 +193,7 @@ def add_network_flags(group: argparse._ArgumentGroup) -> None:
         '--model',
         type=user_path,
         default='auto',
-        help='auto (official weights if downloaded, else small), official, small, or a file',
+        help='auto (official weights if downloaded, else small), official, small, a file, or hf:OWNER/NAME[/FILE]',
     )
     add('--texture', type=between(0, 1), help='how much texture a CodeFormer++ adds, 0 to 1 (default: 1)')
     add(
@@ -214,6 +214,12 @@ def add_network_flags(group: argparse._ArgumentGroup) -> None:
     )
     add('--device', default='auto', help='auto, cpu, cuda, cuda:N, or mps, which is untested (default: auto)')
     add('--precision', choices=list(PRECISIONS), default='fp32', help='of the network (default: fp32)')
+    add(
+        '--backend',
+        choices=BACKENDS,
+        default='torch',
+        help='what runs the face network: torch, or onnx for ONNX Runtime, which restores blind (default: torch)',
+    )
     add('--batch_size', type=int, default=8, help='faces at a time (default: 8)')
     add(
         '--weights_dir',
@@ -314,8 +320,19 @@ def build_mask(args: argparse.Namespace, device: str) -> ParsingMask | None:
 def build_restorer(args: argparse.Namespace) -> ImageRestorer:
     """Everything that the flags ask for, loaded."""
     task = check_task(args)
+    if args.backend != 'torch' and (args.ref or args.identity == 'input'):
+        flag = '--ref' if args.ref else '--identity input'
+        raise ValueError(f'{flag}: --backend {args.backend} restores blind; leave {flag} out, or use --backend torch')
     faces = FaceRestorer(
-        args.model, args.device, args.precision, args.batch_size, args.weights_dir, args.color_fix, args.texture, task
+        args.model,
+        args.device,
+        args.precision,
+        args.batch_size,
+        args.weights_dir,
+        args.color_fix,
+        args.texture,
+        task,
+        args.backend,
     )
     background = background_of(args)
     upsampler = None

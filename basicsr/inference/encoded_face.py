@@ -8,7 +8,7 @@ import threading
 from collections import OrderedDict
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -103,7 +103,7 @@ class CachingRestorer(FaceRestorer):
     @torch.no_grad()
     def _run(self, batch: Tensor, w: float, adain: bool, **known: Any) -> list[np.ndarray]:
         network = self.network
-        codeformer = network.prior if isinstance(network, CodeFormerPlusPlus) else network
+        codeformer = cast(CodeFormer, network.prior if isinstance(network, CodeFormerPlusPlus) else network)
         key = _key(batch, known)
         with self._lock:
             encoded = self._kept.pop(key, None)

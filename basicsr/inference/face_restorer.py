@@ -5,8 +5,9 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -21,13 +22,18 @@ from basicsr.inference.tasks import RESTORE, Task
 from basicsr.utils.checkpoint import CheckpointError
 from basicsr.utils.finite import check_finite
 from basicsr.utils.folders import packaged, weights_folder
+from basicsr.utils.hub import PREFIX, fetch_from_hub, is_hub_address
 from basicsr.utils.image import resized, to_tensor
 from basicsr.utils.memory import give_back_freed_memory
 from basicsr.utils.precision import computes_bf16
 from basicsr.utils.progress import track
 
+if TYPE_CHECKING:
+    from basicsr.inference.onnx_network import OnnxNetwork
+
 OFFICIAL = Path('CodeFormer') / 'codeformer.pth'
 SMALL = Path('small') / 'codeformer_128.safetensors'
+BACKENDS = ('torch', 'onnx')
 PRECISIONS = {'fp32': torch.float32, 'bf16': torch.bfloat16, 'fp16': torch.float16}
 
 logger = logging.getLogger('basicsr')
@@ -56,12 +62,16 @@ def choose_device(name: str) -> str:
 
 
 def find_model(model: str | os.PathLike, weights_dir: str | os.PathLike, task: Task = RESTORE) -> tuple[Path, str]:
-    """Return the weights file that `auto`, `official`, `small` or a path stands for, and a line that says which it is.
+    """Return the weights file of `auto`, `official`, `small`, `hf:…` or a path, and a line that says which it is.
 
     Raises:
         FileNotFoundError: it is not there; the message says how to get it.
         ValueError: there is no small model for the task.
+        HubError: see `fetch_from_hub`.
     """
+    if is_hub_address(model):
+        path = fetch_from_hub(os.fspath(model))
+        return path, f'{os.fspath(model)} ({path.name})'
     folder = Path(weights_dir)
     if task.weights is not None and model in ('auto', 'official', 'small'):
         if model == 'small':
@@ -86,7 +96,9 @@ def find_model(model: str | os.PathLike, weights_dir: str | os.PathLike, task: T
         return small, f'embedded small model ({small})'
     path = Path(model)
     if not path.is_file():
-        raise FileNotFoundError(f'{path}: no such model file; --model takes auto, official, small or a file')
+        raise FileNotFoundError(
+            f'{path}: no such model file; --model takes auto, official, small, a file, or hf:OWNER/NAME[/FILE]'
+        )
     return path, str(path)
 
 
@@ -155,7 +167,7 @@ class FaceRestorer:
 
     Args:
         model: `auto` (the official weights if they are in the weights folder, else the embedded small model),
-            `official`, `small`, or the path of a checkpoint.
+            `official`, `small`, the path of a checkpoint, or `hf:OWNER/NAME[/FILE]` of the Hugging Face Hub.
         device: `auto`, `cpu`, `cuda`, `cuda:N`, or `mps` (untested).
         precision: `fp32`, `bf16`, or `fp16` (CUDA only).
         batch_size: most faces given to the network at a time.
@@ -166,6 +178,7 @@ class FaceRestorer:
         texture: how much texture a CodeFormer++ adds, 0 to 1 (the default).
         task: what the network is for; it says which weights `auto` and `official` are, and what `default_w` and
             `default_adain` are.
+        backend: `torch`, or `onnx` for ONNX Runtime, which restores blind, in fp32 and at texture 1, see `OnnxNetwork`.
 
     Attributes:
         size: side of the results.
@@ -177,9 +190,11 @@ class FaceRestorer:
 
     Raises:
         FileNotFoundError: the weights are not there.
+        HubError: they could not be had from the hub.
         CheckpointError: see `load_restorer`.
-        ValueError: an unknown device or precision, a batch size below 1, a texture for a network that adds none, or
-            `color_fix` for a task that changes colours or hides parts.
+        ValueError: an unknown device, precision or backend, a batch size below 1, a texture for a network that adds
+            none, `color_fix` for a task that changes colours or hides parts, or what the backend cannot do.
+        OnnxError: ONNX Runtime cannot run the network.
     """
 
     def __init__(
@@ -192,11 +207,9 @@ class FaceRestorer:
         color_fix: bool | None = None,
         texture: float | None = None,
         task: Task = RESTORE,
+        backend: str = 'torch',
     ) -> None:
-        if precision not in PRECISIONS:
-            raise ValueError(f"unknown precision '{precision}'; use {', '.join(PRECISIONS)}")
-        if batch_size < 1:
-            raise ValueError(f'batch size {batch_size}: must be 1 or more')
+        check_options(precision, batch_size, backend, texture)
         self.device = choose_device(device)
         if precision == 'fp16' and not self.device.startswith('cuda'):
             raise ValueError('precision fp16 needs a CUDA device; use bf16 or fp32 on the CPU')
@@ -206,16 +219,15 @@ class FaceRestorer:
             raise ValueError(f'--color_fix keeps the colours of the input; leave it out of --task {task.name}')
         folder = weights_folder() if weights_dir is None else weights_dir
         path, name, network = load_model(model, folder, self.device, task)
-        self.network = network.to(PRECISIONS[precision]).to(memory_format=torch.channels_last)
-        if self.device == 'cpu':
-            bound_kept_memory(network)
+        network = network.to(PRECISIONS[precision]).to(memory_format=torch.channels_last)
         self.color_fix = path.name == SMALL.name and task is RESTORE if color_fix is None else color_fix
         self.task = task
         self.precision = precision
         self.batch_size = batch_size
         self.size: int = network.out_size
         self.input_size: int = network.img_size
-        self.takes_identity = network.takes_identity
+        self.backend = backend
+        self.takes_identity = network.takes_identity and backend == 'torch'
         self.told_by = (network.recogniser, network.identity_dim)
         self.default_w, self.default_adain = task.w, task.adain
         self.settings: dict[str, Any] = {}
@@ -225,9 +237,35 @@ class FaceRestorer:
             self.settings['texture'] = 1.0 if texture is None else texture
         elif texture is not None:
             raise ValueError(f'texture: {name} adds no texture; give a CodeFormer++ model, or leave it out')
-        if texture is not None and not 0 <= texture <= 1:
-            raise ValueError(f'texture = {texture}: must be from 0 to 1')
-        self.description = f'{name}, {self.size}x{self.size} pixels, {precision} on {self.device}'
+        self.network, where = self._on_backend(network, path, device)
+        self.description = f'{name}, {self.size}x{self.size} pixels, {precision} on {where}'
+
+    def _on_backend(
+        self, network: CodeFormer | CodeFormerPlusPlus, path: Path, device: str
+    ) -> tuple[nn.Module | OnnxNetwork, str]:
+        """Return what runs the network in a file, and where."""
+        if self.backend == 'torch':
+            if self.device == 'cpu':
+                bound_kept_memory(network)
+            return network, self.device
+        from basicsr.inference.onnx_network import OnnxNetwork  # needs an extra
+
+        runtime = OnnxNetwork(partial(load_restorer, path), path, network.img_size, device)
+        return runtime, runtime.describe(self.default_adain)
+
+    @classmethod
+    def from_pretrained(cls, repository: str, file: str | None = None, **options: Any) -> FaceRestorer:
+        """Load a network of the Hugging Face Hub.
+
+        Args:
+            repository: OWNER/NAME.
+            file: its weights; left out, the only `.safetensors` (or `.pth`) of the repository.
+            options: the others of `FaceRestorer`.
+
+        Raises:
+            HubError: it could not be had.
+        """
+        return cls(PREFIX + '/'.join(filter(None, (repository, file))), **options)
 
     def restore(
         self,
@@ -272,6 +310,8 @@ class FaceRestorer:
         tones = [Tone.of(face) if self.task.adjusts_tones else Tone() for face in fitted]
         shown = [face if tone.is_usual else tone.apply(face) for face, tone in zip(fitted, tones, strict=True)]
         inputs = [to_tensor(face if face.dtype == np.uint8 else face / 255) for face in shown]
+        if self.backend != 'torch' and (identity is not None or search is not None):
+            raise ValueError(f'backend {self.backend} restores blind, without identity and search; use backend torch')
         self._check_identity(len(inputs), identity, mask, id_scale)
         if search is not None and len(search.targets) != len(inputs):
             raise ValueError(f'{len(search.targets)} targets of a search for {len(inputs)} faces')
@@ -331,6 +371,22 @@ class FaceRestorer:
         output = output.float()
         check_finite(output, f'the network ({self.precision})')
         return list(((output.clamp(-1, 1) + 1) * 127.5).permute(0, 2, 3, 1).cpu().numpy())
+
+
+def check_options(precision: str, batch_size: int, backend: str, texture: float | None) -> None:
+    """Raise ValueError for an unknown or impossible option of `FaceRestorer`."""
+    if precision not in PRECISIONS:
+        raise ValueError(f"unknown precision '{precision}'; use {', '.join(PRECISIONS)}")
+    if batch_size < 1:
+        raise ValueError(f'batch size {batch_size}: must be 1 or more')
+    if texture is not None and not 0 <= texture <= 1:
+        raise ValueError(f'texture = {texture}: must be from 0 to 1')
+    if backend not in BACKENDS:
+        raise ValueError(f"unknown backend '{backend}'; use {', '.join(BACKENDS)}")
+    if backend == 'onnx' and precision != 'fp32':
+        raise ValueError(f'precision {precision}: backend onnx computes in fp32; leave it out, or use backend torch')
+    if backend == 'onnx' and texture not in (None, 1):
+        raise ValueError(f'texture = {texture}: backend onnx has 1 only; leave it out, or use backend torch')
 
 
 def to_levels(image: np.ndarray) -> np.ndarray:

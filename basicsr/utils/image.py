@@ -9,6 +9,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from basicsr.utils.errors import IDCodeFormerError
@@ -116,6 +117,20 @@ def resized(image: np.ndarray, width: int, height: int) -> np.ndarray:
 def whitened(image: np.ndarray, mask: np.ndarray) -> np.ndarray:
     """Return RGB uint8 (H,W,3) that is pure white where `mask` (H,W) is true."""
     return np.where(mask[..., None], np.uint8(255), image)
+
+
+def resized_tensor(image: Tensor, side: int) -> Tensor:
+    """Resize square pictures (N,C,S,S): smaller by area or with anti-aliasing, larger bicubic.
+
+    This can be traced and exported, unlike `resized`.
+    """
+    given = image.shape[-1]
+    if given == side:
+        return image
+    if given % side == 0:
+        return F.avg_pool2d(image, given // side)
+    mode = 'bicubic' if side > given else 'bilinear'
+    return F.interpolate(image, (side, side), mode=mode, align_corners=False, antialias=side < given)
 
 
 def to_8_bits(image: np.ndarray) -> np.ndarray:

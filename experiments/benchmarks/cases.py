@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from statistics import median
-from typing import Any
+from typing import Any, cast
 
 import cv2
 import numpy as np
@@ -196,7 +196,7 @@ def plusplus(setup: Setup) -> list[Row]:
         prior, whole = interleaved(
             setup.repeats,
             lambda n=restorers[0].network, x=face: n(x, w=W, adain=True),
-            lambda n=restorers[1].network, x=face: n(x),
+            lambda n=cast(CodeFormerPlusPlus, restorers[1].network), x=face: n(x),
         )
         del restorers
         peak = peak_of(checkpoint, precision)[1]

@@ -16,9 +16,8 @@ from small_faces import aligned_face
 from basicsr.archs import CodeFormerPlusPlus, build_network
 from basicsr.archs.factory import describe, load_network
 from basicsr.archs.tgrn_arch import TGRN, TextureAttention
-from basicsr.cli import export
 from basicsr.cli.restore import main
-from basicsr.inference import FaceRestorer
+from basicsr.inference import FaceRestorer, onnx_export
 from basicsr.utils.checkpoint import CheckpointError, save_atomic
 from basicsr.utils.image import imread, imwrite, to_image, to_tensor
 
@@ -348,7 +347,7 @@ def test_references_and_precision_reach_the_prior(tmp_path):
 def test_exported_program_takes_any_w_and_any_number_of_faces(files):
     """The way to ONNX takes half a minute more, and `export_onnx.py` compares each file that it writes."""
     network = load_network(files / 'stage2.pth')
-    program = export.trace(export.Restoration(network))
+    program = onnx_export.trace(onnx_export.Restoration(network))
     for count, w in ((1, 0.0), (3, 0.7)):
         x = image(count, count, 64)
         found, _ = program.module()(x, torch.tensor(w))

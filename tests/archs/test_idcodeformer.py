@@ -188,6 +188,15 @@ def test_confidence_in_a_compiled_and_in_an_exported_network():
 
 
 @torch.no_grad()
+def test_nobody_known_is_finite_and_alike_in_float16():
+    network = awake()
+    image, logits, _ = network.half()(faces().half(), w=0.5)
+    expected = network.float()(faces(), w=0.5)
+    torch.testing.assert_close(logits.float(), expected[1], atol=0.1, rtol=0)
+    assert image.isfinite().all()
+
+
+@torch.no_grad()
 def test_one_reference_of_each_face_is_a_list_of_one():
     network, x, identity = awake(), faces(), embeddings(2)
     assert torch.equal(network(x, identity=identity)[0], network(x, identity=identity[:, None])[0])
