@@ -192,13 +192,13 @@ def plusplus(setup: Setup) -> list[Row]:
     rows = []
     for precision in ('fp32', 'bf16'):
         restorers = [FaceRestorer(path, 'cpu', precision) for path in (setup.checkpoint, checkpoint)]
-        face = drawn_faces(restorers[0], 1)
+        face, plusplus = drawn_faces(restorers[0], 1), cast(CodeFormerPlusPlus, restorers[1].network)
         prior, whole = interleaved(
             setup.repeats,
             lambda n=restorers[0].network, x=face: n(x, w=W, adain=True),
-            lambda n=cast(CodeFormerPlusPlus, restorers[1].network), x=face: n(x),
+            lambda n=plusplus, x=face: n(x),
         )
-        del restorers
+        del restorers, plusplus
         peak = peak_of(checkpoint, precision)[1]
         ratios = (min(whole) / min(prior), median(whole) / median(prior))
         rows += [
