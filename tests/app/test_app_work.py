@@ -19,7 +19,9 @@ from PIL.ExifTags import IFD
 from small_faces import blurred_portrait, portrait, save_tiny_model
 from small_recogniser import save_tiny
 
-gradio = pytest.importorskip('gradio', reason='the page needs the extra app')
+pytest.importorskip('gradio', reason='the page needs the extra app')
+
+import gradio
 
 from basicsr.app import handlers
 from basicsr.app import session as sessions_module
