@@ -2,8 +2,8 @@
 
     python scripts/contact_sheet.py
 
-Writes `docs/before_after.png` (faces of `inputs/`, degraded beside restored) and `docs/contact_sheet.png` (rows: draws
-of the small and the large degradation; columns: degraded, restored at several w, truth).
+Writes `docs/before_after.png` (faces of `inputs/`, degraded beside restored), `docs/contact_sheet.png` (rows: draws of
+mild and severe damage; columns: degraded, restored at several w, truth) and `docs/assets/collage.jpg`, three of them.
 """
 
 from __future__ import annotations
@@ -39,8 +39,12 @@ def contact_rows(restorer: FaceRestorer, adain: bool) -> list[list[np.ndarray]]:
     return rows
 
 
+COLLAGE_ROWS, COLLAGE_COLUMNS = (0, 2, 3), (0, 1, 2, 5)
+"""Of the contact sheet."""
+
+
 def main() -> int:
-    """Run the command line."""
+    """Run the command line; return the exit code."""
     parser = ArgumentParser(description='Write the pictures of docs/ with a model.')
     parser.add_argument('--model', default='small')
     parser.add_argument('--adain', action=argparse.BooleanOptionalAction, default=True)
@@ -53,5 +57,8 @@ def main() -> int:
         pairs += [face, restorer.restore(face, 0.8, args.adain)[0]]
     imwrite(args.output / 'before_after.png', sheet([pairs], ['degraded', 'restored'] * (len(pairs) // 2)))
     titles = ['degraded', *(f'w = {w:g}' for w in WEIGHTS), 'truth']
-    imwrite(args.output / 'contact_sheet.png', sheet(contact_rows(restorer, args.adain), titles))
+    rows = contact_rows(restorer, args.adain)
+    imwrite(args.output / 'contact_sheet.png', sheet(rows, titles))
+    chosen = [[rows[row][column] for column in COLLAGE_COLUMNS] for row in COLLAGE_ROWS]
+    imwrite(args.output / 'assets' / 'collage.jpg', sheet(chosen, [titles[column] for column in COLLAGE_COLUMNS]))
     return 0
