@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING
 from basicsr.app.settings import COLOUR_FIXES, NO_UPSAMPLER, Settings
 from basicsr.faces.detection import DEFAULT_DETECTOR, FaceDetector, build_detector
 from basicsr.faces.paste import PARSING_FILE, ParsingMask
-from basicsr.inference.build_guide import Wishes, build_guide
+from basicsr.inference.build_conditioner import IdentityConfig, build_conditioner
 from basicsr.inference.encoded_face import CachingRestorer
 from basicsr.inference.face_restorer import OFFICIAL
 from basicsr.inference.face_selection import EVERY_FACE, FaceSelection
-from basicsr.inference.identity_guide import IdentityGuide
+from basicsr.inference.identity_conditioner import IdentityConditioner
 from basicsr.inference.image_restorer import ImageRestorer
 from basicsr.utils.picture import MAX_MEGAPIXELS
 
@@ -107,23 +107,23 @@ class Engine:
             self._upsamplers[name] = Upsampler(self._upsampler_file, device=device)
         return self._upsamplers[name]
 
-    def guide(self, settings: Settings, references: Sequence[Path]) -> IdentityGuide | None:
+    def guide(self, settings: Settings, references: Sequence[Path]) -> IdentityConditioner | None:
         """Read references, and find what measures identity; None where nothing asks for it and nothing is there.
 
         Raises:
             CheckpointError: there is no recognizer, or it is not calibrated where w is to be chosen.
             ValueError: no reference can be used.
         """
-        wishes = Wishes(
+        wishes = IdentityConfig(
             [str(path) for path in references],
             self.recogniser,
             threshold=settings.threshold,
             choose_w=settings.auto,
         )
-        return build_guide(wishes, self.restorer(settings.model), self.detector, self.weights_dir)
+        return build_conditioner(wishes, self.restorer(settings.model), self.detector, self.weights_dir)
 
     def images(
-        self, settings: Settings, guide: IdentityGuide | None = None, selection: FaceSelection = EVERY_FACE
+        self, settings: Settings, guide: IdentityConditioner | None = None, selection: FaceSelection = EVERY_FACE
     ) -> ImageRestorer:
         """Build what restores whole pictures by these settings.
 

@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from basicsr.app.settings import Settings
-from basicsr.inference.identity_guide import IdentityGuide
+from basicsr.inference.identity_conditioner import IdentityConditioner
 from basicsr.inference.image_restorer import FaceResult
 from basicsr.inference.report import FileRecord
 from basicsr.utils.files import shorten_name
@@ -89,7 +89,7 @@ class Session:
     notes: list[str] = field(default_factory=list)
     cancel: threading.Event = field(default_factory=threading.Event)
     cut_for: tuple = ()
-    guide: IdentityGuide | None = None
+    guide: IdentityConditioner | None = None
     guide_for: tuple = ()
     restored_with: Settings | None = None
     stale: bool = False

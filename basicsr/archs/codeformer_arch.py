@@ -195,17 +195,17 @@ class CodeFormer(VQAutoEncoder):
 
         return self.encoder(self.to_input(x), {side: partial(keep, side) for side in sides}), seen
 
-    def look_up(self, logits: Tensor) -> Tensor:
+    def lookup_codes(self, logits: Tensor) -> Tensor:
         """Code logits (N,s*s,K) -> the most likely codes (N,emb_dim,s,s); no gradient reaches the logits."""
         side = self.latent_side
         return self.quantize.get_codebook_feat(logits.argmax(2), (logits.shape[0], side, side, self.emb_dim))
 
-    def look_up_softly(self, logits: Tensor, tau: float = 1.0) -> Tensor:
-        """`look_up`, bit for bit, with the gradient of the expected code: straight through softmax(logits / tau)."""
+    def lookup_codes_ste(self, logits: Tensor, tau: float = 1.0) -> Tensor:
+        """`lookup_codes`, bit for bit, with the expected code's gradient: straight through softmax(logits / tau)."""
         with torch.autocast(logits.device.type, enabled=False):
             soft = (logits.float() / tau).softmax(2) @ self.quantize.codes.detach().float()  # (N,s*s,emb_dim)
         soft = soft.transpose(1, 2).unflatten(2, (self.latent_side, self.latent_side))
-        return self.look_up(logits).detach() + (soft - soft.detach())  # the bracket is zero
+        return self.lookup_codes(logits).detach() + (soft - soft.detach())  # the bracket is zero
 
     def decode(self, codes: Tensor, seen: Mapping[int, Tensor], w: float | Tensor) -> Tensor:
         """Code features (N,emb_dim,s,s) -> faces (N,3,S,S), fused at weight `w` with the encoder features `seen`."""
@@ -263,8 +263,8 @@ class CodeFormer(VQAutoEncoder):
             return self.render(codes, lq_feat, seen if fusing[index] else {}, weights[index], adain, **known)
 
         if search is not None:
-            logits = search(logits, lambda tried: render(self.look_up_softly(tried).to(lq_feat.dtype)))
-        codes = self.look_up(logits)
+            logits = search(logits, lambda tried: render(self.lookup_codes_ste(tried).to(lq_feat.dtype)))
+        codes = self.lookup_codes(logits)
         codes = codes.detach() if detach_16 else codes
         images = tuple(render(codes, index) for index in range(len(weights)))
         return images if isinstance(w, tuple) else images[0], logits, lq_feat

@@ -18,7 +18,7 @@ from basicsr.cli.arguments import (
 from basicsr.cli.restore_flags import build_parser
 from basicsr.faces.detection import build_detector
 from basicsr.faces.paste import PARSING_FILE, ParsingMask
-from basicsr.inference.build_guide import Wishes, build_guide
+from basicsr.inference.build_conditioner import IdentityConfig, build_conditioner
 from basicsr.inference.face_restorer import FaceRestorer
 from basicsr.inference.face_selection import FaceSelection
 from basicsr.inference.image_restorer import ImageRestorer
@@ -114,7 +114,7 @@ def build_restorer(args: argparse.Namespace) -> ImageRestorer:
         detector = build_detector(
             args.detection_model, args.weights_dir, device=faces.device, min_score=args.det_threshold
         )
-    wishes = Wishes(
+    wishes = IdentityConfig(
         args.ref,
         args.recogniser,
         args.id_threshold,
@@ -138,7 +138,7 @@ def build_restorer(args: argparse.Namespace) -> ImageRestorer:
         parsing=build_mask(args, faces.device),
         grain=args.grain and task is not INPAINT,
         force=args.force or not task.only_blurred,
-        guide=build_guide(wishes, faces, detector, args.weights_dir),
+        guide=build_conditioner(wishes, faces, detector, args.weights_dir),
         choose_w=auto,
         keeps_grey=task.keeps_grey,
         selection=FaceSelection(

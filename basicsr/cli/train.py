@@ -198,7 +198,7 @@ def _train(opt: Mapping[str, Any], folder: Path, auto_resume: bool) -> BaseModel
             state, problems = find_resume_state(opt, folder, auto_resume, model.resume_training)
         else:
             state = None
-        state = dist.from_rank_0(state)
+        state = dist.broadcast_object(state)
         start = model.resume_training(state) if state else 0
         loaders = make_loaders(opt, start * per_iteration)
         side = cast(VQAutoEncoder, model.networks['net_g']).img_size

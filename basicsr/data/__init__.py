@@ -10,11 +10,11 @@ from torch.utils.data import Dataset
 from basicsr.data.common import LOADER_KEYS, DataError
 from basicsr.data.ffhq_blind_dataset import FFHQBlindDataset
 from basicsr.data.ffhq_blind_joint_dataset import FFHQBlindJointDataset
-from basicsr.data.invented_people_dataset import InventedPeopleDataset, InventedPeopleJointDataset
 from basicsr.data.paired_image_dataset import PairedImageDataset, check_pairs
 from basicsr.data.paired_reference_dataset import PairedReferenceDataset
 from basicsr.data.reference_blind_dataset import ReferenceBlindDataset, ReferenceBlindJointDataset
 from basicsr.data.sampler import ResumableSampler, build_dataloader
+from basicsr.data.synthetic_identity_dataset import SyntheticIdentityDataset, SyntheticIdentityJointDataset
 from basicsr.utils.registry import DATASET_REGISTRY
 
 __all__ = [
@@ -22,13 +22,13 @@ __all__ = [
     'DataError',
     'FFHQBlindDataset',
     'FFHQBlindJointDataset',
-    'InventedPeopleDataset',
-    'InventedPeopleJointDataset',
     'PairedImageDataset',
     'PairedReferenceDataset',
     'ReferenceBlindDataset',
     'ReferenceBlindJointDataset',
     'ResumableSampler',
+    'SyntheticIdentityDataset',
+    'SyntheticIdentityJointDataset',
     'build_dataloader',
     'build_dataset',
     'check_pairs',

@@ -24,8 +24,8 @@ class CodeSearch:
     """Moves code logits until the decoded faces are like somebody, by the gradient of a recogniser.
 
     Minimises 1 - cos(recogniser(face), target) + |difference to the first face, both shrunk|. The gradient reaches the
-    logits as that of the identity loss does in training (`CodeFormer.look_up_softly`). What is decoded are codes of the
-    codebook at every step, so faces stay such as the network can make.
+    logits as that of the identity loss does in training (`CodeFormer.lookup_codes_ste`). Every step decodes codes of the
+    codebook, so faces stay such as the network can make.
 
     Args:
         embedder: the recogniser.

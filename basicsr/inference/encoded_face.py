@@ -66,11 +66,11 @@ def encode(network: CodeFormer, face: Tensor, w: float, adain: bool, **known: An
         fused = seen if w > 0 else {}
 
         def render(tried: Tensor) -> Tensor:
-            codes = network.look_up_softly(tried).to(lq_feat.dtype)
+            codes = network.lookup_codes_ste(tried).to(lq_feat.dtype)
             return network.render(codes, lq_feat, fused, w, adain, **known)
 
         logits = search(logits, render)
-    return EncodedFace(network.look_up(logits), lq_feat, seen, known)
+    return EncodedFace(network.lookup_codes(logits), lq_feat, seen, known)
 
 
 class CachingRestorer(FaceRestorer):

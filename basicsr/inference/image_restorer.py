@@ -30,7 +30,7 @@ from basicsr.faces.sharpness import is_sharper_than
 from basicsr.inference.auto_fidelity import CANDIDATES, choose_fidelity, fidelity_from, sharpness_of
 from basicsr.inference.face_restorer import FaceRestorer, check_fidelity
 from basicsr.inference.face_selection import EVERY_FACE, FaceSelection
-from basicsr.inference.identity_guide import IdentityGuide
+from basicsr.inference.identity_conditioner import IdentityConditioner
 from basicsr.inference.identity_meter import FaceIdentity, compare
 from basicsr.inference.people import Person
 from basicsr.utils.image import resized, to_8_bits
@@ -158,7 +158,7 @@ class ImageRestorer:
     parsing: ParsingMask | None = None
     grain: bool = True
     force: bool = False
-    guide: IdentityGuide | None = None
+    guide: IdentityConditioner | None = None
     choose_w: bool = False
     keeps_grey: bool = True
     selection: FaceSelection = EVERY_FACE

@@ -66,4 +66,4 @@ class AlignmentTerm:
         with self.model.autocast():
             logits = self.network.predict_logits(prediction.lq_feat[: self.faces], who=who)
             seen = prediction.fused(self.faces)
-            return self.network.decode(self.network.look_up_softly(logits, self.tau), seen, w, who=who).float()
+            return self.network.decode(self.network.lookup_codes_ste(logits, self.tau), seen, w, who=who).float()

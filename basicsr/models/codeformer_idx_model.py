@@ -18,7 +18,7 @@ from basicsr.models.identity_source import IdentitySource
 from basicsr.models.identity_term import IdentityTerm
 from basicsr.models.image_losses import ImageLosses
 from basicsr.models.prediction import Prediction, known
-from basicsr.models.style_lesson import StyleLesson
+from basicsr.models.style_gradient_loss import StyleGradientLoss
 from basicsr.models.target_codes import TargetCodes
 from basicsr.utils.options import OptionError
 from basicsr.utils.registry import MODEL_REGISTRY
@@ -32,7 +32,7 @@ class CodeFormerIdxModel(BaseModel):
     the losses on pictures that `train:losses` lists: at w = 0 too, through soft codes (`train:ste_temperature`, 1).
 
     Options (`train`): `use_hq_feat_loss`, `feat_loss_weight`, `cross_entropy_loss`, `entropy_loss_weight`,
-    `identity_opt` (see `IdentityTerm`), `alignment_opt` (see `AlignmentTerm`), `style_opt` (see `StyleLesson`),
+    `identity_opt` (see `IdentityTerm`), `alignment_opt` (see `AlignmentTerm`), `style_opt` (see `StyleGradientLoss`),
     `identity_input` (see `IdentitySource`), `fidelity_weight` (w of the validation pictures).
     """
 
@@ -63,7 +63,7 @@ class CodeFormerIdxModel(BaseModel):
             raise OptionError('train: both code losses (use_hq_feat_loss, cross_entropy_loss) are off')
         self.identity = IdentityTerm(self, self.net_g) if train.get('identity_opt') else None
         self.alignment = AlignmentTerm(self, self.net_g) if train.get('alignment_opt') else None
-        self.lesson = StyleLesson(self, self.net_g) if train.get('style_opt') else None
+        self.style_loss = StyleGradientLoss(self, self.net_g) if train.get('style_opt') else None
         self.image_losses = ImageLosses(self)
         self.ste_temperature = float(train.get('ste_temperature', 1.0))
 
@@ -102,8 +102,8 @@ class CodeFormerIdxModel(BaseModel):
             terms |= self.identity(prediction, batch, iteration, w, who)
         if self.alignment:
             terms |= self.alignment(prediction, iteration, w, who)
-        if self.lesson:
-            terms |= self.lesson(prediction, batch, w, who)
+        if self.style_loss:
+            terms |= self.style_loss(prediction, batch, w, who)
         return terms
 
     def decoded_losses(self, prediction: Prediction, gt: Tensor, iteration: int, who: Identity | None) -> Terms:
@@ -112,7 +112,7 @@ class CodeFormerIdxModel(BaseModel):
         if not count:
             return {}
         with self.autocast():
-            codes = self.net_g.look_up_softly(prediction.logits[:count], self.ste_temperature)
+            codes = self.net_g.lookup_codes_ste(prediction.logits[:count], self.ste_temperature)
             output = self.net_g.decode(codes, {}, 0, **known(who and who.first(count)))
         return self.image_losses(output.float(), gt[:count], iteration)
 

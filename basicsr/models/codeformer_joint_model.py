@@ -87,9 +87,9 @@ class CodeFormerJointModel(CodeFormerIdxModel):
         gt, net, who, w = batch['gt'], self.net_g, self.who(batch, 'in'), phase.weight(iteration)
         prediction = self.predict(batch['in'], net.connect_list, who)
         with self.autocast():
-            codes = net.look_up(prediction.logits).detach()
+            codes = net.lookup_codes(prediction.logits).detach()
             if self.end_to_end:  # the same codes, with a gradient
-                codes = net.look_up_softly(prediction.logits, self.ste_temperature)
+                codes = net.lookup_codes_ste(prediction.logits, self.ste_temperature)
             output = net.decode(codes, prediction.fused(detach=not self.end_to_end), w, **known(who))
         whole = output.float(), gt
         self.output, self.target = random_window(self.crop, *whole)

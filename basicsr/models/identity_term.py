@@ -1,7 +1,7 @@
 """The identity term of stages II and III: a face decoded straight through the codes, judged by a recogniser.
 
 The published networks would give an identity loss no way to the encoder and the Transformer: codes are looked up by
-argmax and detached. Here the looked-up codes carry the gradient of the expected ones (`CodeFormer.look_up_softly`).
+argmax and detached. Here the looked-up codes carry the gradient of the expected ones (`CodeFormer.lookup_codes_ste`).
 """
 
 from __future__ import annotations
@@ -22,14 +22,14 @@ from basicsr.models.prediction import Prediction, known
 from basicsr.utils.options import OptionError
 from basicsr.utils.registry import nearest
 
-REACH = ('encoder', 'transformer', 'cft')
+PARTS = ('encoder', 'transformer', 'cft')
 FROZEN = ('quantize', 'generator')  # learnt in stage I; no identity gradient reaches them
 
 logger = logging.getLogger('basicsr')
 
 
 def part_of(name: str) -> str:
-    """Return the part, of `REACH` or `FROZEN`, that a parameter of CodeFormer belongs to, by its name."""
+    """Return the part, of `PARTS` or `FROZEN`, that a parameter of CodeFormer belongs to, by its name."""
     first = name.split('.')[0]
     if first in FROZEN or first == 'encoder':
         return first
@@ -71,8 +71,8 @@ class IdentityTerm:
     """lambda_ids * L_ids (ID-CodeFormer, section 3.3), from `train:identity_opt`.
 
     Options beside those of `IdentityLoss`: `tau` of the soft codes (1), `start_iter` (no term up to it), `sub_batch`
-    (how many faces of a batch are decoded for it; all by default), `reach` (the parts it may train, of `REACH`),
-    `through_fusion` (it reaches the encoder through the features that are fused too, not by the codes alone).
+    (how many faces of a batch are decoded for it; all by default), `grad_to` (the parts it may train, of `PARTS`),
+    `grad_through_skips` (it reaches the encoder through the features that are fused too, not by the codes alone).
 
     Args:
         model: the stage; gets `ids_cosine`, `ids_grad` (norm of the term's gradient at the logits), `ids_share` (its
@@ -88,8 +88,8 @@ class IdentityTerm:
         'tau': float,
         'start_iter': int,
         'sub_batch': int,
-        'reach': list,
-        'through_fusion': bool,
+        'grad_to': list,
+        'grad_through_skips': bool,
     }
 
     def __init__(self, model: BaseModel, network: CodeFormer) -> None:
@@ -97,20 +97,20 @@ class IdentityTerm:
         self.tau = float(section.pop('tau', 1.0))
         self.start = int(section.pop('start_iter', 0))
         self.sub_batch = section.pop('sub_batch', None)
-        self.through_fusion = bool(section.pop('through_fusion', False))
-        reach: Collection[str] = section.pop('reach', REACH)
-        for part in reach:
-            if part not in REACH:
-                raise OptionError(f"train:identity_opt:reach: no part '{part}'{nearest(part, REACH)}")
-        if not self.tau > 0 or (self.sub_batch is not None and self.sub_batch < 1) or not reach:
-            raise OptionError('train:identity_opt: tau must be above 0, sub_batch 1 or more, reach not empty')
+        self.grad_through_skips = bool(section.pop('grad_through_skips', False))
+        grad_to: Collection[str] = section.pop('grad_to', PARTS)
+        for part in grad_to:
+            if part not in PARTS:
+                raise OptionError(f"train:identity_opt:grad_to: no part '{part}'{nearest(part, PARTS)}")
+        if not self.tau > 0 or (self.sub_batch is not None and self.sub_batch < 1) or not grad_to:
+            raise OptionError('train:identity_opt: tau must be above 0, sub_batch 1 or more, grad_to not empty')
         if section.get('reduction', 'mean') != 'mean' or not section.get('loss_weight', 1) > 0:
             raise OptionError('train:identity_opt: reduction must be mean here, and loss_weight above 0')
         self.model = model
         self.network = network
         self.loss = cast(IdentityLoss, build_loss(section).to(model.device))
         trained = {name: p for name, p in network.named_parameters() if p.requires_grad}
-        self.reached = [p for name, p in trained.items() if part_of(name) in reach]
+        self.reached = [p for name, p in trained.items() if part_of(name) in grad_to]
         self.is_restricted = len(self.reached) < len(trained)
         faces = 'every face' if self.sub_batch is None else f'{self.sub_batch} face(s) of a batch'
         logger.info('identity loss: %s decoded, every %d iteration(s)', faces, self.loss.every)
@@ -140,8 +140,8 @@ class IdentityTerm:
         part = logits[:count]
         landmarks = batch.get('landmarks')
         with self.model.autocast():
-            codes = self.network.look_up_softly(part, self.tau)
-            seen = prediction.fused(count, detach=not self.through_fusion)
+            codes = self.network.lookup_codes_ste(part, self.tau)
+            seen = prediction.fused(count, detach=not self.grad_through_skips)
             output = self.network.decode(codes, seen, w, **known(who and who.first(count)))
         value = self.loss(output.float(), batch['gt'][:count], None if landmarks is None else landmarks[:count])
         self.model.log['ids_cosine'] = 1 - value.item() / self.loss.loss_weight

@@ -197,7 +197,7 @@ class Run:
             PeerLostError: one of the others failed.
             The failure, if this one did.
         """
-        word = dist.largest(self.stop.received or (FAILED if failure else 0))
+        word = dist.all_reduce_max(self.stop.received or (FAILED if failure else 0))
         if not word:
             return
         if done:
@@ -229,7 +229,7 @@ class Run:
     @contextmanager
     def _writing(self, what: str) -> Iterator[None]:
         kept = f'; {state_file(self.folder, self.saved)} is whole, --auto_resume goes on from it' if self.saved else ''
-        with dist.undisturbed(), saving(what, self.folder, kept):
+        with dist.critical_section(), saving(what, self.folder, kept):
             yield
 
     def judge(self, iteration: int) -> None:

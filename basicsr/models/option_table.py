@@ -11,7 +11,7 @@ from typing import Any
 
 from basicsr.models.alignment_term import AlignmentTerm
 from basicsr.models.identity_source import IdentitySource
-from basicsr.models.style_lesson import StyleLesson
+from basicsr.models.style_gradient_loss import StyleGradientLoss
 
 NUMBER = (int, float)
 
@@ -105,11 +105,11 @@ TRAIN: Table = {
     'codebook_opt': Option({'loss_weight': float}, 'stage I: weight of the codebook loss', 1),
     'identity_opt': Option(
         dict,
-        'identity loss: arguments of `IdentityLoss`; from stage II on also `tau`, `start_iter`, `sub_batch`, `reach` '
-        '(`encoder`, `transformer`, `cft`) and `through_fusion`',
+        'identity loss: arguments of `IdentityLoss`; from stage II on also `tau`, `start_iter`, `sub_batch`, `grad_to` '
+        '(`encoder`, `transformer`, `cft`) and `grad_through_skips`',
     ),
     'alignment_opt': Option(AlignmentTerm.OPTIONS, 'IDCodeFormer: two references, one result'),
-    'style_opt': Option(StyleLesson.OPTIONS, 'IDCodeFormer with IA-CFT: gradient of a recognizer as objective'),
+    'style_opt': Option(StyleGradientLoss.OPTIONS, 'IDCodeFormer with IA-CFT: gradient of a recognizer as objective'),
     'registration_opt': Option(dict, 'CodeFormer++, stage 1'),
     'metric_opt': Option(dict, 'CodeFormer++, stage 2'),
     'losses': Option(
@@ -137,8 +137,8 @@ TRAIN: Table = {
     'net_d_iters': Option(int, 'iterations between two that train `network_g`', 1),
     'net_d_start_iter': Option(int, 'iteration from which on there are adversarial terms', 0),
     'codebook_warmup': Option({'iters': int, 'samples': int}, 'stage I: a plain autoencoder first, then k-means'),
-    'codebook_average': Option(
-        {'decay': float, 'restart_under': float}, 'stage I: codes are running means; unused ones start again'
+    'codebook_ema': Option(
+        {'decay': float, 'dead_code_threshold': float}, 'stage I: codes are running means; unused ones start again'
     ),
     'min_perplexity': Option(float, 'warn when fewer codes are in use; 0: never', '2 % of the codebook', least=0),
     'identity_input': Option(IdentitySource.INPUT_OPTIONS, 'IDCodeFormer: identity of the degraded face itself'),
@@ -201,7 +201,7 @@ DATASET: Table = {
     'recogniser': Option(str, 'recognizer that they are of'),
     'references': Option(int, 'references of a face', 1),
     'self_reference': Option(bool, 'a person with one photograph is the own reference', False),
-    'mistaken': Option(float, 'share of faces that are given a wrong identity', 0),
+    'mismatch_prob': Option(float, 'share of faces that are given a wrong identity', 0),
     'on_error': Option(str, '`raise`, or `skip` pictures that cannot be read', 'raise'),
     'batch_size_per_gpu': Option(int, 'faces of a batch', 1),
     'num_worker_per_gpu': Option(int, 'worker processes of the loader', 0),

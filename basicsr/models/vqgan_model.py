@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from basicsr.archs import VQAutoEncoder
 from basicsr.losses import IdentityLoss, build_loss
 from basicsr.models.base_model import BaseModel, Batch, Terms
-from basicsr.models.codebook_average import CodebookAverage
+from basicsr.models.codebook_ema import CodebookEMA
 from basicsr.models.gan import AdversarialLosses
 from basicsr.models.image_losses import ImageLosses, random_window, window_side
 from basicsr.models.kmeans import kmeans
@@ -26,7 +26,7 @@ class VQGANModel(BaseModel):
 
     With `train:codebook_warmup` (`iters`, `samples`) the first iterations train a plain autoencoder; then the codebook
     is set by k-means on `samples` of its features, which spares the time that codes need to come alive. With
-    `train:codebook_average` (`decay`, `restart_under`) codes follow the mean of their features instead of a gradient.
+    `train:codebook_ema` (`decay`, `dead_code_threshold`) codes follow the mean of their features instead of a gradient.
     With `train:crop` pixel, perceptual and adversarial losses see a random window of this many pixels.
     """
 
@@ -43,10 +43,10 @@ class VQGANModel(BaseModel):
     def init_training(self) -> None:
         """Losses, optimisers and the codebook's warm-up."""
         train = self.train_opt
-        average = train.get('codebook_average')
-        self.codebook_average = None
+        average = train.get('codebook_ema')
+        self.codebook_ema = None
         if average is not None:
-            self.codebook_average = CodebookAverage(self.net_g.quantize.codes.data, **average)
+            self.codebook_ema = CodebookEMA(self.net_g.quantize.codes.data, **average)
             self.net_g.quantize.requires_grad_(False)
         self.add_optimizer('optim_g', self.net_g)
         self.image_losses = ImageLosses(self)
@@ -82,8 +82,8 @@ class VQGANModel(BaseModel):
             codes = kmeans(self.features, self.net_g.codebook_size, seed=self.seed).to(self.device)
             broadcast([codes])
             self._set_codes(codes, (self.net_g, *self.averages.values()))
-            if self.codebook_average:
-                self.codebook_average.restart()
+            if self.codebook_ema:
+                self.codebook_ema.restart()
             self.features = self.features[:0]
 
     def generator_losses(self, batch: Batch, iteration: int) -> Terms:
@@ -110,8 +110,8 @@ class VQGANModel(BaseModel):
 
     def after_backward(self) -> None:
         """Move the codes to the means of their features, where they are running means."""
-        if self.codebook_average and not self.warming:
-            self.codebook_average.update(*self.assigned)
+        if self.codebook_ema and not self.warming:
+            self.codebook_ema.update(*self.assigned)
             self._set_codes(self.net_g.quantize.codes, self.averages.values())
 
     def discriminator_losses(self, batch: Batch, iteration: int) -> Terms:
@@ -135,8 +135,8 @@ class VQGANModel(BaseModel):
 
     def extra_state(self) -> dict[str, Any]:
         """Return the features gathered for k-means, and the running means of the codebook."""
-        average = self.codebook_average
-        means = {'codebook_average': average.state()} if average else {}
+        average = self.codebook_ema
+        means = {'codebook_ema': average.state()} if average else {}
         return {'features': self.features, 'warming': self.warming, **means}
 
     def load_extra_state(self, state: Mapping[str, Any]) -> None:
@@ -145,5 +145,5 @@ class VQGANModel(BaseModel):
         if features.shape[1:] != self.features.shape[1:] or not isinstance(warming, bool):
             raise TypeError('the features of the warm-up are of another kind')
         self.features, self.warming = features, warming
-        if self.codebook_average and 'codebook_average' in state:
-            self.codebook_average.load_state(state['codebook_average'])
+        if self.codebook_ema and 'codebook_ema' in state:
+            self.codebook_ema.load_state(state['codebook_ema'])

@@ -133,9 +133,9 @@ def _collective() -> Iterator[None]:
         raise PeerLostError(f'the connection to the other processes is lost ({reason})') from error
 
 
-def undisturbed() -> AbstractContextManager[None]:
+def critical_section() -> AbstractContextManager[None]:
     """Return a context whose work (writing a file) is finished before another process's death ends this one."""
-    return nullcontext() if _watch is None else _watch.undisturbed()
+    return nullcontext() if _watch is None else _watch.critical_section()
 
 
 def follow() -> PeerLostError:
@@ -145,7 +145,7 @@ def follow() -> PeerLostError:
     return PeerLostError('another process ended and did not say why')
 
 
-def largest(value: int) -> int:
+def all_reduce_max(value: int) -> int:
     """Return the largest of all processes' values."""
     if get_world_size() == 1:
         return value
@@ -172,7 +172,7 @@ def total(tensors: Iterable[Tensor]) -> None:
                 dist.all_reduce(tensor)
 
 
-def from_rank_0(value: T) -> T:
+def broadcast_object(value: T) -> T:
     """Rank 0's value, any picklable one, on every process."""
     if get_world_size() == 1:
         return value

@@ -27,6 +27,16 @@ class OptionError(IDCodeFormerError, ValueError):
     """Something in the options is wrong; the message names the key and the remedy."""
 
 
+RENAMED: Mapping[str, str] = {
+    'codebook_average': 'codebook_ema',
+    'mistaken': 'mismatch_prob',
+    'reach': 'grad_to',
+    'restart_under': 'dead_code_threshold',
+    'through_fusion': 'grad_through_skips',
+}
+"""Former names of keys, which are still read."""
+
+
 def shown(value: object) -> str:
     """Return a value for a message: in one line, and not too long."""
     text = repr(value)
@@ -83,7 +93,8 @@ def load_options(path: str | Path, changes: Sequence[str] = ()) -> dict[str, Any
         keys, equals, text = change.partition('=')
         if not equals or keys.count(':') > DEEPEST:
             raise OptionError(f'{shown(change)}: write section:key=value')
-        options = _changed(options, keys.split(':'), _parse(text, shown(change)))
+        path_of_keys = [RENAMED.get(key, key) for key in keys.split(':')]
+        options = _changed(options, path_of_keys, with_current_names(_parse(text, shown(change)), shown(change)))
     return _with_home(options)
 
 
@@ -128,6 +139,22 @@ def _parse(text: str, source: str) -> Any:
     return value
 
 
+def with_current_names(value: Any, source: str) -> Any:
+    """Return options with the present names of keys in place of those in `RENAMED`, sub-sections too.
+
+    Raises:
+        OptionError: a section has a key under both names.
+    """
+    if isinstance(value, list):
+        return [with_current_names(item, source) for item in value]
+    if not isinstance(value, dict):
+        return value
+    for old in RENAMED.keys() & value.keys():
+        if RENAMED[old] in value:
+            raise OptionError(f"{source}: '{old}' is the former name of '{RENAMED[old]}'; give one of them")
+    return {RENAMED.get(key, key): with_current_names(item, source) for key, item in value.items()}
+
+
 def _changed(options: Mapping[str, Any], keys: Sequence[str], value: Any) -> dict[str, Any]:
     """`options` with another value at a path of keys; what lies beside it stays, also beside another `type`."""
     key, *deeper = keys
@@ -162,7 +189,7 @@ def _load(path: Path, children: tuple[Path, ...], read: list[Path]) -> dict[str,
     merged: dict[str, Any] = {}
     for base in bases:
         merged = merge(merged, _load(path.parent / base, (*children, own), read))
-    return merge(merged, options)
+    return merge(merged, with_current_names(options, str(path)))
 
 
 def drop_nulls(options: Mapping[str, Any]) -> dict[str, Any]:

@@ -74,7 +74,7 @@ class Watch:
             logger.debug('no goodbye: %s', error)
 
     @contextmanager
-    def undisturbed(self) -> Iterator[None]:
+    def critical_section(self) -> Iterator[None]:
         """Finish the work inside (writing a file) before this process is ended."""
         with self.busy:
             yield

@@ -27,14 +27,14 @@ class Registry:
         self.kind = kind
         self._entries: dict[str, Callable] = {}
 
-    def register(self) -> Callable[[T], T]:
-        """Return a decorator that enters a class or function under its own name."""
+    def register(self, *aliases: str) -> Callable[[T], T]:
+        """Return a decorator that enters a class or function under its own name, and under earlier ones."""
 
         def enter(entry: T) -> T:
-            name = entry.__name__
-            if name in self._entries:
-                raise KeyError(f"{self.kind} '{name}' is registered twice")
-            self._entries[name] = entry
+            for name in (entry.__name__, *aliases):
+                if name in self._entries:
+                    raise KeyError(f"{self.kind} '{name}' is registered twice")
+                self._entries[name] = entry
             return entry
 
         return enter

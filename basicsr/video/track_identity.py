@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from basicsr.inference.identity_guide import IdentityGuide
+from basicsr.inference.identity_conditioner import IdentityConditioner
 from basicsr.inference.identity_meter import FaceIdentity, average
 from basicsr.inference.image_restorer import RESTORED, FaceResult
 from basicsr.inference.people import Person
@@ -26,7 +26,7 @@ class TrackIdentities:
         guide: knows the people.
     """
 
-    def __init__(self, guide: IdentityGuide) -> None:
+    def __init__(self, guide: IdentityConditioner) -> None:
         self.guide = guide
         self._persons: dict[int, Person | None] = {}
         self._sightings: Counter[int] = Counter()

@@ -19,8 +19,8 @@ import numpy as np
 from basicsr.cli.arguments import ArgumentParser
 from basicsr.inference import FaceRestorer, ImageRestorer
 from basicsr.inference.auto_fidelity import sharpness_of
-from basicsr.inference.build_guide import Wishes, build_guide
-from basicsr.inference.identity_guide import IdentityGuide
+from basicsr.inference.build_conditioner import IdentityConfig, build_conditioner
+from basicsr.inference.identity_conditioner import IdentityConditioner
 from basicsr.inference.image_restorer import RESTORED, FaceResult
 from basicsr.inference.people import Person
 from basicsr.metrics.pictures import Folder
@@ -33,7 +33,7 @@ from basicsr.utils.image import imread
 WEIGHTS = (0.0, 0.5, 0.8, 1.0)
 
 
-def person_of(name: str, photos: Folder, count: int, guide: IdentityGuide) -> Person:
+def person_of(name: str, photos: Folder, count: int, guide: IdentityConditioner) -> Person:
     """Return the person of a picture, by `count` photographs at even steps.
 
     Raises:
@@ -49,7 +49,7 @@ def measure(
     pairs: Path,
     photos: Folder,
     restorer: FaceRestorer,
-    guide: IdentityGuide,
+    guide: IdentityConditioner,
     judge: FaceEmbedder,
     faces: int,
     refs: int,
@@ -115,8 +115,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         parser.error('--limit and --count must be 1 or more')
     try:
         restorer = FaceRestorer(args.model, args.device)
-        guide = build_guide(
-            Wishes(recogniser=args.recogniser, calibration=args.calibration, choose_w=True),
+        guide = build_conditioner(
+            IdentityConfig(recogniser=args.recogniser, calibration=args.calibration, choose_w=True),
             restorer,
             None,
             weights_folder(),

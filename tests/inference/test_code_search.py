@@ -15,7 +15,7 @@ from small_recogniser import save_tiny
 from basicsr.cli import restore as inference_codeformer
 from basicsr.inference import FaceRestorer
 from basicsr.inference.code_search import CodeSearch
-from basicsr.inference.identity_guide import OWN, IdentityGuide
+from basicsr.inference.identity_conditioner import OWN, IdentityConditioner
 from basicsr.inference.people import Person
 from basicsr.recognition.embedder import FaceEmbedder
 from basicsr.utils.image import imread, imwrite, to_tensor
@@ -70,7 +70,7 @@ def test_what_is_found_are_codes_of_the_codebook(restorer, embedder):
         logits, _ = network(face, code_only=True)
         image, found, _ = network(face, search=CodeSearch(embedder, target()[None]))
         assert not torch.equal(found.argmax(2), logits.argmax(2))
-        assert torch.equal(image, network.decode(network.look_up(found), {}, 0))
+        assert torch.equal(image, network.decode(network.lookup_codes(found), {}, 0))
 
 
 def test_a_search_leaves_no_gradient_and_gives_the_same_twice_in_any_mode(restorer, embedder):
@@ -88,7 +88,7 @@ def test_faces_of_unknown_people_stay_as_they_are(restorer, embedder):
     blind = [restorer.restore(face)[0] for face in faces]
     found = restorer.restore(faces, search=CodeSearch(embedder, targets, 4))
     assert np.array_equal(found[0], blind[0]) and not np.array_equal(found[1], blind[1])
-    render = lambda logits: restorer.network.decode(restorer.network.look_up_softly(logits), {}, 0)  # noqa: E731
+    render = lambda logits: restorer.network.decode(restorer.network.lookup_codes_ste(logits), {}, 0)  # noqa: E731
     logits = torch.randn(2, 256, 64, generator=torch.Generator().manual_seed(5))
     moved = CodeSearch(embedder, targets, 4)(logits, render)
     assert torch.equal(moved[0], logits[0]) and not torch.equal(moved[1], logits[1])
@@ -99,14 +99,14 @@ def test_gradients_of_fp16_do_not_vanish(restorer, embedder):
     start = torch.randn(1, 256, 64, generator=torch.Generator().manual_seed(5))
 
     def render(logits: torch.Tensor, small: float = 2.0**-20) -> torch.Tensor:
-        faces = restorer.network.decode(restorer.network.look_up_softly(logits), {}, 0)
+        faces = restorer.network.decode(restorer.network.lookup_codes_ste(logits), {}, 0)
         faces.register_hook(lambda gradient: (gradient * small).half().float() / small)
         return faces
 
     with torch.no_grad():
-        blind = restorer.network.decode(restorer.network.look_up(start), {}, 0)
+        blind = restorer.network.decode(restorer.network.lookup_codes(start), {}, 0)
         found = restorer.network.decode(
-            restorer.network.look_up(CodeSearch(embedder, target()[None])(start, render)), {}, 0
+            restorer.network.lookup_codes(CodeSearch(embedder, target()[None])(start, render)), {}, 0
         )
         assert embedder(found)[0] @ target() > embedder(blind)[0] @ target() + 0.02
 
@@ -139,12 +139,12 @@ def test_a_search_that_does_not_fit_is_an_error(restorer, embedder):
 
 def test_only_people_with_references_are_searched_for(embedder):
     known, own = Person('me', (Path('me.png'),), target()[None]), Person(OWN, (), target(1)[None])
-    guide = IdentityGuide(embedder, search_steps=7)
+    guide = IdentityConditioner(embedder, search_steps=7)
     search = guide.condition([None, known, own])['search']
     assert search.steps == 7 and torch.allclose(search.targets[1], target())
     assert not search.targets[0].any() and not search.targets[2].any()
     assert guide.condition([None, own]) == {}
-    assert IdentityGuide(embedder).condition([known]) == {}
+    assert IdentityConditioner(embedder).condition([known]) == {}
 
 
 def test_references_guide_a_network_that_cannot_be_told(here, tmp_path, capsys):

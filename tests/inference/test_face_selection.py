@@ -121,7 +121,7 @@ def test_the_command_leaves_faces_as_its_flags_say(tmp_path, monkeypatch):
     monkeypatch.setattr(restore, 'FaceRestorer', lambda *args: Dark(64))
     monkeypatch.setattr(Dark, 'device', 'cuda', raising=False)  # only keeps freed memory of a CPU
     monkeypatch.setattr(restore, 'build_detector', lambda *a, **flags: made.append(flags) or restorer().detector)
-    monkeypatch.setattr(restore, 'build_guide', lambda *args: None)
+    monkeypatch.setattr(restore, 'build_conditioner', lambda *args: None)
     save(picture())(tmp_path / 'a.png')
     out = str(tmp_path / 'out')
     flags = ['--skip_faces', '0', '--min_face', '40', '--blend', '0.5', '--det_threshold', '0.4', '--mask', 'box']

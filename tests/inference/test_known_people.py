@@ -21,8 +21,8 @@ from basicsr.cli.data_pairs import SEVERITIES, make_pair
 from basicsr.faces.detection import Face, build_detector
 from basicsr.inference import FaceRestorer, ImageRestorer
 from basicsr.inference.auto_fidelity import ALLOWANCE, CANDIDATES, choose_fidelity, fidelity_from, sharpness_of
-from basicsr.inference.build_guide import CALIBRATIONS
-from basicsr.inference.identity_guide import OWN, IdentityGuide
+from basicsr.inference.build_conditioner import CALIBRATIONS
+from basicsr.inference.identity_conditioner import OWN, IdentityConditioner
 from basicsr.inference.identity_meter import FAITHFUL, MARGIN, FaceIdentity, average, compare
 from basicsr.inference.image_restorer import FaceResult
 from basicsr.inference.people import LOW_CONFIDENCE, LOW_SHARE, THRESHOLD, People, Person, as_identity
@@ -318,7 +318,7 @@ def test_identities_that_do_not_fit_are_errors(files):
 def test_only_those_who_are_known_are_told_of(monkeypatch):
     """Three faces in a picture: the one of the person, a stranger, and one that is left alone."""
     noting, ann = Noting(), of_colour('ann', RED)
-    guide = IdentityGuide(ByColour(), People((ann,), 0.3, only=True), tells_people=True, id_scale=1.5)
+    guide = IdentityConditioner(ByColour(), People((ann,), 0.3, only=True), tells_people=True, id_scale=1.5)
     images = ImageRestorer(noting, guide=guide)
     crops = [tinted(aligned_face(64), colour) for colour in (GREEN, RED)]
     done = images.restore_crops(images._recognise([[FaceResult(crop, None, None, 'restored') for crop in crops]]))
@@ -337,7 +337,7 @@ def test_only_those_who_are_known_are_told_of(monkeypatch):
 def test_a_stranger_alone_is_restored_blind_unless_too_damaged_to_tell(confidence, whole):
     noting, ann = Noting(), person('ann', vector(1, -0.4, 0.1))
     own = confidence and (lambda faces: (torch.zeros(len(faces), 3), torch.full((len(faces),), confidence)))
-    guide = IdentityGuide(ByColour(), People((ann,), 0.98, only=True), own, 64, tells_people=True)
+    guide = IdentityConditioner(ByColour(), People((ann,), 0.98, only=True), own, 64, tells_people=True)
     images = ImageRestorer(noting, Found(FACE), guide=guide, force=True, upscale=1)
     picture = tinted(portrait() if whole else aligned_face(64), RED)
     (face,) = images.restore(picture).faces if whole else images.restore_aligned([picture])
@@ -356,7 +356,7 @@ def test_a_stranger_alone_is_restored_blind_unless_too_damaged_to_tell(confidenc
 
 def test_a_network_that_does_not_listen_is_told_nothing_but_measured():
     noting = Noting()
-    guide = IdentityGuide(ByColour(), People((of_colour('ann', RED),), 0.3, only=True), tells_people=False)
+    guide = IdentityConditioner(ByColour(), People((of_colour('ann', RED),), 0.3, only=True), tells_people=False)
     (face,) = ImageRestorer(noting, guide=guide).restore_aligned([tinted(aligned_face(64), RED)])
     assert noting.told == [{}] and face.likeness.compared_with == 'reference'
 
@@ -366,12 +366,12 @@ def test_without_reference_the_input_tells_of_itself_as_far_as_it_is_trusted():
     ann, crops = of_colour('ann', RED), [tinted(aligned_face(64), colour) for colour in (RED, GREEN)]
     people = People((ann,), 0.3)
     noting = Noting()
-    guide = IdentityGuide(ByColour(), people, own, 64, tells_people=True, tells_own=True)
+    guide = IdentityConditioner(ByColour(), people, own, 64, tells_people=True, tells_own=True)
     done = ImageRestorer(noting, guide=guide).restore_aligned(crops)
     assert noting.told[0]['mask'].tolist() == [[1], [0.25]]
     assert noting.told[0]['identity'][1, 0].tolist() == [0.5] * 3
     assert [face.likeness.compared_with for face in done] == ['reference', 'input']
-    quiet = IdentityGuide(ByColour(), people, own, 64, tells_people=True, tells_own=False)
+    quiet = IdentityConditioner(ByColour(), people, own, 64, tells_people=True, tells_own=False)
     ImageRestorer(noting, guide=quiet).restore_aligned(crops)
     assert noting.told[-1]['mask'].tolist() == [[1], [0]]
 
@@ -382,7 +382,7 @@ def test_without_reference_the_input_tells_of_itself_as_far_as_it_is_trusted():
 def test_a_restoration_is_to_be_like_the_references_or_else_like_the_input():
     seen, own = vector(1, 0), Person(OWN, (), vector(0, 1)[None], 0.2)
     for who, target in ((own, seen), (None, seen), (person('ann', vector(0, 1)), vector(0, 1))):
-        assert torch.equal(IdentityGuide.target(seen, who), target)
+        assert torch.equal(IdentityConditioner.target(seen, who), target)
 
 
 def test_likeness_before_and_after_is_the_cosine_with_the_mean_reference():
@@ -468,7 +468,7 @@ def test_each_face_gets_the_weight_that_suits_it():
             ]
 
     network = Bending()
-    guide = IdentityGuide(ByColour(), People((of_colour('ann', RED),), -1, only=True))
+    guide = IdentityConditioner(ByColour(), People((of_colour('ann', RED),), -1, only=True))
     sharp = cv2.resize(portrait()[40:220, 130:310], (64, 64), interpolation=cv2.INTER_AREA)
     done = ImageRestorer(network, guide=guide, choose_w=True, force=True).restore_aligned(
         [tinted(sharp, RED), tinted(sharp, GREEN)]
@@ -496,7 +496,7 @@ def test_without_reference_w_is_the_confidence_in_the_input_and_costs_one_restor
     crops = [tinted(aligned_face(64), colour) for colour in (RED, GREEN, RED)]
     for who in (None, people):
         network.told = []
-        guide = IdentityGuide(ByColour(), who, own, 64)
+        guide = IdentityConditioner(ByColour(), who, own, 64)
         done = ImageRestorer(network, guide=guide, choose_w=True).restore_aligned(crops)
         assert [face.w for face in done] == [face.likeness.w for face in done] == [0.75, 0.25, 0.75]
         assert network.told == [(0.25, 1), (0.75, 2)]
@@ -519,7 +519,7 @@ def frames_with(*rows: dict[int, np.ndarray]) -> list[dict[int, FaceResult]]:
 
 def test_a_track_keeps_who_it_is_and_is_measured_now_and_then():
     ann, bob = of_colour('ann', RED), of_colour('bob', GREEN)
-    tracks = TrackIdentities(IdentityGuide(ByColour(), People((ann, bob), 0.3)))
+    tracks = TrackIdentities(IdentityConditioner(ByColour(), People((ann, bob), 0.3)))
     first = tracks.recognise(frames_with({0: RED}, {0: RED, 1: BLUE}))
     assert [{t: f.person for t, f in row.items()} for row in first] == [{0: ann}, {0: ann, 1: None}]
     later = tracks.recognise(frames_with(*[{0: GREEN, 1: BLUE, 2: RED}] * 9))
@@ -530,7 +530,7 @@ def test_a_track_keeps_who_it_is_and_is_measured_now_and_then():
 
 def test_a_track_that_begins_blurred_is_asked_again_until_somebody_is_found():
     bob = of_colour('bob', GREEN)
-    tracks = TrackIdentities(IdentityGuide(ByColour(), People((bob,), 0.3)))
+    tracks = TrackIdentities(IdentityConditioner(ByColour(), People((bob,), 0.3)))
     (first,) = tracks.recognise(frames_with({0: BLUE}))
     assert first[0].person is None
     tracks.note({0: replace(first[0], likeness=compare(first[0].seen, first[0].seen, None, 0.5))})
@@ -548,7 +548,7 @@ def test_a_clip_is_restored_with_one_identity_a_track_and_reports_it(files, tmp_
     picture = cv2.resize(tinted(blurred_portrait(), RED), (128, 128), interpolation=cv2.INTER_AREA)
     write_clip(tmp_path / 'clip.mp4', Scene(picture, 12, Fraction(25)))
     noting, ann = Noting(), of_colour('ann', RED)
-    guide = IdentityGuide(ByColour(), People((ann,), 0.3, only=True), tells_people=True, search_steps=5)
+    guide = IdentityConditioner(ByColour(), People((ann,), 0.3, only=True), tells_people=True, search_steps=5)
     face = Face(FACE.box / 4, 1.0, (ASTRONAUT_LANDMARKS + 0.5) / 4 - 0.5)
     images = ImageRestorer(noting, Found(face), upscale=1, guide=guide)
     result = VideoRestorer(images).restore_file(tmp_path / 'clip.mp4', tmp_path / 'out.mp4')
@@ -721,7 +721,7 @@ def test_the_input_itself_is_told_when_that_is_asked_for(run, files, tmp_path, m
     assert code == 0 and not np.array_equal(written_face(tmp_path), blind)
     assert summary['files'][0]['identity'][0]['compared_with'] == 'input'
     told = written_face(tmp_path)
-    monkeypatch.setattr('basicsr.inference.build_guide.CALIBRATIONS', tmp_path)
+    monkeypatch.setattr('basicsr.inference.build_conditioner.CALIBRATIONS', tmp_path)
     assert run('--recogniser', recogniser, '--identity', 'input')[0] == 0
     assert np.array_equal(written_face(tmp_path), told)
     Calibration('tiny', '0' * 64, {'norm': 0.0}, 3.0, 'nothing').save(calibration)
@@ -826,7 +826,7 @@ def test_lone_faces_use_their_references_and_strangers_do_not(shared):
         vectors = embed_faces(embedder, crops)
         rows = []
         for one in persons:
-            guide = IdentityGuide(embedder, People((one,), only=True), own, 128)
+            guide = IdentityConditioner(embedder, People((one,), only=True), own, 128)
             rows.append([guide.recognise([c], v[None], alone=True)[0] for c, v in zip(crops, vectors, strict=True)])
         found[severity] = np.array([[0 if f is None else 1 + f.assumed for f in row] for row in rows])
     for severity, share in {'small': 0.7, 'large': 0.4}.items():

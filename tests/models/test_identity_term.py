@@ -61,7 +61,7 @@ def test_identity_alone_reaches_encoder_transformer_and_fusion_and_nothing_froze
 def test_the_soft_look_up_has_the_hard_value_bit_for_bit_and_the_gradient_of_the_expected_code(tmp_path):
     net = build_model(stage_options(2, tmp_path)).net_g.eval()
     logits = net.predict_logits(net.encode(torch.rand(2, 3, 64, 64))[0]).detach().requires_grad_()
-    hard, soft = net.look_up(logits), net.look_up_softly(logits, tau=0.5)
+    hard, soft = net.lookup_codes(logits), net.lookup_codes_ste(logits, tau=0.5)
     assert torch.equal(hard, soft)
     assert torch.equal(net.decode(hard, {}, 0), net.decode(soft, {}, 0))
     probe = torch.randn_like(soft)
@@ -77,7 +77,7 @@ def test_reach_keeps_the_gradient_within_the_parts_named_and_leaves_it_as_it_is_
     weights = save_tiny(tmp_path / 'recogniser.pth')
     gradients, values = [], []
     for chosen in (reach, ['encoder', 'transformer', 'cft']):
-        model = build_model(options(3, tmp_path, weights, reach=chosen))
+        model = build_model(options(3, tmp_path, weights, grad_to=chosen))
         term, _ = identity_gradients(model, batch_of(model.opt))
         gradients.append({name: p.grad for name, p in model.net_g.named_parameters()})
         values.append(term.item())
@@ -89,18 +89,18 @@ def test_reach_keeps_the_gradient_within_the_parts_named_and_leaves_it_as_it_is_
             assert gradients[0][name] is None
 
 
-@pytest.mark.parametrize('through_fusion', [False, True])
-def test_the_fused_features_lead_to_the_encoder_only_where_the_options_say_so(through_fusion, tmp_path):
-    opt = options(3, tmp_path, save_tiny(tmp_path / 'recogniser.pth'), through_fusion=through_fusion)
+@pytest.mark.parametrize('grad_through_skips', [False, True])
+def test_the_fused_features_lead_to_the_encoder_only_where_the_options_say_so(grad_through_skips, tmp_path):
+    opt = options(3, tmp_path, save_tiny(tmp_path / 'recogniser.pth'), grad_through_skips=grad_through_skips)
     model = build_model(opt)
     batch = batch_of(opt)
     prediction = model.predict(batch['in'], model.net_g.connect_list, None)
     no_codes = prediction._replace(logits=prediction.logits.detach().requires_grad_())
     model.identity(no_codes, batch, 1, 1.0, None)['l_ids'].backward()
     first = next(model.net_g.encoder.parameters())
-    assert (first.grad is not None and first.grad.norm() > 0) == through_fusion
+    assert (first.grad is not None and first.grad.norm() > 0) == grad_through_skips
     model.net_g.zero_grad()
-    image = model.net_g.decode(model.net_g.look_up(prediction.logits), prediction.fused(), 1.0)
+    image = model.net_g.decode(model.net_g.lookup_codes(prediction.logits), prediction.fused(), 1.0)
     model.image_losses(image, batch['gt'], 1)['l_g_pix'].backward()
     assert first.grad is None  # image losses keep the published reach
 
@@ -115,7 +115,7 @@ def test_restrict_gives_the_value_and_gradients_of_the_loss_at_the_parameters_na
 
 
 def test_an_fp16_overflow_of_a_restricted_term_leaves_out_the_step_and_the_run_goes_on(tmp_path):
-    model = build_model(options(2, tmp_path, save_tiny(tmp_path / 'recogniser.pth'), reach=['transformer']))
+    model = build_model(options(2, tmp_path, save_tiny(tmp_path / 'recogniser.pth'), grad_to=['transformer']))
     model.scaler = torch.amp.GradScaler('cpu', init_scale=2.0**127)
     before = {name: value.clone() for name, value in model.net_g.state_dict().items()}
     model.optimize_parameters([batch_of(model.opt)], 1)
@@ -146,7 +146,7 @@ def test_the_share_is_that_of_the_gradient_at_the_logits(tmp_path):
     weights = save_tiny(tmp_path / 'recogniser.pth')
     for reach in (['encoder', 'transformer', 'cft'], ['transformer']):
         small = {'feat_loss_weight': 1e-9, 'entropy_loss_weight': 1e-9}
-        model = build_model(options(2, tmp_path, weights, small.items(), loss_weight=1.0, reach=reach))
+        model = build_model(options(2, tmp_path, weights, small.items(), loss_weight=1.0, grad_to=reach))
         model.optimize_parameters([batch_of(model.opt)], 1)
         assert model.log['ids_share'] > 0.99
 
@@ -172,7 +172,7 @@ def tensors_with_a_graph() -> int:
 @pytest.mark.parametrize('reach', [['encoder', 'transformer', 'cft'], ['transformer']])
 def test_an_iteration_leaves_nothing_of_its_graph(reach, tmp_path):
     """A hook that held what it hangs on kept every iteration's logits, until the memory was full."""
-    model = build_model(options(2, tmp_path, save_tiny(tmp_path / 'recogniser.pth'), reach=reach))
+    model = build_model(options(2, tmp_path, save_tiny(tmp_path / 'recogniser.pth'), grad_to=reach))
     batch = batch_of(model.opt)
     before = tensors_with_a_graph()
     for iteration in (1, 2):
@@ -240,7 +240,7 @@ def test_the_seeds_stage_trains_image_and_code_losses_together(tmp_path):
 @pytest.mark.parametrize(
     ('change', 'words'),
     [
-        ({'reach': ['encoders']}, "did you mean 'encoder'"),
+        ({'grad_to': ['encoders']}, "did you mean 'encoder'"),
         ({'tau': 0.0}, 'tau'),
         ({'sub_batch': 0}, 'sub_batch'),
         ({'reduction': 'none'}, 'reduction'),

@@ -11,7 +11,7 @@ from small import VQGAN, batch_of, stage_options
 
 from basicsr.archs import build_network
 from basicsr.models import NonFiniteLossError, build_model
-from basicsr.models.codebook_average import CodebookAverage
+from basicsr.models.codebook_ema import CodebookEMA
 from basicsr.models.codeformer_joint_model import PUBLISHED_CURRICULUM
 from basicsr.models.kmeans import kmeans
 from basicsr.models.schedule import Curriculum, Phase, learning_rate
@@ -169,7 +169,7 @@ def test_codebook_warmup_ends_in_centres_of_the_features(tmp_path):
 
 def test_averaged_codes_become_the_means_of_their_features_and_unused_ones_start_again():
     codes = torch.tensor([[0.0, 0], [1, 1], [50, 50]])
-    average = CodebookAverage(codes, decay=0.5, restart_under=0.1)
+    average = CodebookEMA(codes, decay=0.5, dead_code_threshold=0.1)
     features = torch.tensor([[0.0, 2], [0, 4], [3, 1], [5, 1]])
     average.update(features, torch.tensor([0, 0, 1, 1]))
     # shares: half of 1/3 and half of 1/2; sums: half of code/3 and half of the mean feature of the batch
@@ -182,7 +182,7 @@ def test_averaged_codes_become_the_means_of_their_features_and_unused_ones_start
 
 
 def test_an_averaged_codebook_is_trained_without_gradient(tmp_path):
-    opt = stage_options(1, tmp_path, codebook_average={'decay': 0.9}, net_d_start_iter=9)
+    opt = stage_options(1, tmp_path, codebook_ema={'decay': 0.9}, net_d_start_iter=9)
     model = build_model(opt)
     before = model.net_g.quantize.codes.clone()
     model.optimize_parameters([batch_of(opt)], 1)

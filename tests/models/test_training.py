@@ -66,7 +66,7 @@ def test_a_run_leaves_what_users_look_for(stage, workplace):
 
 @pytest.mark.parametrize(('stage', 'workers'), [(1, 0), (2, 0), (3, 0), (3, 2)])
 def test_a_resumed_run_equals_a_straight_one_bit_for_bit(stage, workers, workplace):
-    codebook = {'codebook_warmup': {'iters': 1, 'samples': 256}, 'codebook_average': {'decay': 0.9}}
+    codebook = {'codebook_warmup': {'iters': 1, 'samples': 256}, 'codebook_ema': {'decay': 0.9}}
     codebook = codebook if stage == 1 else {}
     opt = stage_options(stage, workplace, total_iter=6, **codebook)
     opt['datasets']['train']['num_worker_per_gpu'] = workers

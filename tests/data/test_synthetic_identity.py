@@ -14,14 +14,14 @@ from small_recogniser import save_tiny
 from torch.utils.data import default_collate
 
 from basicsr.data import DataError, build_dataset
-from basicsr.data.invention import ANOTHER_PHOTOGRAPH, SOMEBODY_ELSE, Invention
+from basicsr.data.identity_augment import ANOTHER_PHOTOGRAPH, SOMEBODY_ELSE, IdentityAugment
 from basicsr.models import build_model
 from basicsr.models.schema import check_options
 from basicsr.recognition.embedder import FaceEmbedder
 from basicsr.utils.image import imread
 from basicsr.utils.options import OptionError
 
-KINDS = ('InventedPeopleDataset', 'InventedPeopleJointDataset')
+KINDS = ('SyntheticIdentityDataset', 'SyntheticIdentityJointDataset')
 NOTHING = {'warp': 0, 'proportions': 0, 'gamma': 0, 'saturation': 0, 'white_balance': 0}
 
 
@@ -48,7 +48,7 @@ def test_an_invention_follows_from_its_generator_and_leaves_the_face_as_it_is():
 
 
 def test_no_strength_changes_nothing():
-    result = Invention(**NOTHING)(face(), np.random.default_rng(0))
+    result = IdentityAugment(**NOTHING)(face(), np.random.default_rng(0))
     np.testing.assert_allclose(result, face(), atol=1e-5)
 
 
@@ -56,7 +56,7 @@ def test_a_face_is_bent_smoothly_about_where_it_is():
     """Pictures of the coordinates tell where each pixel comes from."""
     side = 65
     y, x = np.mgrid[:side, :side].astype(np.float32) / (side - 1)
-    bent = Invention(**{**NOTHING, 'warp': 0.026, 'proportions': 0.07})
+    bent = IdentityAugment(**{**NOTHING, 'warp': 0.026, 'proportions': 0.07})
     for seed in range(8):
         came_from = bent(np.stack([x, y, y], 2), np.random.default_rng(seed))[8:-8, 8:-8]
         move = came_from[..., :2] - np.stack([x, y], 2)[8:-8, 8:-8]
@@ -65,7 +65,7 @@ def test_a_face_is_bent_smoothly_about_where_it_is():
 
 
 def test_tones_change_without_moving_anything():
-    toned = Invention(**{**NOTHING, 'gamma': 0.4, 'saturation': 0.4, 'white_balance': 0.06})
+    toned = IdentityAugment(**{**NOTHING, 'gamma': 0.4, 'saturation': 0.4, 'white_balance': 0.06})
     grey = np.full((32, 32, 3), 0.5, np.float32)
     result = toned(grey, np.random.default_rng(1))
     assert np.ptp(result, axis=(0, 1)).max() < 1e-6
@@ -79,7 +79,7 @@ def test_a_recogniser_takes_inventions_for_others_and_photographs_for_the_same(s
     faces = [imread(file).astype(np.float32) / 255 for file in files]
     rng = np.random.default_rng(0)
 
-    def likeness(change: Invention) -> float:
+    def likeness(change: IdentityAugment) -> float:
         pairs = [torch.stack([torch.from_numpy(f), torch.from_numpy(change(f, rng))]) for f in faces]
         with torch.no_grad():
             vectors = embedder(torch.cat(pairs).permute(0, 3, 1, 2) * 2 - 1)
@@ -108,16 +108,16 @@ def test_an_item_is_a_person_with_a_damaged_and_another_photograph(tmp_path, kin
 
 def test_mistaken_faces_show_somebody_else_than_the_target(tmp_path):
     right = dataset(tmp_path, use_corrupt=False)
-    mistaken = dataset(tmp_path, use_corrupt=False, mistaken=1.0)
+    mismatch_prob = dataset(tmp_path, use_corrupt=False, mismatch_prob=1.0)
     for index in range(4):
         assert torch.equal(right[index]['in'], right[index]['gt'])
-        assert torch.equal(mistaken[index]['gt'], right[index]['gt'])
-        assert (mistaken[index]['in'] - mistaken[index]['gt']).abs().mean() > 0.005
+        assert torch.equal(mismatch_prob[index]['gt'], right[index]['gt'])
+        assert (mismatch_prob[index]['in'] - mismatch_prob[index]['gt']).abs().mean() > 0.005
 
 
 def test_tables_of_the_faces_as_they_lie_there_and_wrong_shares_are_errors(tmp_path):
-    with pytest.raises(DataError, match='mistaken: a share from 0 to 1'):
-        dataset(tmp_path, mistaken=1.5)
+    with pytest.raises(DataError, match='mismatch_prob: a share from 0 to 1'):
+        dataset(tmp_path, mismatch_prob=1.5)
     with pytest.raises(DataError, match='references: 0'):
         dataset(tmp_path, references=0)
     opt = options(2, tmp_path)

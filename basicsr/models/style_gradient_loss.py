@@ -19,7 +19,7 @@ from basicsr.utils.options import OptionError
 SCALE = 2.0**12  # of the likeness, so that gradients of fp16 do not vanish; only their direction counts
 
 
-class StyleLesson:
+class StyleGradientLoss:
     """Mean squared difference of the statistics that an identity asks for and those that would show it.
 
     Each face is told of the person of the next one in the batch. Of the unstyled restoration, the gradient of its
@@ -80,7 +80,7 @@ class StyleLesson:
         """Return the gradients of the cosine with `people` (N,3,S,S) at gamma and beta (N,2C,grid,grid), by side."""
         network, grid = self.network, self.network.id_style.grid
         with torch.no_grad():
-            codes = network.look_up(prediction.logits)
+            codes = network.lookup_codes(prediction.logits)
             wanted = self.embedder(people)
         still = {
             side: torch.zeros(len(codes), 2 * network.channels_at[side], grid, grid, device=codes.device)

@@ -12,7 +12,7 @@ GRID = 5
 
 
 @dataclass(frozen=True)
-class Invention:
+class IdentityAugment:
     """Strength of the change of a face.
 
     At most, with `warp` 0.026 and `proportions` 0.07, the result is as unlike the face to a recogniser as two
@@ -63,6 +63,6 @@ class Invention:
         return np.clip(balanced, 0, 1).astype(np.float32)
 
 
-SOMEBODY_ELSE = Invention()
-ANOTHER_PHOTOGRAPH = Invention(warp=0.016, proportions=0.03, gamma=0.3, saturation=0.3)
+SOMEBODY_ELSE = IdentityAugment()
+ANOTHER_PHOTOGRAPH = IdentityAugment(warp=0.016, proportions=0.03, gamma=0.3, saturation=0.3)
 """Nearer to the person than that, as drawn: cosine 0.88."""

@@ -21,7 +21,7 @@ OWN = 'input'
 
 
 @dataclass(frozen=True, eq=False)
-class IdentityGuide:
+class IdentityConditioner:
     """Says who faces are, and how much of that is left after restoration.
 
     Args:

@@ -10,25 +10,25 @@ from torch import Tensor
 from basicsr.utils.dist import broadcast, total
 
 
-class CodebookAverage:
+class CodebookEMA:
     """Moves codes to the mean of their features instead of by gradient, and starts unused codes again.
 
     Args:
         codes: the table (codebook_size, emb_dim), changed in place.
         decay: of the running counts and sums, 0 to 1.
-        restart_under: a code whose running share of the features falls under this part of an even share is put on a
-            feature drawn from the batch (Jukebox, Dhariwal et al., 2020); 0 leaves dead codes dead.
+        dead_code_threshold: part of an even share of the features under which a code is moved to a feature drawn from
+            the batch (Jukebox, Dhariwal et al., 2020); 0 leaves dead codes dead.
 
     Raises:
         ValueError: `decay` is outside 0 to 1.
     """
 
-    def __init__(self, codes: Tensor, decay: float = 0.99, restart_under: float = 0.03) -> None:
+    def __init__(self, codes: Tensor, decay: float = 0.99, dead_code_threshold: float = 0.03) -> None:
         if not 0 <= decay < 1:
-            raise ValueError(f'train:codebook_average:decay {decay}: must be from 0 to below 1')
+            raise ValueError(f'train:codebook_ema:decay {decay}: must be from 0 to below 1')
         self.codes = codes
         self.decay = decay
-        self.restart_under = restart_under
+        self.dead_code_threshold = dead_code_threshold
         self.shares = torch.full((len(codes),), 1 / len(codes), device=codes.device)
         self.sums = torch.empty_like(codes)
         self.restart()
@@ -52,7 +52,7 @@ class CodebookAverage:
         self.shares.lerp_(counts / seen, 1 - self.decay)
         self.sums.lerp_(sums / seen, 1 - self.decay)
         codes = self.sums / self.shares.clamp(min=1e-9)[:, None]
-        dead = self.shares < self.restart_under / len(codes)
+        dead = self.shares < self.dead_code_threshold / len(codes)
         drawn = features[torch.randint(len(features), (len(codes),), device=features.device)]
         broadcast([drawn])
         self.shares[dead] = 1 / len(codes)

@@ -1,4 +1,4 @@
-"""From what a user asks for to an `IdentityGuide`: recogniser, references, and what the input tells by itself."""
+"""From what a user asks for to an `IdentityConditioner`: recogniser, references, and what the input tells by itself."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from torch import Tensor
 from basicsr.faces.detection import FaceDetector
 from basicsr.inference.code_search import STEPS
 from basicsr.inference.face_restorer import FaceRestorer
-from basicsr.inference.identity_guide import IdentityGuide
+from basicsr.inference.identity_conditioner import IdentityConditioner
 from basicsr.inference.people import THRESHOLD
 from basicsr.inference.references import ReferenceReader
 from basicsr.recognition.choose import choose_recogniser
@@ -25,14 +25,14 @@ CALIBRATIONS = packaged('options') / 'confidence'
 
 
 @dataclass(frozen=True)
-class Wishes:
+class IdentityConfig:
     """Requests of the user.
 
     Attributes:
         references: photographs and folders, see `references.gather`.
         recogniser: see `choose_recogniser`.
         threshold: see `People`.
-        id_scale, search_steps: see `IdentityGuide`.
+        id_scale, search_steps: see `IdentityConditioner`.
         own: tell the network what the input itself says of who it is, where there is no reference.
         calibration: how far the recogniser can be trusted on such inputs; a file of `id-codeformer recognizer
             calibrate`, or None for the one in `CALIBRATIONS` that is for the recogniser.
@@ -55,9 +55,9 @@ class Wishes:
         return ' and '.join(flag for flag, wished in wishes.items() if wished)
 
 
-def build_guide(
-    wishes: Wishes, restorer: FaceRestorer, detector: FaceDetector | None, weights_dir: str | os.PathLike
-) -> IdentityGuide | None:
+def build_conditioner(
+    wishes: IdentityConfig, restorer: FaceRestorer, detector: FaceDetector | None, weights_dir: str | os.PathLike
+) -> IdentityConditioner | None:
     """Return the guide, or None where nothing is asked for and no recogniser is there.
 
     Args:
@@ -92,7 +92,7 @@ def build_guide(
         if detector is None:
             raise ValueError('references need a face detector')
         people = ReferenceReader(detector, embedder, wishes.threshold)(wishes.references)
-    return IdentityGuide(
+    return IdentityConditioner(
         embedder,
         people,
         _of_input(embedder, wishes),
@@ -111,7 +111,7 @@ def _is_of_training(embedder: FaceEmbedder, trained_with: str | None) -> bool:
     return trained_with is None or Path(trained_with).stem in names
 
 
-def _of_input(embedder: FaceEmbedder, wishes: Wishes) -> Callable[[Tensor], tuple[Tensor, Tensor]] | None:
+def _of_input(embedder: FaceEmbedder, wishes: IdentityConfig) -> Callable[[Tensor], tuple[Tensor, Tensor]] | None:
     """Return the function that gives the identity of an input and its confidence; None without calibration or request.
 
     Raises:

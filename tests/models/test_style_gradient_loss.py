@@ -36,7 +36,7 @@ def test_the_lesson_is_the_gradient_at_the_unstyled_face_in_closed_form(stage, w
         nn.init.constant_(gate, 0.5)
     terms = model.generator_losses(batch, 1)
 
-    codes = net.look_up(net(batch['in'], code_only=True, identity=batch['identity'])[0])
+    codes = net.lookup_codes(net(batch['in'], code_only=True, identity=batch['identity'])[0])
     seen = net.encode(batch['in'], net.connect_list if w else ())[1]
     embed = model.lesson.embedder
     people = embed(batch['gt'].roll(-1, 0))  # each is told of the next
