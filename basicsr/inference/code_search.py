@@ -24,7 +24,7 @@ class CodeSearch:
     """Moves code logits until the decoded faces are like somebody, by the gradient of a recogniser.
 
     Minimises 1 - cos(recogniser(face), target) + |difference to the first face, both shrunk|. The gradient reaches the
-    logits as that of the identity loss does in training (`CodeFormer.lookup_codes_ste`). Every step decodes codes of the
+    logits as that of the identity loss does in training (`CodeFormer.lookup_codes_ste`). Each step decodes codes of the
     codebook, so faces stay such as the network can make.
 
     Args:

@@ -31,10 +31,11 @@ RENAMED: Mapping[str, str] = {
     'codebook_average': 'codebook_ema',
     'mistaken': 'mismatch_prob',
     'reach': 'grad_to',
+    'recognizer': 'recogniser',  # another spelling
     'restart_under': 'dead_code_threshold',
     'through_fusion': 'grad_through_skips',
 }
-"""Former names of keys, which are still read."""
+"""Former names of keys, and other spellings, which are read too."""
 
 
 def shown(value: object) -> str:

@@ -379,13 +379,13 @@ def test_former_names_of_keys_are_read(tmp_path):
     (tmp_path / 'base.yml').write_text('train: {codebook_average: {decay: 0.9, restart_under: 0.1}}')
     file = tmp_path / 'a.yml'
     file.write_text('_base_: base.yml\ntrain: {codebook_ema: {decay: 0.5}, identity_opt: {reach: [cft]}}')
-    changes = ['train:identity_opt:through_fusion=true', 'datasets:train={mistaken: 0.25}']
+    changes = ['train:identity_opt:through_fusion=true', 'datasets:train={mistaken: 0.25, recognizer: x}']
     assert load_options(file, changes) == {
         'train': {
             'codebook_ema': {'decay': 0.5, 'dead_code_threshold': 0.1},
             'identity_opt': {'grad_to': ['cft'], 'grad_through_skips': True},
         },
-        'datasets': {'train': {'mismatch_prob': 0.25}},
+        'datasets': {'train': {'mismatch_prob': 0.25, 'recogniser': 'x'}},
     }
     file.write_text('train: {codebook_average: {}, codebook_ema: {}}')
     with pytest.raises(OptionError, match="'codebook_average' is the former name of 'codebook_ema'"):
