@@ -132,7 +132,7 @@ print('###', code, *shape, folders.weights_folder())
 """
     done = python(installed, tmp_path, '-c', code)
     printed, _, found = done.stdout.partition('### ')
-    assert found == f'0 128 128 3 {tmp_path / "cache" / "id-codeformer" / "weights"}\n', done
+    assert found == f'0 256 256 3 {tmp_path / "cache" / "id-codeformer" / "weights"}\n', done
     assert f'embedded small model ({installed}' in printed and '1 restored' in printed
     assert (tmp_path / 'results' / 'final_results' / 'astronaut_lowres.png').is_file()
 
