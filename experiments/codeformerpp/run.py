@@ -117,7 +117,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = parser().parse_args(argv)
     if args.trial:
         args.limit = args.judged = 2
-    size = read_network(args.prior)[0]['img_size']
+    prior = read_network(args.prior)[0]
+    size = prior['img_size'] * prior.get('out_scale', 1)
     plan, options = changes(args, size, make_sets(args, size))
     command = ['--plan', str(HERE / 'plan.yml'), '--out', str(args.out), '--set', *plan, '--force_yml', *options]
     command += ['--rows', *args.rows] if args.rows else []
