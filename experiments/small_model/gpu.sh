@@ -17,11 +17,5 @@ if [ "${SKIP_TESTS:-}" = '' ]; then
 fi
 python -m experiments.small_model.recipe --recipe experiments/small_model/gpu.yml --minutes "$minutes" "$@" 2>&1 | tee "$out/train.log"
 code=$?
-for run in ID_CodeFormer_256_stage3 ID_CodeFormer_256_style; do
-    for name in net_g net_d; do
-        if [ -e "experiments/$run/models/${name}_latest.pth" ]; then
-            cp "experiments/$run/models/${name}_latest.pth" "$out/${run}_$name.pth"
-        fi
-    done
-done
+cp experiments/ID_CodeFormer_256_stage3/models/net_?_latest.pth experiments/released/*.safetensors "$out/"
 exit $code

@@ -104,7 +104,8 @@ def run_step(step: Mapping[str, Any], paths: Mapping[str, str], args: argparse.N
     if kind == 'resize':
         resize(Path(filled.pop('source')), Path(filled.pop('target')), **filled)
     elif kind == 'release':
-        release([Path(filled['source'])], Path(filled['target']))
+        ia_cft = filled.get('ia_cft')
+        release([Path(filled['source'])], Path(filled['target']), Path(ia_cft) if ia_cft else None)
     elif kind == 'train':
         changes = [change.format(**paths) for change in filled.get('set', [])] + args.force_yml
         minutes = args.minutes * share if args.minutes else filled['minutes']

@@ -13,13 +13,24 @@ import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import safetensors.torch
 import torch
 
 from basicsr.cli.arguments import ArgumentParser
-from basicsr.utils.checkpoint import CheckpointError, read_checkpoint, unwrap
+from basicsr.utils.checkpoint import CheckpointError, read_checkpoint, read_metadata, unwrap
 from basicsr.utils.files import replacing
+
+
+def _read(file: Path) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
+    """Return averaged weights and options of the network in a checkpoint of a training, or in a released file."""
+    if file.suffix == '.safetensors':
+        return dict(read_checkpoint(file)), json.loads(read_metadata(file)['network'])
+    checkpoint = read_checkpoint(file)
+    if 'network' not in checkpoint:
+        raise CheckpointError(f"{file}: no entry 'network'; give a checkpoint that a training wrote")
+    return unwrap(checkpoint, 'params_ema', str(file)), checkpoint['network']
 
 
 def release(sources: Sequence[Path], target: Path, ia_cft: Path | None = None) -> None:
@@ -28,26 +39,27 @@ def release(sources: Sequence[Path], target: Path, ia_cft: Path | None = None) -
     Args:
         sources: checkpoints of one network.
         target: a safetensors file.
-        ia_cft: a checkpoint of that network with IA-CFT, which is taken from there as it is.
+        ia_cft: a checkpoint or released file with IA-CFT for that network, which is taken from there as it is.
 
     Raises:
         CheckpointError: a file is no checkpoint of a training, or its weights are not those of the first network.
     """
-    last = ia_cft or sources[0]
-    checkpoint = read_checkpoint(last)
-    if 'network' not in checkpoint:
-        raise CheckpointError(f"{last}: no entry 'network'; give a checkpoint that a training wrote")
-    states = [unwrap(read_checkpoint(source), 'params_ema', str(source)) for source in sources]
-    state = unwrap(checkpoint, 'params_ema', str(last))
+    files = [*sources, *([ia_cft] if ia_cft else [])]
+    states, networks = zip(*(_read(file) for file in files), strict=True)
     shapes = {name: value.shape for name, value in states[0].items()}
-    shared = {name: value for name, value in state.items() if name in shapes}
-    for source, other in zip((*sources, last), (*states, shared), strict=True):
-        if {name: value.shape for name, value in other.items()} != shapes:
-            raise CheckpointError(f'{source}: not of the network in {sources[0]}; give checkpoints of one network')
-    state |= {name: torch.stack([other[name].float() for other in states]).mean(0) for name in shapes}
+    for file, other in zip(files, states, strict=True):
+        shared = {name: value.shape for name, value in other.items() if name in shapes}
+        lacks = shared.keys() != shapes.keys() and file is not ia_cft
+        if lacks or not shared or any(shapes[name] != shape for name, shape in shared.items()):
+            raise CheckpointError(f'{file}: not of the network in {sources[0]}; give checkpoints of one network')
+    state = {name: torch.stack([other[name].float() for other in states[: len(sources)]]).mean(0) for name in shapes}
+    network = dict(networks[0])
+    if ia_cft:
+        state |= {name: value for name, value in states[-1].items() if name not in shapes}
+        network = {**network, **networks[-1], **{key: network[key] for key in ('out_scale',) if key in network}}
     state = {name: value.half() for name, value in state.items()}
     paths = ('vqgan_path', 'model_path')  # of the machine it was trained on
-    network = {name: value for name, value in checkpoint['network'].items() if name not in paths}
+    network = {name: value for name, value in network.items() if name not in paths}
     with replacing(target) as partial:
         safetensors.torch.save_file(state, partial, metadata={'network': json.dumps(network), 'format': 'pt'})
     print(f'{target}: {network["type"]}, {target.stat().st_size / 1e6:.1f} MB')

@@ -34,6 +34,9 @@ def test_the_mean_is_written_and_ia_cft_as_it_is(tmp_path: Path) -> None:
     assert {name: value.tolist() for name, value in state.items()} == {'shared': [2.0, 1.0], 'own': [5.0]}
     assert state['own'].dtype == torch.float16
     assert json.loads(read_metadata(file)['network']) == {'type': 'IDCodeFormer'}
+    styled_file = file.rename(tmp_path / 'styled.safetensors')  # a released file serves too
+    assert main([*common, '--ia_cft', str(styled_file)]) == 0
+    assert read_checkpoint(file)['own'].tolist() == [5.0]
 
 
 @pytest.mark.parametrize('weights', [{'other': torch.ones(2)}, {'shared': torch.ones(3)}])

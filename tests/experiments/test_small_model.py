@@ -86,7 +86,7 @@ def test_the_steps_of_a_recipe_run_in_turn_and_leave_a_checkpoint(tmp_path, monk
 def test_the_trainings_of_the_recipes_have_valid_options(name):
     content = yaml.safe_load((recipe.HERE / name).read_text())
     trainings = [step['train'] for step in content['steps'] if 'train' in step]
-    assert len(trainings) == 2
+    assert trainings
     for training in trainings:
         changes = [change.format(**content['paths']) for change in training['set']]
         opt = load_options(recipe.HERE / 'options' / training['options'], changes)
