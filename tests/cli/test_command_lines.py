@@ -12,7 +12,8 @@ import pytest
 import basicsr.cli
 from basicsr.cli.arguments import ArgumentParser
 
-COMMANDS = sorted(path.stem for path in Path(basicsr.cli.__path__[0]).glob('[a-z]*.py') if path.stem != 'arguments')
+PARTS = ('arguments', 'restore_flags')  # of commands, and none themselves
+COMMANDS = sorted(path.stem for path in Path(basicsr.cli.__path__[0]).glob('[a-z]*.py') if path.stem not in PARTS)
 OTHERS = ('main',)  # takes sub-commands, and passes on what follows
 
 

@@ -46,11 +46,6 @@ def test_what_an_option_file_reads_is_made_or_fetched_as_documented(path):
     """Weights are in the manifest, earlier stages are other option files, data are in the documents."""
     names = 'docs/train.md', 'docs/people.md', 'weights/small/README.md', 'experiments/small_model/before.md'
     pages = [ROOT / name for name in names]
-        ROOT / 'docs/train.md',
-        ROOT / 'docs/people.md',
-        ROOT / 'weights/small/README.md',
-        ROOT / 'experiments/small_model/before.md',
-    ]
     documented = ''.join(page.read_text(encoding='utf-8') for page in pages)
     fetched = [entry.file for entries in read_manifest(ROOT / 'weights/manifest.yml').values() for entry in entries]
     for key, place in paths_of(load_options(path)):
