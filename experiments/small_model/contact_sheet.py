@@ -2,7 +2,7 @@
 
     python scripts/contact_sheet.py
 
-Writes `docs/before_after.png` (faces of `inputs/`, degraded beside restored), `docs/contact_sheet.png` (rows: draws of
+Writes `docs/before_after.png` (faces of `inputs/`, degraded beside restored), `docs/contact_sheet.jpg` (rows: draws of
 mild and severe damage; columns: degraded, restored at several w, truth) and `docs/assets/collage.jpg`, three of them.
 """
 
@@ -58,7 +58,7 @@ def main() -> int:
     imwrite(args.output / 'before_after.png', sheet([pairs], ['degraded', 'restored'] * (len(pairs) // 2)))
     titles = ['degraded', *(f'w = {w:g}' for w in WEIGHTS), 'truth']
     rows = contact_rows(restorer, args.adain)
-    imwrite(args.output / 'contact_sheet.png', sheet(rows, titles))
+    imwrite(args.output / 'contact_sheet.jpg', sheet(rows, titles))
     chosen = [[rows[row][column] for column in COLLAGE_COLUMNS] for row in COLLAGE_ROWS]
     imwrite(args.output / 'assets' / 'collage.jpg', sheet(chosen, [titles[column] for column in COLLAGE_COLUMNS]))
     return 0
