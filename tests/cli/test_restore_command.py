@@ -151,13 +151,13 @@ def test_a_signal_while_networks_are_loaded_leaves_a_summary_too(tmp_path, monke
 
 @pytest.mark.parametrize('name', ['SIGTERM', 'SIGINT'])
 def test_a_signal_after_the_last_file_is_said_and_the_summary_is_whole(tmp_path, monkeypatch, capsys, name):
-    source, write = pictures(tmp_path / 'in', 'a.png'), restore.write_summary
+    source, write = pictures(tmp_path / 'in', 'a.png'), restore.save_summary
 
-    def interrupted(*args):
+    def interrupted(*args, **more):
         os.kill(os.getpid(), getattr(signal, name))
-        write(*args)
+        return write(*args, **more)
 
-    monkeypatch.setattr(restore, 'write_summary', interrupted)
+    monkeypatch.setattr(restore, 'save_summary', interrupted)
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
         assert restore.main(['-i', str(source), '-o', str(tmp_path / 'out')]) == 128 + getattr(signal, name)

@@ -18,7 +18,8 @@ FACE = Face(np.array([120.0, 40, 300, 220]), 1.0, ASTRONAUT_LANDMARKS)
 class Smoothing:
     """A stand-in for FaceRestorer that takes all noise away."""
 
-    size, batch_size, takes_identity = 128, 8, False
+    size = input_size = 128
+    batch_size, takes_identity = 8, False
 
     def restore(self, faces, w=0.8, adain=True, **known):
         return [cv2.GaussianBlur(face, (0, 0), 3) for face in faces]

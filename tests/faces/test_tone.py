@@ -68,7 +68,7 @@ def test_there_is_no_jump_where_the_contrast_becomes_usual():
 
 
 def test_an_underexposed_face_has_no_pattern_after_brightening():
-    bright = cv2.GaussianBlur(aligned_face(128), (0, 0), 1.5)
+    bright = cv2.GaussianBlur(aligned_face(256), (0, 0), 3)
     dark = rounded(bright * 0.13)
     restorer = FaceRestorer('small', device='cpu')
     expected, restored = (restorer.restore([face], w=0.8)[0] for face in (bright, dark))

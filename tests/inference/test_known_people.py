@@ -57,7 +57,8 @@ class ByColour(torch.nn.Module):
 class Noting:
     """A stand-in for FaceRestorer that notes what it is told and returns the faces as they are."""
 
-    size, batch_size, takes_identity = 64, 8, True
+    size = input_size = 64
+    batch_size, takes_identity = 8, True
 
     def __init__(self) -> None:
         self.told = []

@@ -38,7 +38,7 @@ def test_the_lesson_is_the_gradient_at_the_unstyled_face_in_closed_form(stage, w
 
     codes = net.lookup_codes(net(batch['in'], code_only=True, identity=batch['identity'])[0])
     seen = net.encode(batch['in'], net.connect_list if w else ())[1]
-    embed = model.lesson.embedder
+    embed = model.style_loss.embedder
     people = embed(batch['gt'].roll(-1, 0))  # each is told of the next
     who = net.identify(3, batch['identity'].roll(-1, 0))
 

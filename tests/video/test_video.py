@@ -15,6 +15,7 @@ import pytest
 from small_faces import ASTRONAUT_LANDMARKS, Found, Unchanged, blurred_portrait, portrait, psnr, save_tiny_model
 
 from basicsr.cli import restore as inference_codeformer
+from basicsr.cli.arguments import frame_rate
 from basicsr.faces.detection import Face
 from basicsr.inference import FaceRestorer, ImageRestorer
 from basicsr.utils.files import is_video_file
@@ -179,7 +180,7 @@ def test_another_frame_rate_keeps_duration_and_sound(clip, tmp_path, fps):
 
 @pytest.mark.parametrize(('text', 'fps'), [('29.97002997', NTSC), ('23.976023976', Fraction(24000, 1001))])
 def test_a_frame_rate_with_many_digits_is_rounded(clip, tmp_path, text, fps):
-    assert inference_codeformer.frame_rate(text) == fps
+    assert frame_rate(text) == fps
     restorer().restore_file(clip, tmp_path / 'b.mp4', Fraction(text))
     times = times_of(tmp_path / 'b.mp4')
     assert times == [index / fps for index in range(len(times))]
