@@ -2,8 +2,8 @@
 
     python scripts/contact_sheet.py
 
-Writes `docs/before_after.png` (faces of `inputs/`, degraded beside restored), `docs/contact_sheet.jpg` (rows: draws of
-mild and severe damage; columns: degraded, restored at several w, truth) and `docs/assets/collage.jpg`, three of them.
+Writes `docs/contact_sheet.jpg` (rows: draws of mild and severe damage; columns: degraded, restored at several w, truth)
+and `docs/assets/collage.jpg`, a part of it.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from basicsr.data.degradation import LARGE, SMALL, degrade
 from basicsr.faces.detection import build_detector
 from basicsr.faces.geometry import align_face
 from basicsr.inference import FaceRestorer
-from basicsr.utils.image import imread, imwrite, scan_images
+from basicsr.utils.image import imwrite
 from basicsr.utils.sheet import sheet
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -51,11 +51,6 @@ def main() -> int:
     parser.add_argument('-o', '--output', type=Path, default=ROOT / 'docs')
     args = parser.parse_args()
     restorer = FaceRestorer(args.model)
-    pairs = []
-    for path in scan_images(ROOT / 'inputs' / 'cropped_faces'):
-        face = imread(path)
-        pairs += [face, restorer.restore(face, 0.8, args.adain)[0]]
-    imwrite(args.output / 'before_after.png', sheet([pairs], ['degraded', 'restored'] * (len(pairs) // 2)))
     titles = ['degraded', *(f'w = {w:g}' for w in WEIGHTS), 'truth']
     rows = contact_rows(restorer, args.adain)
     imwrite(args.output / 'contact_sheet.jpg', sheet(rows, titles))
