@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import ast
-import os
 import re
 import shlex
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
+from guides import python_of, run_python
 
 from basicsr.cli import restore, train
 from basicsr.cli.main import COMMANDS
@@ -113,14 +111,9 @@ assert again[0].shape == first[0].shape
 
 
 def test_python_of_the_guide_runs(tmp_path):
-    page = (ROOT / 'docs' / 'python.md').read_text(encoding='utf-8')
-    blocks = re.findall(r'^```python\n(.*?)^```$', page, re.MULTILINE | re.DOTALL)
     before = BEFORE_THE_GUIDE.format(photo=str(ROOT / 'inputs' / 'astronaut_lowres.png'))
-    (tmp_path / 'guide.py').write_text('\n'.join([before, *blocks, AFTER_THE_GUIDE]), encoding='utf-8')
-    environment = {**os.environ, 'CODEFORMER_WEIGHTS': str(tmp_path), 'PYTHONPATH': str(ROOT)}  # the small model
-    command = [sys.executable, str(tmp_path / 'guide.py')]
-    done = subprocess.run(command, env=environment, cwd=tmp_path, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
+    code = '\n'.join([before, python_of('python.md'), AFTER_THE_GUIDE])
+    run_python(code, tmp_path, CODEFORMER_WEIGHTS=str(tmp_path))  # the small model
 
 
 def test_the_readme_is_short():

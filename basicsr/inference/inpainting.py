@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 
 import cv2
@@ -16,7 +17,7 @@ from basicsr.faces.geometry import apply_affine, ellipse_distance, scaling, warp
 from basicsr.faces.paste import paste_face
 from basicsr.inference.image_restorer import RESTORED, FaceResult, ImageRestorer, ImageResult
 from basicsr.inference.report import FileRecord
-from basicsr.inference.runner import Job, Runner, read_square
+from basicsr.inference.runner import Job, Runner, attempt, read_square
 from basicsr.utils.image import is_image_file, resized, scan_images, to_8_bits, whitened
 from basicsr.utils.picture import Picture, read_picture
 from basicsr.utils.templates import ffhq_template
@@ -213,7 +214,7 @@ class InpaintingRunner(Runner):
         return self.restorer
 
     def _aligned(self, jobs: Sequence[Job]) -> list[FileRecord]:
-        return [self._guarded(self._inpaint_aligned, job) for job in jobs]
+        return [attempt(job, partial(self._inpaint_aligned, job)) for job in jobs]
 
     def _inpaint_aligned(self, job: Job) -> FileRecord:
         picture = self._prepared(read_square(job.path, self.max_megapixels))

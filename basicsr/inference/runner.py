@@ -16,6 +16,7 @@ from dataclasses import dataclass, replace
 from fractions import Fraction
 from functools import partial
 from pathlib import Path
+from typing import TypeVar
 
 import cv2
 import numpy as np
@@ -48,6 +49,8 @@ FILE_ERRORS = (OSError, ValueError, RuntimeError, MemoryError, MissingExtraError
 UNEXPECTED = 'unexpected error'  # begins the message of any other
 
 logger = logging.getLogger('basicsr')
+
+T = TypeVar('T')
 
 
 @dataclass(frozen=True)
@@ -262,7 +265,9 @@ class Runner:
             if clips or not self.aligned:
                 for job in group:
                     stop_if_cancelled()
-                    yield self._guarded(self._clip if clips else self._whole, job)
+                    written: list[str] = []
+                    work = partial(self._clip, job) if clips else partial(self._whole, job, written)
+                    yield attempt(job, work, written)
                 continue
             while batch := list(itertools.islice(group, self.restorer.restorer.batch_size)):
                 stop_if_cancelled()
@@ -275,22 +280,10 @@ class Runner:
             for folder in RESULT_FOLDERS:
                 remove_abandoned(self.output / folder)
 
-    @staticmethod
-    def _guarded(restore: Callable[[Job], FileRecord], job: Job) -> FileRecord:
-        """Return the record of a job, whatever happens."""
-        try:
-            return restore(job)
-        except Exception as error:  # the other files are to go on
-            return _failed(job, error, [])
-
-    def _whole(self, job: Job) -> FileRecord:
-        written: list[str] = []
-        try:
-            picture = self._read(job.path)
-            result, note = self._result(job, picture)
-            return self.write(job, picture, result, written, note)
-        except Exception as error:  # whatever it is, the other files are to go on
-            return _failed(job, error, written)
+    def _whole(self, job: Job, written: list[str]) -> FileRecord:
+        picture = self._read(job.path)
+        result, note = self._result(job, picture)
+        return self.write(job, picture, result, written, note)
 
     def write(
         self, job: Job, picture: Picture, result: ImageResult, written: list[str] | None = None, note: str = ''
@@ -358,26 +351,21 @@ class Runner:
 
     def _aligned(self, jobs: Sequence[Job]) -> list[FileRecord]:
         """Aligned faces, restored in one batch without unreadable ones, or one by one where the batch fails."""
-        read: dict[Job, Picture] = {}
-        records: dict[Job, FileRecord] = {}
-        for job in jobs:
-            try:
-                read[job] = self._prepared(read_square(job.path, self.max_megapixels))
-            except Exception as error:  # whatever it is, the other files are to go on
-                records[job] = _failed(job, error, [])
-        try:
-            results = self.restorer.restore_aligned([to_8_bits(picture.image) for picture in read.values()])
-        except Exception as error:  # whatever it is, the other files are to go on
-            if len(read) > 1:
+        read = {job: attempt(job, partial(self._read_aligned, job)) for job in jobs}
+        records = {job: found for job, found in read.items() if isinstance(found, FileRecord)}
+        pictures = {job: found for job, found in read.items() if not isinstance(found, FileRecord)}
+        faces = [to_8_bits(picture.image) for picture in pictures.values()]
+        results = attempt(next(iter(pictures), jobs[0]), lambda: self.restorer.restore_aligned(faces))
+        if isinstance(results, FileRecord):
+            if len(pictures) > 1:
                 return [record for job in jobs for record in self._aligned([job])]
-            records |= {job: _failed(job, error, []) for job in read}
-        else:
-            pairs = zip(read.items(), results, strict=True)
-            records |= {
-                job: self._guarded(partial(self._write_aligned, picture=picture, face=face), job)
-                for (job, picture), face in pairs
-            }
+            return [records.get(job, results) for job in jobs]
+        for (job, picture), face in zip(pictures.items(), results, strict=True):
+            records[job] = attempt(job, partial(self._write_aligned, job, picture, face))
         return [records[job] for job in jobs]
+
+    def _read_aligned(self, job: Job) -> Picture:
+        return self._prepared(read_square(job.path, self.max_megapixels))
 
     def _write_aligned(self, job: Job, picture: Picture, face: FaceResult) -> FileRecord:
         result = picture if face.restored is None else self._in_depth_and_size(picture, face.restored)
@@ -461,6 +449,23 @@ def likeness_of(faces: Sequence[FaceResult]) -> list[FaceIdentity]:
 
 def _joined(messages: Sequence[str]) -> str:
     return '; '.join(message for message in messages if message)
+
+
+def attempt(job: Job, work: Callable[[], T], written: Sequence[str] = ()) -> T | FileRecord:
+    """Return the result of some work on a job, or where it fails in any way, the record that says so.
+
+    This is the one place that catches errors of any type: what a file does to decoders and networks is not known, and
+    the other files are to go on.
+
+    Args:
+        job: whose record it is.
+        work: to do.
+        written: paths of results that are there when it fails, relative to the output folder.
+    """
+    try:
+        return work()
+    except Exception as error:
+        return _failed(job, error, list(written))
 
 
 def _failed(job: Job, error: Exception, written: list[str]) -> FileRecord:

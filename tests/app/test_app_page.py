@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 import shutil
 import signal
 import socket
@@ -14,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from guides import python_of, run_python
 from odd_pictures import save
 from PIL import Image
 from small_faces import blurred_portrait, portrait, save_tiny_model
@@ -98,15 +98,12 @@ def test_the_api_restores_decodes_and_packs(address, folder, tmp_path):
     client.predict(api_name='/cancel')
 
 
-def test_python_of_the_guide_runs(address, folder, monkeypatch, tmp_path, capsys):
+def test_python_of_the_guide_runs(address, folder, tmp_path):
     pytest.importorskip('gradio_client', reason='the API is asked through gradio_client')
-    page = (ROOT / 'docs' / 'app.md').read_text(encoding='utf-8')
-    (code,) = re.findall(r'^```python\n(.*?)^```$', page, re.MULTILINE | re.DOTALL)
-    monkeypatch.chdir(folder)
-    monkeypatch.setenv('GRADIO_TEMP_DIR', str(tmp_path))
+    code = python_of('app.md')
     assert 'http://127.0.0.1:7860' in code
-    exec(code.replace('http://127.0.0.1:7860', address), {})
-    with zipfile.ZipFile(capsys.readouterr().out.splitlines()[-1]) as archive:
+    said = run_python(code.replace('http://127.0.0.1:7860', address), folder, GRADIO_TEMP_DIR=str(tmp_path))
+    with zipfile.ZipFile(said.splitlines()[-1]) as archive:
         assert 'final_results/photo.png' in archive.namelist()
 
 
