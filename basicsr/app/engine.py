@@ -34,7 +34,7 @@ class Engine:
         device: see `FaceRestorer`.
         weights_dir: the weights folder.
         detection_model: see `build_detector`.
-        recogniser: see `choose_recogniser`.
+        recognizer: see `choose_recognizer`.
         max_megapixels: largest picture, and result.
 
     Raises:
@@ -45,7 +45,7 @@ class Engine:
     device: str
     weights_dir: Path
     detection_model: str = DEFAULT_DETECTOR
-    recogniser: str | None = None
+    recognizer: str | None = None
     max_megapixels: float = MAX_MEGAPIXELS
     _restorers: dict[str, CachingRestorer] = field(default_factory=dict, init=False)
     _upsamplers: dict[str, Upsampler] = field(default_factory=dict, init=False)
@@ -116,7 +116,7 @@ class Engine:
         """
         wishes = IdentityConfig(
             [str(path) for path in references],
-            self.recogniser,
+            self.recognizer,
             threshold=settings.threshold,
             choose_w=settings.auto,
         )

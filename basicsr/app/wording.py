@@ -27,7 +27,7 @@ WORDS = (
     (r' \(--upscale(?: 1)?\)', ''),
     (r'reduce the picture or --batch_size', 'reduce the picture'),
     (r'-w auto\b', 'choosing w'),
-    (r', or name a file with --recogniser', ''),
+    (r', or name a file with --recognizer', ''),
 )
 TOKENS = [(re.compile(pattern), words) for pattern, words in WORDS]
 # Absolute paths, on Windows too: after a blank, a quotation mark or a bracket, all folders before the last name.

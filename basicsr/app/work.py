@@ -93,7 +93,7 @@ def restore(engine: Engine, session: Session, settings: Settings) -> None:
     session.restored_with, session.stale = settings, False
     for shown in track(session.pictures, 'picture'):
         images = images_for(engine, session, settings, shown)
-        shown.known = images.recognise(shown.cut)
+        shown.known = images.recognize(shown.cut)
         _finish(engine, session, images, shown)
     session.records = []
     for path, name in session.clips:

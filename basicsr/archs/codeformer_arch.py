@@ -103,14 +103,14 @@ class CodeFormer(VQAutoEncoder):
 
     Attributes:
         takes_identity: `forward` takes embeddings of who the faces are.
-        recogniser, identity_dim: whose embeddings these are, if that is known, and how many numbers they have.
+        recognizer, identity_dim: whose embeddings these are, if that is known, and how many numbers they have.
 
     Raises:
         ValueError: sizes that do not fit together.
     """
 
     takes_identity = False
-    recogniser: str | None = None
+    recognizer: str | None = None
     identity_dim: int | None = None
 
     def __init__(

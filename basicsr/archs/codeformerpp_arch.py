@@ -154,9 +154,9 @@ class CodeFormerPlusPlus(nn.Module):
         return self.prior.takes_identity
 
     @property
-    def recogniser(self) -> str | None:
+    def recognizer(self) -> str | None:
         """Recognizer whose embeddings the prior takes, if that is known."""
-        return self.prior.recogniser
+        return self.prior.recognizer
 
     @property
     def identity_dim(self) -> int | None:

@@ -25,7 +25,7 @@ from basicsr.utils.checkpoint import (
 from basicsr.utils.registry import ARCH_REGISTRY
 
 STATED = (
-    'n_head', 'img_size', 'attn_resolutions', 'recogniser', 'w_identity', 'w_generated', 'prior_adain',
+    'n_head', 'img_size', 'attn_resolutions', 'recognizer', 'w_identity', 'w_generated', 'prior_adain',
     'texture_from', 'max_shift', 'integrate', 'tokens', 'heads',
 )  # fmt: skip
 """Options that shapes do not tell."""
@@ -225,7 +225,7 @@ def _stated(checkpoint: Mapping[str, Any], path: str | os.PathLike) -> Mapping[s
 def _completed(sizes: Mapping[str, Any], stated: Mapping[str, Any]) -> dict[str, Any]:
     """Complete the sizes read off the shapes by what the checkpoint states and shapes do not tell."""
     told = {
-        name: stated[name] for name in STATED if name in stated and (name != 'recogniser' or 'identity_dim' in sizes)
+        name: stated[name] for name in STATED if name in stated and (name != 'recognizer' or 'identity_dim' in sizes)
     }
     sections = {part: stated.get(part) for part in PARTS if part in sizes}
     parts = {

@@ -126,7 +126,7 @@ class IdentityStyle(nn.Module):
     Args:
         embedding: length of an embedding.
         channels: of the decoder features, by side.
-        grid: places a side. Above 1 all layers are linear: what a recogniser asks for is nearly so in the embedding,
+        grid: places a side. Above 1 all layers are linear: what a recognizer asks for is nearly so in the embedding,
             and is learnt in few steps.
         width: of the layers that the scales share; with a grid their last one has `width // 8` maps.
     """
@@ -176,11 +176,11 @@ class IDCodeFormer(CodeFormer):
     Args:
         condition_transformer: cross-attention to identity tokens after each self-attention.
         ia_cft: the styling path at each side of `connect_list`.
-        identity_dim: length of the recogniser's embeddings.
+        identity_dim: length of the recognizer's embeddings.
         identity_tokens: tokens of one embedding, 2 or more.
         style_grid: places a side of the aligned face at which the styling path is told apart, see `IdentityStyle`.
         identity_dropout: share of training faces that are restored as if nothing were known.
-        recogniser: whose embeddings they are, a name or a file; for whoever restores with it.
+        recognizer: whose embeddings they are, a name or a file; for whoever restores with it.
         fix_modules: sub-modules (and `position_emb`) that are not trained.
         options: the others of `CodeFormer`.
 
@@ -198,7 +198,7 @@ class IDCodeFormer(CodeFormer):
         identity_tokens: int = 4,
         style_grid: int = 1,
         identity_dropout: float = 0.2,
-        recogniser: str | None = None,
+        recognizer: str | None = None,
         fix_modules: Sequence[str] | None = ('quantize', 'generator'),
         **options: Any,
     ) -> None:
@@ -212,7 +212,7 @@ class IDCodeFormer(CodeFormer):
             raise ValueError(f'identity_dropout {identity_dropout}: must be from 0 to below 1')
         self.identity_dim = identity_dim
         self.identity_dropout = identity_dropout
-        self.recogniser = recogniser
+        self.recognizer = recognizer
         if condition_transformer:
             n_head = options.get('n_head', 8)
             self.id_tokens = IdentityTokens(identity_dim, dim, identity_tokens)

@@ -38,7 +38,7 @@ def build_parser() -> argparse.ArgumentParser:
         default=DEFAULT_DETECTOR,
         help=f'{", ".join(DETECTORS)} (default: {DEFAULT_DETECTOR}, whose weights come with its package)',
     )
-    add('--recogniser', type=user_path, help="face recogniser: file, pack or name (default: the network's)")
+    add('--recognizer', type=user_path, help="face recognizer: file, pack or name (default: the network's)")
     add(
         '--max_megapixels',
         type=positive,
@@ -73,7 +73,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
             weights = Path(args.weights_dir)
             engine = Engine(
-                args.model, args.device, weights, args.detection_model, args.recogniser, args.max_megapixels
+                args.model, args.device, weights, args.detection_model, args.recognizer, args.max_megapixels
             )
             page = serve(engine, folder, args.port, args.share, args.open)
         except (OSError, ValueError, KeyError, MissingExtraError) as error:

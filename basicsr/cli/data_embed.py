@@ -2,7 +2,7 @@
 
     id-codeformer data embed -i datasets/people -o datasets/people.safetensors --weights arcface_ir_se50
 
-Photographs are aligned faces. Of each, the recogniser sees several variants, the first as it is, the others lightly
+Photographs are aligned faces. Of each, the recognizer sees several variants, the first as it is, the others lightly
 degraded, and all of them mirrored too. They are found by content: run again, the script embeds what is new or changed.
 """
 
@@ -23,30 +23,30 @@ from basicsr.data.common import DataError, decode_picture, resize_square
 from basicsr.data.embeddings import SMALLEST, SUM, Embeddings, reference_variants, stamp_of
 from basicsr.data.storage import Files, open_files
 from basicsr.recognition.embedder import FaceEmbedder
-from basicsr.recognition.files import find_recogniser
+from basicsr.recognition.files import find_recognizer
 from basicsr.utils.checkpoint import CheckpointError
 from basicsr.utils.download import sha256_of
 from basicsr.utils.files import user_path
 from basicsr.utils.image import to_tensor
 
-LARGEST = 512  # side that the recogniser is shown, pixels
+LARGEST = 512  # side that the recognizer is shown, pixels
 SAVE_EVERY = 2000  # photographs
 
 
-def open_table(file: Path, embedder: FaceEmbedder, recogniser_sum: str, variants: int, seed: int) -> Embeddings:
+def open_table(file: Path, embedder: FaceEmbedder, recognizer_sum: str, variants: int, seed: int) -> Embeddings:
     """Return the file's embeddings, none where there is no file.
 
     Raises:
-        DataError: it is damaged, or was made with another recogniser, seed or number of variants.
+        DataError: it is damaged, or was made with another recognizer, seed or number of variants.
     """
-    fresh = Embeddings.empty(embedder.name, recogniser_sum, seed, variants, embedder.dim, file)
+    fresh = Embeddings.empty(embedder.name, recognizer_sum, seed, variants, embedder.dim, file)
     if not file.exists():
         return fresh
     table = Embeddings.read(file)
-    found, wanted = ((each.recogniser_sum, each.seed, *each.vectors.shape[2:]) for each in (table, fresh))
+    found, wanted = ((each.recognizer_sum, each.seed, *each.vectors.shape[2:]) for each in (table, fresh))
     if found != wanted:
         raise DataError(
-            f"{file}: made with the recogniser '{table.recogniser}', seed {table.seed} and {table.vectors.shape[2]} "
+            f"{file}: made with the recognizer '{table.recognizer}', seed {table.seed} and {table.vectors.shape[2]} "
             f"variants, not with '{embedder.name}', {seed} and {variants}; give another --output, or remove it"
         )
     return table
@@ -101,7 +101,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = ArgumentParser(description='Embed photographs once, for training with references.')
     parser.add_argument('-i', '--input', type=Path, required=True, help='folder of aligned faces, or an lmdb of them')
     parser.add_argument('-o', '--output', type=Path, required=True, help='file to write or to add to (.safetensors)')
-    parser.add_argument('--weights', type=user_path, required=True, help='the recogniser: its file, pack or name')
+    parser.add_argument('--weights', type=user_path, required=True, help='the recognizer: its file, pack or name')
     parser.add_argument('--variants', type=int, default=4, help='of a photograph, the clean one included (default: 4)')
     parser.add_argument('--seed', type=int, default=0, help='of the variants')
     parser.add_argument('--device', default='cuda' if torch.cuda.is_available() else 'cpu')
@@ -111,7 +111,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     failed: list[str] = []
     try:
         embedder = FaceEmbedder(args.weights).to(args.device)
-        table = open_table(args.output, embedder, sha256_of(find_recogniser(args.weights)), args.variants, args.seed)
+        table = open_table(args.output, embedder, sha256_of(find_recognizer(args.weights)), args.variants, args.seed)
         kind = 'lmdb' if args.input.suffix == '.lmdb' else 'disk'
         files = open_files({'dataroot_gt': str(args.input), 'io_backend': {'type': kind}}, 'dataroot_gt')
     except (CheckpointError, DataError, OSError) as error:
@@ -124,7 +124,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f'error: {args.output}: {error}; what was saved before stays', file=sys.stderr)
         return 1
     added = len(table.digests) - before
-    print(f'{added} photographs embedded by {table.recogniser}, {before} were there: {args.output}')
+    print(f'{added} photographs embedded by {table.recognizer}, {before} were there: {args.output}')
     for message in failed:
         print(message, file=sys.stderr)
     return 1 if failed else 0

@@ -99,12 +99,12 @@ def example_sheet(paths: Sequence[Path], pairs: Pairs) -> list[np.ndarray]:
     return tiles
 
 
-def summarise(people: np.ndarray, above: Pairs, threshold: float, recogniser: str) -> dict[str, Any]:
+def summarise(people: np.ndarray, above: Pairs, threshold: float, recognizer: str) -> dict[str, Any]:
     """Build the report."""
     sizes = np.bincount(people)
     linked = int(sum(size * (size - 1) // 2 for size in sizes.tolist()))
     return {
-        'recogniser': recogniser,
+        'recognizer': recognizer,
         'threshold': threshold,
         'faces': len(people),
         'people': len(sizes),
@@ -128,7 +128,7 @@ def embedded(root: Path, file: Path) -> tuple[list[Path], Tensor, str]:
     if missing:
         raise DataError(table.lack_of(missing[0], len(missing), len(rows), root))
     vectors = table.vectors[torch.tensor(rows), :, 0].float().sum(1)
-    return files.paths, F.normalize(vectors, dim=1), table.recogniser
+    return files.paths, F.normalize(vectors, dim=1), table.recognizer
 
 
 def write_list(path: Path, root: Path, pictures: Sequence[Path], people: np.ndarray) -> None:
@@ -151,7 +151,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if args.output.suffix != '.csv' or not -1 < args.threshold < 1:
         parser.error('--output must end in .csv, and --threshold lie between -1 and 1')
     try:
-        paths, vectors, recogniser = embedded(args.input, args.embeddings)
+        paths, vectors, recognizer = embedded(args.input, args.embeddings)
     except DataError as error:
         print(f'error: {error}', file=sys.stderr)
         return 2
@@ -160,7 +160,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     numbers = torch.from_numpy(people)
     apart = find_pairs(vectors, lambda cosine, part: numbers[part, None] != numbers, EXAMPLES)
     write_list(args.output, args.input, paths, people)
-    report = summarise(people, above, args.threshold, recogniser)
+    report = summarise(people, above, args.threshold, recognizer)
     write_text(args.output.with_suffix('.json'), json.dumps(report, indent=2) + '\n')
     distinct = Pairs(*(values[above.cosine < COPY] for values in above)).best(EXAMPLES, largest=False)
     columns = [example_sheet(paths, pairs) for pairs in (distinct, apart)]

@@ -1,7 +1,7 @@
 """Judge restored faces: figures for each picture, a summary, and a report to look at.
 
     id-codeformer evaluate --restored results/a results/b --gt datasets/val/gt --lq datasets/val/lq \
-        --metrics psnr,ssim,niqe,ids --recogniser weights/arcface/….pth --out results/evaluation
+        --metrics psnr,ssim,niqe,ids --recognizer weights/arcface/….pth --out results/evaluation
 
 Pictures belong together by their path below the folder, without the extension; `<name>_00`, as inference writes the
 faces of `<name>`, belongs to `<name>`. Several restored folders are compared
@@ -54,7 +54,7 @@ def parser() -> argparse.ArgumentParser:
     result.add_argument('--metrics', help=f"of {', '.join(METRICS)}; by default the protocol's")
     result.add_argument('--protocol', type=user_path, help='a name of options/eval, or a YAML file')
     result.add_argument(
-        '--recogniser', type=user_path, help='weights of the face recogniser; another than that of the training loss'
+        '--recognizer', type=user_path, help='weights of the face recognizer; another than that of the training loss'
     )
     result.add_argument(
         '--weights', type=weights_of, action='append', default=[], help='METRIC=FILE, for metrics with weights'
@@ -111,7 +111,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         protocol = load_protocol(args.protocol) if args.protocol else None
         asked = args.metrics.split(',') if args.metrics else list(protocol.metrics if protocol else ())
         others = {role: getattr(args, role) for role in ('gt', 'lq', 'ref') if getattr(args, role)}
-        settings = Settings(device_of(args.device), args.recogniser, dict(args.weights), args.fid_statistics)
+        settings = Settings(device_of(args.device), args.recognizer, dict(args.weights), args.fid_statistics)
         make_output(args.out)
         names = [name.strip() for name in asked]
         evaluation = evaluate(args.restored, others, names, settings, max(0, args.workers), args.resize)

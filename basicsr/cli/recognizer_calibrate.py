@@ -1,6 +1,6 @@
 """Calibration of a recognizer on degraded faces: fit the confidence of `identity: input`, and draw its curve.
 
-    id-codeformer recognizer calibrate -i datasets/faces -o options/confidence/mine.json --weights RECOGNISER \
+    id-codeformer recognizer calibrate -i datasets/faces -o options/confidence/mine.json --weights RECOGNIZER \
         --val datasets/faces_val --curve experiments/recognition/confidence
 
 Clean aligned faces are degraded by the project's own degradation, from hardly at all to beyond recognition. The file
@@ -40,7 +40,7 @@ with extra('references'):
     from scipy.optimize import minimize
 
 NETWORK_FREE = ('norm', 'sharpness')
-"""Measurements that need no further run of the recogniser."""
+"""Measurements that need no further run of the recognizer."""
 BINS = 10
 
 
@@ -172,7 +172,7 @@ def compare(fitted: Sample, held_out: Sample) -> list[dict[str, Any]]:
         for names in combinations(FEATURES, number):
             runs = 1 + sum(name not in NETWORK_FREE for name in names)
             found = quality(predict(held_out, *fit(fitted, names)), held_out.targets)
-            rows.append({'measurements': ' '.join(names), 'recogniser_runs': runs, **found})
+            rows.append({'measurements': ' '.join(names), 'recognizer_runs': runs, **found})
     return rows
 
 
@@ -184,7 +184,7 @@ def report(stem: Path, fitted: Sample, held_out: Sample, calibration: Calibratio
     line = ', '.join(f'{name.replace("_", " ")} {value:.3f}' for name, value in found.items())
     write_csv(stem.with_suffix('.csv'), rows)
     write_csv(stem.with_name(f'{stem.name}_features.csv'), compare(fitted, held_out))
-    title = f'{calibration.recogniser}, {len(predicted)} degraded faces: {line}'
+    title = f'{calibration.recognizer}, {len(predicted)} degraded faces: {line}'
     imwrite(stem.with_suffix('.png'), calibration_chart(predicted, held_out.targets, rows, title))
     return line
 
@@ -194,7 +194,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = ArgumentParser(description='Calibrate the confidence of an identity taken from the input.')
     parser.add_argument('-i', '--input', type=Path, required=True, help='folder of clean aligned faces to fit on')
     parser.add_argument('-o', '--output', type=Path, required=True, help='file to write (.json)')
-    parser.add_argument('--weights', type=user_path, required=True, help='the recogniser: its file, pack or name')
+    parser.add_argument('--weights', type=user_path, required=True, help='the recognizer: its file, pack or name')
     parser.add_argument('--val', type=Path, help='folder of other clean aligned faces, to show the curve on')
     parser.add_argument('--curve', type=Path, help='where to, without extension; by default beside the output')
     parser.add_argument('--features', nargs='+', choices=FEATURES, default=list(NETWORK_FREE), help='measurements')

@@ -1,6 +1,6 @@
-"""Check a face recogniser on aligned faces of known people: `id-codeformer recognizer check WEIGHTS -i FACES`.
+"""Check a face recognizer on aligned faces of known people: `id-codeformer recognizer check WEIGHTS -i FACES`.
 
-FACES holds a folder for each person. A recogniser with the right crop, channel order and normalisation puts photographs
+FACES holds a folder for each person. A recognizer with the right crop, channel order and normalisation puts photographs
 of one person near each other and those of two people at right angles; a shifted crop shows at once.
 """
 
@@ -15,12 +15,12 @@ from torch import Tensor
 
 from basicsr.cli.arguments import ArgumentParser
 from basicsr.recognition.embedder import FaceEmbedder
-from basicsr.recognition.registry import RECOGNISERS
+from basicsr.recognition.registry import RECOGNIZERS
 from basicsr.utils.files import user_path
 from basicsr.utils.image import ImageReadError, imread, scan_images, to_tensor
 
 SAME, DIFFERENT = 0.68, 0.06
-"""Mean cosines that sharp, aligned photographs reach with a recogniser of the last years."""
+"""Mean cosines that sharp, aligned photographs reach with a recognizer of the last years."""
 
 
 def embed_people(embedder: FaceEmbedder, folder: Path) -> tuple[Tensor, Tensor]:
@@ -49,11 +49,11 @@ def cosines(embeddings: Tensor, people: Tensor) -> tuple[Tensor, Tensor]:
 
 def main(argv: list[str] | None = None) -> int:
     """Run the command line; return 0 when the means are `SAME` or more and `DIFFERENT` or less."""
-    parser = ArgumentParser(description='Check a face recogniser on aligned faces of known people.')
+    parser = ArgumentParser(description='Check a face recognizer on aligned faces of known people.')
     parser.add_argument(
         'weights',
         type=user_path,
-        help=f'a file, an InsightFace pack, or one of {", ".join(RECOGNISERS)}',
+        help=f'a file, an InsightFace pack, or one of {", ".join(RECOGNIZERS)}',
     )
     parser.add_argument('-i', '--input', type=Path, required=True, help='a folder of aligned faces for each person')
     parser.add_argument('--flip', action='store_true', help='embed the mirrored faces as well')
@@ -64,7 +64,7 @@ def main(argv: list[str] | None = None) -> int:
     except (ValueError, FileNotFoundError, ImageReadError) as error:
         print(f'error: {error}', file=sys.stderr)
         return 2
-    for key, value in asdict(embedder.recogniser).items():
+    for key, value in asdict(embedder.recognizer).items():
         print(f'{key:13} {value}')
     same, different = cosines(embeddings, people)
     for title, values in (('one person', same), ('two people', different)):

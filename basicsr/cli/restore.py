@@ -116,7 +116,7 @@ def build_restorer(args: argparse.Namespace) -> ImageRestorer:
         )
     wishes = IdentityConfig(
         args.ref,
-        args.recogniser,
+        args.recognizer,
         args.id_threshold,
         args.id_scale,
         args.id_search,
@@ -152,9 +152,9 @@ def say_identity(restorer: ImageRestorer) -> None:
     """On the screen: how identity is measured, whose references there are, and what was left out of them."""
     guide = restorer.guide
     if guide is None:
-        print(f'Identity is not measured, as there is no face recogniser: {REMEDY}')
+        print(f'Identity is not measured, as there is no face recognizer: {REMEDY}')
         return
-    print(f'Recogniser: {guide.embedder.name}')
+    print(f'Recognizer: {guide.embedder.name}')
     for note in guide.notes:
         print(f'warning: {printable(note)}', file=sys.stderr)
     if guide.people is None:
@@ -163,7 +163,7 @@ def say_identity(restorer: ImageRestorer) -> None:
     if guide.search_steps:
         print(
             f'In pictures, codes are searched for the people of the references, {guide.search_steps} steps a face; '
-            'likeness, measured by the recogniser that guides the search, then looks better than it is'
+            'likeness, measured by the recognizer that guides the search, then looks better than it is'
         )
     elif not guide.tells_people:
         print('This network cannot be told who people are: references only serve to measure, and to choose w')
@@ -173,10 +173,10 @@ def about_identity(restorer: ImageRestorer) -> dict[str, Any]:
     """Return the same for the summary."""
     guide = restorer.guide
     if guide is None:
-        return {'recogniser': None}
+        return {'recognizer': None}
     people = guide.people
     return {
-        'recogniser': guide.embedder.name,
+        'recognizer': guide.embedder.name,
         'network_is_told': guide.tells_people and people is not None,
         'search_steps': guide.search_steps if people else 0,
         'references': {p.name: [str(file) for file in p.files] for p in people.persons} if people else {},

@@ -230,9 +230,9 @@ def add_identity_flags(group: argparse._ArgumentGroup) -> None:
         help=f'smallest cosine at which a face is taken for a person of --ref (default: {THRESHOLD:g})',
     )
     add(
-        '--recogniser',
+        '--recognizer',
         type=user_path,
-        help="file, pack or name of a face recogniser (default: the network's, or one in the weights)",
+        help="file, pack or name of a face recognizer (default: the network's, or one in the weights)",
     )
     add(
         '--identity',
@@ -243,5 +243,5 @@ def add_identity_flags(group: argparse._ArgumentGroup) -> None:
     add(
         '--calibration',
         type=user_path,
-        help='how far the recogniser can be trusted on damaged faces (default: that of options/confidence, if any)',
+        help='how far the recognizer can be trusted on damaged faces (default: that of options/confidence, if any)',
     )

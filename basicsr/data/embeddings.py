@@ -2,7 +2,7 @@
 
 The file is a safetensors: of each photograph its SHA-256 ('digests'), where it was last seen ('stamps') and its
 embeddings ('vectors', float16), as it is and mirrored, in several lightly degraded variants. One file is for one
-recogniser. id-codeformer data embed makes it; training only reads numbers from it.
+recognizer. id-codeformer data embed makes it; training only reads numbers from it.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from basicsr.utils.files import replacing
 
 SMALLEST = 64  # side of a reference, pixels (RIDFR)
 QUALITY = (60, 100)  # of JPEG
-COMMAND = 'id-codeformer data embed -i {root} -o {file} --weights RECOGNISER'
+COMMAND = 'id-codeformer data embed -i {root} -o {file} --weights RECOGNIZER'
 SUM = hashlib.sha256().digest_size
 
 
@@ -66,8 +66,8 @@ class Embeddings:
     """Embeddings of P photographs in K variants.
 
     Attributes:
-        recogniser: its name.
-        recogniser_sum: SHA-256 of its weights, in hexadecimal.
+        recognizer: its name.
+        recognizer_sum: SHA-256 of its weights, in hexadecimal.
         seed: of the variants.
         digests: SHA-256 of the photographs, uint8 (P,32).
         stamps: see `stamp_of`, uint8 (P,32); of the last file seen with this content.
@@ -75,8 +75,8 @@ class Embeddings:
         file: where it is from, for messages.
     """
 
-    recogniser: str
-    recogniser_sum: str
+    recognizer: str
+    recognizer_sum: str
     seed: int
     digests: Tensor
     stamps: Tensor
@@ -84,11 +84,11 @@ class Embeddings:
     file: Path
 
     @classmethod
-    def empty(cls, recogniser: str, recogniser_sum: str, seed: int, variants: int, dim: int, file: Path) -> Embeddings:
+    def empty(cls, recognizer: str, recognizer_sum: str, seed: int, variants: int, dim: int, file: Path) -> Embeddings:
         """Of no photograph yet."""
         sums = torch.zeros(0, SUM, dtype=torch.uint8)
         vectors = torch.zeros(0, 2, variants, dim, dtype=torch.float16)
-        return cls(recogniser, recogniser_sum, seed, sums, sums, vectors, file)
+        return cls(recognizer, recognizer_sum, seed, sums, sums, vectors, file)
 
     @classmethod
     def read(cls, file: str | Path) -> Embeddings:
@@ -105,7 +105,7 @@ class Embeddings:
             with safetensors.safe_open(file, framework='pt') as opened:
                 about = opened.metadata() or {}
                 tensors = {name: opened.get_tensor(name) for name in ('digests', 'stamps', 'vectors')}
-            names = about['recogniser'], about['recogniser_sum']
+            names = about['recognizer'], about['recognizer_sum']
             result = cls(*names, seed=int(about['seed']), file=file, **tensors)
         except (safetensors.SafetensorError, OSError, KeyError, ValueError) as error:
             raise DataError(f'{file}: damaged, or no file of embeddings ({error}); {remedy}') from error
@@ -117,7 +117,7 @@ class Embeddings:
 
     def save(self) -> None:
         """Write `file`, whole or not at all."""
-        about = {'recogniser': self.recogniser, 'recogniser_sum': self.recogniser_sum, 'seed': str(self.seed)}
+        about = {'recognizer': self.recognizer, 'recognizer_sum': self.recognizer_sum, 'seed': str(self.seed)}
         tensors = {'digests': self.digests, 'stamps': self.stamps, 'vectors': self.vectors}
         with replacing(self.file) as partial:
             safetensors.torch.save_file(tensors, partial, about)
@@ -143,16 +143,16 @@ class Embeddings:
         return replace(self, stamps=stamps)
 
     def check_recogniser(self, wanted: str) -> None:
-        """They are of the recogniser `wanted`: its name, or its weights file.
+        """They are of the recognizer `wanted`: its name, or its weights file.
 
         Raises:
             DataError: of another one.
         """
         is_file = Path(wanted).is_file()
-        if wanted == self.recogniser or (is_file and sha256_of(wanted) == self.recogniser_sum):
+        if wanted == self.recognizer or (is_file and sha256_of(wanted) == self.recognizer_sum):
             return
         raise DataError(
-            f"{self.file}: its embeddings are of the recogniser '{self.recogniser}', not of '{wanted}'; make others "
+            f"{self.file}: its embeddings are of the recognizer '{self.recognizer}', not of '{wanted}'; make others "
             f'with id-codeformer data embed -i FACES -o OTHER_FILE --weights {wanted}'
         )
 
@@ -184,14 +184,14 @@ class Embeddings:
 
 
 def open_embeddings(opt: Mapping[str, Any]) -> Embeddings:
-    """Return the file that the option `embeddings` names, of the `recogniser` if that is named.
+    """Return the file that the option `embeddings` names, of the `recognizer` if that is named.
 
     Raises:
-        DataError: there is none, or of another recogniser.
+        DataError: there is none, or of another recognizer.
     """
     table = Embeddings.read(option(opt, 'embeddings'))
-    if opt.get('recogniser'):
-        table.check_recogniser(opt['recogniser'])
+    if opt.get('recognizer'):
+        table.check_recogniser(opt['recognizer'])
     return table
 
 

@@ -15,7 +15,7 @@ GRID = 5
 class IdentityAugment:
     """Strength of the change of a face.
 
-    At most, with `warp` 0.026 and `proportions` 0.07, the result is as unlike the face to a recogniser as two
+    At most, with `warp` 0.026 and `proportions` 0.07, the result is as unlike the face to a recognizer as two
     photographs of one person are (cosine 0.64, theirs 0.6 to 0.7, strangers' 0; 0.78 as drawn), and still a face.
 
     Attributes:

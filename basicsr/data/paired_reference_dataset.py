@@ -29,14 +29,14 @@ class PairedReferenceDataset(PairedImageDataset):
 
     Args:
         opt: as there; `dataroot_ref` (photographs, the folder that the pairs were made from for example), and
-            `identities`, `embeddings` (of `dataroot_ref`), `recogniser` and `references` as in `ReferenceBlindDataset`.
+            `identities`, `embeddings` (of `dataroot_ref`), `recognizer` and `references` as in `ReferenceBlindDataset`.
 
     Raises:
         DataError: wrong options, or photographs without embeddings.
     """
 
     OPTION_KEYS = PairedImageDataset.OPTION_KEYS | {
-        'dataroot_ref', 'identities', 'embeddings', 'recogniser', 'references',
+        'dataroot_ref', 'identities', 'embeddings', 'recognizer', 'references',
     }  # fmt: skip
 
     def __init__(self, opt: Mapping[str, Any]) -> None:

@@ -18,7 +18,7 @@ from basicsr.data.storage import ChosenFiles, Files
 from basicsr.utils.registry import DATASET_REGISTRY
 
 logger = logging.getLogger(__name__)
-REFERENCE_KEYS = frozenset({'identities', 'embeddings', 'recogniser', 'references', 'self_reference'})
+REFERENCE_KEYS = frozenset({'identities', 'embeddings', 'recognizer', 'references', 'self_reference'})
 CHANCE = 1  # tells the generator of an item's references from the one of its damage
 
 
@@ -31,7 +31,7 @@ class ReferenceBlindDataset(FFHQBlindDataset):
 
     Args:
         opt: as there; `identities` (a list of file and person, see `people_of`; default: the pictures lie in
-            `dataroot_gt/<person>/`), `embeddings` (a file of id-codeformer data embed; required), `recogniser` (its
+            `dataroot_gt/<person>/`), `embeddings` (a file of id-codeformer data embed; required), `recognizer` (its
             name or weights file; given, the embeddings must be of it), `references` (of a face, default 1; a mask tells
             those that there are), `self_reference` (default false: people with one photograph are left out; true: the
             photograph, mirrored and degraded, is its own reference). With `on_error: skip` photographs without

@@ -27,7 +27,7 @@ class SyntheticIdentityDataset(FFHQBlindDataset):
     """As `FFHQBlindDataset`, of people who do not exist, each with other photographs as references (stage II).
 
     For training with references where people have one photograph each, or are of few kinds: see `IdentityAugment`. The
-    training embeds the references itself, with the recogniser that `train:identity_reference` names.
+    training embeds the references itself, with the recognizer that `train:identity_reference` names.
 
     Args:
         opt: as there, without tables of the faces; `references` (of a face, default 1), `mismatch_prob` (share of faces

@@ -1,4 +1,4 @@
-"""From what a user asks for to an `IdentityConditioner`: recogniser, references, and what the input tells by itself."""
+"""From what a user asks for to an `IdentityConditioner`: recognizer, references, and what the input tells by itself."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from basicsr.inference.face_restorer import FaceRestorer
 from basicsr.inference.identity_conditioner import IdentityConditioner
 from basicsr.inference.people import THRESHOLD
 from basicsr.inference.references import ReferenceReader
-from basicsr.recognition.choose import choose_recogniser
+from basicsr.recognition.choose import choose_recognizer
 from basicsr.recognition.embedder import FaceEmbedder
 from basicsr.utils.checkpoint import CheckpointError
 from basicsr.utils.download import sha256_of
@@ -30,17 +30,17 @@ class IdentityConfig:
 
     Attributes:
         references: photographs and folders, see `references.gather`.
-        recogniser: see `choose_recogniser`.
+        recognizer: see `choose_recognizer`.
         threshold: see `People`.
         id_scale, search_steps: see `IdentityConditioner`.
         own: tell the network what the input itself says of who it is, where there is no reference.
-        calibration: how far the recogniser can be trusted on such inputs; a file of `id-codeformer recognizer
-            calibrate`, or None for the one in `CALIBRATIONS` that is for the recogniser.
+        calibration: how far the recognizer can be trusted on such inputs; a file of `id-codeformer recognizer
+            calibrate`, or None for the one in `CALIBRATIONS` that is for the recognizer.
         choose_w: w is to be chosen by identity.
     """
 
     references: Sequence[str] = ()
-    recogniser: str | None = None
+    recognizer: str | None = None
     threshold: float = THRESHOLD
     id_scale: float = 1.0
     search_steps: int = STEPS
@@ -58,7 +58,7 @@ class IdentityConfig:
 def build_conditioner(
     wishes: IdentityConfig, restorer: FaceRestorer, detector: FaceDetector | None, weights_dir: str | os.PathLike
 ) -> IdentityConditioner | None:
-    """Return the guide, or None where nothing is asked for and no recogniser is there.
+    """Return the guide, or None where nothing is asked for and no recognizer is there.
 
     Args:
         wishes: of the user.
@@ -67,22 +67,22 @@ def build_conditioner(
         weights_dir: the weights folder.
 
     Raises:
-        CheckpointError: see `choose_recogniser`; or the calibration is missing, damaged or of another recogniser.
+        CheckpointError: see `choose_recognizer`; or the calibration is missing, damaged or of another recognizer.
         FileNotFoundError: a reference is not there.
-        ValueError: `own` asks for it, but the network listens to nobody, or to another recogniser; no reference can be
+        ValueError: `own` asks for it, but the network listens to nobody, or to another recognizer; no reference can be
             used.
     """
     listens = restorer.takes_identity
     if wishes.own and not listens:
         raise ValueError(f'--identity input: {restorer.description} cannot be told who the faces are; leave it out')
     told_by, dim = restorer.told_by if listens else (None, None)
-    embedder = choose_recogniser(wishes.recogniser, told_by, weights_dir, dim, wishes.needs)
+    embedder = choose_recognizer(wishes.recognizer, told_by, weights_dir, dim, wishes.needs)
     if embedder is None:
         return None
     embedder.to(restorer.device)
     doubt = ''
     if listens and not (embedder.dim == dim and _is_of_training(embedder, told_by)):
-        trained_with = told_by or f'a recogniser of {dim} numbers'
+        trained_with = told_by or f'a recognizer of {dim} numbers'
         doubt = f'the network was trained with {trained_with}, and is not told what {embedder.name} says of people'
         if wishes.own:
             raise ValueError(f'--identity input: {doubt}')
@@ -107,7 +107,7 @@ def build_conditioner(
 
 def _is_of_training(embedder: FaceEmbedder, trained_with: str | None) -> bool:
     """Return True if the network was trained with this recognizer, as far as its checkpoint says."""
-    names = {embedder.recogniser.name, Path(embedder.recogniser.file).stem, embedder.path.stem}
+    names = {embedder.recognizer.name, Path(embedder.recognizer.file).stem, embedder.path.stem}
     return trained_with is None or Path(trained_with).stem in names
 
 
@@ -115,7 +115,7 @@ def _of_input(embedder: FaceEmbedder, wishes: IdentityConfig) -> Callable[[Tenso
     """Return the function that gives the identity of an input and its confidence; None without calibration or request.
 
     Raises:
-        CheckpointError: it is asked for, and there is no calibration for this recogniser.
+        CheckpointError: it is asked for, and there is no calibration for this recognizer.
     """
     if not (wishes.own or wishes.choose_w or wishes.references):
         return None
@@ -125,7 +125,7 @@ def _of_input(embedder: FaceEmbedder, wishes: IdentityConfig) -> Callable[[Tenso
         return InputIdentity(embedder, wishes.calibration)
     digest = sha256_of(embedder.path)
     for path in sorted(CALIBRATIONS.glob('*.json')):
-        if Calibration.read(path).recogniser_sum == digest:
+        if Calibration.read(path).recognizer_sum == digest:
             return InputIdentity(embedder, path)
     if wishes.own or (wishes.choose_w and not wishes.references):
         flag, other = ('--identity input', '') if wishes.own else ('-w auto without --ref', '; or give -w a number')

@@ -14,21 +14,21 @@ from basicsr.utils.progress import track
 
 STEPS = 5
 RATE = 1.0  # of Adam, on code logits
-SHIFT = 1 / 40  # of the side: the recogniser never sees a face twice at one place, so that it is not merely deceived
+SHIFT = 1 / 40  # of the side: the recognizer never sees a face twice at one place, so that it is not merely deceived
 COARSE = 32  # the picture is to stay at this many pixels a side
 SCALE = 2.0**12  # of the loss while going back, so that gradients of fp16 do not vanish; no other precision feels it
 
 
 @dataclass(frozen=True, eq=False)
 class CodeSearch:
-    """Moves code logits until the decoded faces are like somebody, by the gradient of a recogniser.
+    """Moves code logits until the decoded faces are like somebody, by the gradient of a recognizer.
 
-    Minimises 1 - cos(recogniser(face), target) + |difference to the first face, both shrunk|. The gradient reaches the
+    Minimises 1 - cos(recognizer(face), target) + |difference to the first face, both shrunk|. The gradient reaches the
     logits as that of the identity loss does in training (`CodeFormer.lookup_codes_ste`). Each step decodes codes of the
     codebook, so faces stay such as the network can make.
 
     Args:
-        embedder: the recogniser.
+        embedder: the recognizer.
         targets: unit embeddings (N,D) of whom the faces are to be like; zeros for a face that is to stay as it is.
         steps: 1 or more; the time grows with them.
 

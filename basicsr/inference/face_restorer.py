@@ -184,7 +184,7 @@ class FaceRestorer:
         size: side of the results.
         input_size: side at which the network sees a face; a detail that this cannot hold is lost.
         takes_identity: the network can be told who the faces are.
-        told_by: the recogniser whose embeddings it takes, if its checkpoint says so, and how many numbers they have.
+        told_by: the recognizer whose embeddings it takes, if its checkpoint says so, and how many numbers they have.
         default_w, default_adain: what is meant where `restore` is given none.
         description: which weights these are.
 
@@ -228,7 +228,7 @@ class FaceRestorer:
         self.input_size: int = network.img_size
         self.backend = backend
         self.takes_identity = network.takes_identity and backend == 'torch'
-        self.told_by = (network.recogniser, network.identity_dim)
+        self.told_by = (network.recognizer, network.identity_dim)
         self.default_w, self.default_adain = task.w, task.adain
         self.settings: dict[str, Any] = {}
         if isinstance(network, CodeFormerPlusPlus):
@@ -287,7 +287,7 @@ class FaceRestorer:
                 CodeFormer++, which says what it was trained with.
             adain: give the code features the statistics of the input's features, as the published inference does; None
                 for `default_adain`, True but for a CodeFormer++ that was trained without.
-            identity: who the faces are, embeddings (N,D) or (N,R,D) of the recogniser that the network was trained
+            identity: who the faces are, embeddings (N,D) or (N,R,D) of the recognizer that the network was trained
                 with; None restores them as if nothing were known.
             mask: which of R references there are (N,R), or how far each can be trusted, 0 to 1; None means all.
             id_scale: strength of the identity styling, 0 to 2.

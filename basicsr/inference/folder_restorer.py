@@ -16,7 +16,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from basicsr.inference.face_restorer import FaceRestorer
-from basicsr.recognition.choose import choose_recogniser, embed_faces
+from basicsr.recognition.choose import choose_recognizer, embed_faces
 from basicsr.utils.download import sha256_of
 from basicsr.utils.folders import weights_folder
 from basicsr.utils.image import ImageReadError, imread, imwrite
@@ -34,7 +34,7 @@ class Recipe:
         adain: see `FaceRestorer.restore`.
         references: most that a picture is restored with, each by itself; 0 for none. With 1 it is drawn by the name.
         side: of the references, pixels; 0 for sides drawn by the names from `SMALLEST` to `LARGEST`, None for as is.
-        recogniser: of the references, as `choose_recogniser` takes it; None for the one that the weights name.
+        recognizer: of the references, as `choose_recognizer` takes it; None for the one that the weights name.
         device: see `FaceRestorer`.
     """
 
@@ -43,13 +43,13 @@ class Recipe:
     adain: bool = True
     references: int = 0
     side: int | None = None
-    recogniser: str | None = None
+    recognizer: str | None = None
     device: str = 'auto'
 
     def folder(self, name: str, source: Path) -> str:
         """Return a folder's name with the sum of all that the restorations of a folder depend on, weights above all."""
-        given = Path(self.recogniser or '')
-        told = sha256_of(given) if given.is_file() else self.recogniser
+        given = Path(self.recognizer or '')
+        told = sha256_of(given) if given.is_file() else self.recognizer
         settings = [sha256_of(self.weights), self.w, self.adain, self.references, self.side, told]
         settings.append(str(source.resolve()))
         digest = hashlib.sha256(json.dumps(settings).encode()).hexdigest()[:10]
@@ -100,7 +100,7 @@ def restore_folder(
         What could not be read, one message each.
 
     Raises:
-        OSError, ValueError, RuntimeError: weights or a recogniser that cannot be used, see `FaceRestorer`; a picture
+        OSError, ValueError, RuntimeError: weights or a recognizer that cannot be used, see `FaceRestorer`; a picture
             without reference; no room for the results. What was restored before stays.
     """
     plan = planned(list(inputs), recipe, references_of)
@@ -141,9 +141,9 @@ class _Known:
         if not restorer.takes_identity:
             raise ValueError(f'{recipe.weights}: a CodeFormer, which takes no references; give an IDCodeFormer')
         work, (trained_with, dim) = 'restoring with references', restorer.told_by
-        embedder = choose_recogniser(recipe.recogniser, trained_with, weights_folder(), dim, work)
+        embedder = choose_recognizer(recipe.recognizer, trained_with, weights_folder(), dim, work)
         if embedder is None:
-            raise ValueError(f'{work} needs a face recogniser')
+            raise ValueError(f'{work} needs a face recognizer')
         self.embedder, self.side = embedder.to(restorer.device), recipe.side
 
     def embed(self, faces: Sequence[np.ndarray]) -> Tensor:

@@ -25,10 +25,10 @@ class IdentityConditioner:
     """Says who faces are, and how much of that is left after restoration.
 
     Args:
-        embedder: the recogniser.
+        embedder: the recognizer.
         people: those with references.
         own: aligned faces (N,3,H,W) in [-1, 1] to embeddings (N,D) and how far each can be trusted (N,), where the
-            recogniser is calibrated; for damaged faces alone in a picture, and with `tells_own` for faces
+            recognizer is calibrated; for damaged faces alone in a picture, and with `tells_own` for faces
             without reference.
         size: side at which `own` is shown faces, pixels.
         tells_people: the network is told who has references.
@@ -52,7 +52,7 @@ class IdentityConditioner:
         """Return unit vectors (N,D) of aligned faces, RGB uint8 (n,n,3)."""
         return embed_faces(self.embedder, crops)
 
-    def recognise(
+    def recognize(
         self, crops: Sequence[np.ndarray], vectors: Tensor, alone: bool, taken: Collection[Person] = ()
     ) -> list[Person | None]:
         """Return the person of each face: one with references, else one by the face itself, else None.

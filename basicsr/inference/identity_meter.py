@@ -117,7 +117,7 @@ def _assumption(person: Person, cosine: float) -> str:
     if not person.assumed:
         return ''
     return (
-        f'too damaged to be recognised (cosine {cosine:.2f}), taken for {person.name} as the only person of --ref; '
+        f'too damaged to be recognized (cosine {cosine:.2f}), taken for {person.name} as the only person of --ref; '
         'leave --ref out if it is somebody else'
     )
 

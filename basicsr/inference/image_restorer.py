@@ -171,7 +171,7 @@ class ImageRestorer:
         if not self.upscale > 0:
             raise ValueError(f'upscale {self.upscale}: must be above 0')
         if self.choose_w and self.guide is None:
-            raise ValueError('choosing w needs a face recogniser (guide)')
+            raise ValueError('choosing w needs a face recognizer (guide)')
 
     @property
     def sharp_enough(self) -> str:
@@ -203,11 +203,11 @@ class ImageRestorer:
         Raises:
             RuntimeError: the network failed.
         """
-        return self.restore_crops(self.recognise(faces))
+        return self.restore_crops(self.recognize(faces))
 
-    def recognise(self, faces: Sequence[FaceResult]) -> list[FaceResult]:
+    def recognize(self, faces: Sequence[FaceResult]) -> list[FaceResult]:
         """Leave out the faces of a picture that are not chosen, and recognize all where there is a guide."""
-        return self._recognise([self._selected(faces)])
+        return self._recognize([self._selected(faces)])
 
     def find(self, image: np.ndarray) -> list[Face]:
         """Return the faces in an RGB uint8 (H,W,3) picture that are asked for, the largest first.
@@ -269,7 +269,7 @@ class ImageRestorer:
         Raises:
             RuntimeError: the network failed.
         """
-        return self.restore_crops(self._recognise([self._selected([self.take_aligned(face)]) for face in faces]))
+        return self.restore_crops(self._recognize([self._selected([self.take_aligned(face)]) for face in faces]))
 
     def take_aligned(self, image: np.ndarray) -> FaceResult:
         """Return a picture (RGB uint8, square) that is an aligned face itself, and whether it is to be restored."""
@@ -319,7 +319,7 @@ class ImageRestorer:
         """Return the same faces, those with status `restored` now restored, in batches.
 
         Args:
-            faces: cut out, and recognised where there is a guide.
+            faces: cut out, and recognized where there is a guide.
             search: codes may be searched, as the guide says.
 
         Raises:
@@ -328,7 +328,7 @@ class ImageRestorer:
         done = iter(self._restore([face for face in faces if face.status == RESTORED], search))
         return [next(done) if face.status == RESTORED else face for face in faces]
 
-    def _recognise(self, pictures: Sequence[Sequence[FaceResult]]) -> list[FaceResult]:
+    def _recognize(self, pictures: Sequence[Sequence[FaceResult]]) -> list[FaceResult]:
         """Return the faces of all pictures, one after the other, now with who they are, as far as that is known."""
         faces = [face for picture in pictures for face in picture]
         if self.guide is None or not faces:
@@ -336,7 +336,7 @@ class ImageRestorer:
         vectors = self.guide.embed([face.crop for face in faces])
         persons: list[Person | None] = []
         for picture, part in zip(pictures, vectors.split([len(picture) for picture in pictures]), strict=True):
-            persons += self.guide.recognise([face.crop for face in picture], part, alone=len(picture) == 1)
+            persons += self.guide.recognize([face.crop for face in picture], part, alone=len(picture) == 1)
         return [
             replace(face, person=person, seen=vector)
             for face, person, vector in zip(faces, persons, vectors, strict=True)

@@ -139,7 +139,7 @@ class Inpainter(ImageRestorer):
 
     def _fill(self, image: np.ndarray, mask: np.ndarray, faces: Sequence[FaceResult]) -> ImageResult:
         size = self.restorer.size
-        done = self.restore_crops(self._recognise([[self._shown(face, mask) for face in faces]]))
+        done = self.restore_crops(self._recognize([[self._shown(face, mask) for face in faces]]))
         canvas = image.copy()
         restored = [face for face in done if face.status == RESTORED]
         owner = nearest_face(mask, [face.matrix for face in restored], size)

@@ -28,7 +28,7 @@ class Person:
         files: the references; none if the face in the input itself tells who it is.
         vectors: unit embeddings (R,D).
         trust: how far they can be trusted, 0 to 1.
-        assumed: the face is too damaged to be recognised, and taken for the only person with references.
+        assumed: the face is too damaged to be recognized, and taken for the only person with references.
     """
 
     name: str
@@ -51,7 +51,7 @@ class People:
         persons: one or more.
         threshold: smallest cosine of a face and a person's mean embedding at which the face is that person's.
         only: they are the references of one person, who the pictures are of: a face that is alone in its picture and
-            too damaged to be recognised is assumed to be that person, see `assume`.
+            too damaged to be recognized is assumed to be that person, see `assume`.
         notes: what was left out, and why.
     """
 

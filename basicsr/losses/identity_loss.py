@@ -1,4 +1,4 @@
-"""Identity loss: how far the face recogniser puts a face from the one it should be."""
+"""Identity loss: how far the face recognizer puts a face from the one it should be."""
 
 from __future__ import annotations
 
@@ -17,18 +17,18 @@ from basicsr.utils.registry import LOSS_REGISTRY, nearest
 
 @LOSS_REGISTRY.register()
 class IdentityLoss(TeacherLoss):
-    """1 - cos(R(pred), R(target)) with a frozen face recogniser R (Deng et al., ArcFace, CVPR 2019).
+    """1 - cos(R(pred), R(target)) with a frozen face recognizer R (Deng et al., ArcFace, CVPR 2019).
 
     The target is a picture, or an embedding, for example that of a reference photograph of the same person. Only the
     prediction gets a gradient.
 
     Args:
         loss_weight: factor on the result, lambda_ids.
-        weights: the recogniser, see `FaceEmbedder`. Required.
+        weights: the recognizer, see `FaceEmbedder`. Required.
         reduction: `mean` or `sum` over the faces, or `none`.
         every: the iterations between two on which the loss is due; the one who calls it asks `is_due`.
         flip: embed the mirrored faces as well.
-        arch: the recogniser that the file must hold.
+        arch: the recognizer that the file must hold.
 
     Raises:
         ValueError: unknown reduction, or `every` below 1.
@@ -55,7 +55,7 @@ class IdentityLoss(TeacherLoss):
 
     @property
     def embedder(self) -> FaceEmbedder:
-        """The frozen recogniser with its crop."""
+        """The frozen recognizer with its crop."""
         return cast(FaceEmbedder, self.teacher)
 
     def is_due(self, iteration: int) -> bool:

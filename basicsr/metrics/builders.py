@@ -32,7 +32,7 @@ from basicsr.metrics.scorers import (
     on_device,
 )
 from basicsr.recognition.embedder import FaceEmbedder
-from basicsr.recognition.files import find_recogniser
+from basicsr.recognition.files import find_recognizer
 from basicsr.utils.checkpoint import CheckpointError
 from basicsr.utils.folders import weights_folder
 
@@ -60,14 +60,14 @@ class Settings:
 
     Attributes:
         device: of the networks.
-        recogniser: weights of the face recogniser of `ids`, `ids_lq`, `ids_ref` and `identity_variance`.
+        recognizer: weights of the face recognizer of `ids`, `ids_lq`, `ids_ref` and `identity_variance`.
         weights: files by metric, see `PLACES`.
         fid_statistics: file with the statistics of the reference set of `fid`; by default `FFHQ_STATISTICS`.
         fid_network: in place of the Inception network.
     """
 
     device: torch.device = field(default_factory=lambda: torch.device('cpu'))
-    recogniser: str | None = None
+    recognizer: str | None = None
     weights: Mapping[str, str] = field(default_factory=dict)
     fid_statistics: Path | None = None
     fid_network: Features | None = None
@@ -137,7 +137,7 @@ def build_scorers(metrics: list[str], settings: Settings, given: set[str]) -> tu
 
 
 class _Builder:
-    """Builds scorers; those of one recogniser share its embeddings."""
+    """Builds scorers; those of one recognizer share its embeddings."""
 
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
@@ -200,9 +200,9 @@ class _Builder:
 
     def _identity(self, metric: str) -> Scorer:
         if self.embeddings is None:
-            if self.settings.recogniser is None:
-                raise NotRunError('needs --recogniser WEIGHTS, a recogniser other than that of the training loss')
-            self.embeddings = self._embeddings(self.settings.recogniser)
+            if self.settings.recognizer is None:
+                raise NotRunError('needs --recognizer WEIGHTS, a recognizer other than that of the training loss')
+            self.embeddings = self._embeddings(self.settings.recognizer)
         embeddings, detail, files = self.embeddings
         if metric == 'identity_variance':
             return IdentityVariance(embeddings, detail, files)
@@ -243,9 +243,9 @@ class _Builder:
         return Scorer(metric, compute, f'pyiqa {pyiqa.__version__}')
 
     def _embeddings(self, weights: str, arch: str | None = None) -> tuple[Embeddings, str, tuple[Path, ...]]:
-        path = find_recogniser(weights)
+        path = find_recognizer(weights)
         embedder = FaceEmbedder(path, arch=arch).to(self.settings.device)
-        entry = embedder.recogniser
+        entry = embedder.recognizer
         crop = f'crop {entry.size[0]}x{entry.size[1]}'
         detail = f'{embedder.name}, {entry.network} trained on {entry.training_set}, {crop}'
         return Embeddings(embedder, self.settings.device), detail, (path,)

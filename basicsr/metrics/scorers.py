@@ -39,7 +39,7 @@ class Scorer:
     Args:
         metric: its name in the table.
         compute: the score of a case; None where it has none.
-        detail: what the protocol leaves open, such as the recogniser's name.
+        detail: what the protocol leaves open, such as the recognizer's name.
         files: the weights that it uses.
     """
 
@@ -86,7 +86,7 @@ class Embeddings:
         """(D,) of the picture of a role.
 
         Raises:
-            ValueError: the recogniser cannot take the picture.
+            ValueError: the recognizer cannot take the picture.
         """
         path = case.paths[role]
         if path not in self.known:

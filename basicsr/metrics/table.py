@@ -57,7 +57,7 @@ def _identity(
     name: str, inputs: str, protocol: str, against: str = '', limits: tuple[float, float] = (-1, 1)
 ) -> Metric:
     better = 'higher' if limits[0] < 0 else 'lower'
-    return Metric(name, better, limits, inputs, protocol, against, 'a face recogniser (--recogniser)')
+    return Metric(name, better, limits, inputs, protocol, against, 'a face recognizer (--recognizer)')
 
 
 POSITIVE = (0.0, INFINITY)
@@ -65,7 +65,7 @@ UNIT = (0.0, 1.0)
 RGB = 'RGB of 8 bits, no border cut off'
 LUMA = 'luma of BT.601 (16 to 235, not rounded), no border cut off'
 INCEPTION = 'Gaussians of Inception features (pool3, pictures resized to 299 bilinear, as pytorch-fid does)'
-ALIGNED = "cosine of the recogniser's embeddings; faces on the FFHQ template, warped to the recogniser's own"
+ALIGNED = "cosine of the recognizer's embeddings; faces on the FFHQ template, warped to the recognizer's own"
 
 METRICS: dict[str, Metric] = {
     'psnr': Metric('PSNR (dB)', 'higher', POSITIVE, 'pair', f'{RGB}; peak 255', 'gt', function=calculate_psnr),

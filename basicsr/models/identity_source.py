@@ -19,9 +19,9 @@ from basicsr.utils.options import OptionError
 class IdentitySource:
     """Embeddings for `IDCodeFormer`, from a batch's references, where it has any.
 
-    References are embeddings, or photographs, which a frozen recogniser embeds here (`train:identity_reference`).
+    References are embeddings, or photographs, which a frozen recognizer embeds here (`train:identity_reference`).
     Batches without references are restored blind, or, with `train:identity_input`, told what it sees in their
-    low-quality faces, as far as it can be trusted there. Options: `weights` (the recogniser: a file, pack or name), and
+    low-quality faces, as far as it can be trusted there. Options: `weights` (the recognizer: a file, pack or name), and
     for the input `calibration` (a file of id-codeformer recognizer calibrate).
 
     Args:
@@ -62,11 +62,11 @@ class IdentitySource:
     def _embedder(self, section: Mapping[str, Any], name: str) -> FaceEmbedder:
         embedder = FaceEmbedder(section['weights'])
         self._check_dim(embedder.dim, f'train:{name}:weights')
-        named = getattr(self.network, 'recogniser', None)  # kept in checkpoints, for whoever restores with them
-        if named and named not in (embedder.name, embedder.recogniser.name) and Path(named).stem != embedder.path.stem:
+        named = getattr(self.network, 'recognizer', None)  # kept in checkpoints, for whoever restores with them
+        if named and named not in (embedder.name, embedder.recognizer.name) and Path(named).stem != embedder.path.stem:
             raise OptionError(
-                f"network_g:recogniser is '{named}', but train:{name}:weights is {embedder.path} ({embedder.name}); "
-                'set network_g:recogniser to that file'
+                f"network_g:recognizer is '{named}', but train:{name}:weights is {embedder.path} ({embedder.name}); "
+                'set network_g:recognizer to that file'
             )
         return embedder
 
@@ -74,7 +74,7 @@ class IdentitySource:
         """Return the arguments of `IDCodeFormer.identify` for degraded faces `batch[faces]`; none for other networks.
 
         Raises:
-            OptionError: references of another recogniser than the network expects, or photographs and nobody to embed
+            OptionError: references of another recognizer than the network expects, or photographs and nobody to embed
                 them.
         """
         if not isinstance(self.network, IDCodeFormer):

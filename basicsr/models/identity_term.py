@@ -1,4 +1,4 @@
-"""The identity term of stages II and III: a face decoded straight through the codes, judged by a recogniser.
+"""The identity term of stages II and III: a face decoded straight through the codes, judged by a recognizer.
 
 The published networks would give an identity loss no way to the encoder and the Transformer: codes are looked up by
 argmax and detached. Here the looked-up codes carry the gradient of the expected ones (`CodeFormer.lookup_codes_ste`).

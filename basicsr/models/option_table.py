@@ -198,7 +198,7 @@ DATASET: Table = {
     'gray_prob': Option(float, 'probability of a grey input', 0),
     'identities': Option(str, 'list of file and person', 'sub-folders are people'),
     'embeddings': Option(str, 'embeddings of the faces (`id-codeformer data embed`)'),
-    'recogniser': Option(str, 'recognizer that they are of'),
+    'recognizer': Option(str, 'recognizer that they are of'),
     'references': Option(int, 'references of a face', 1),
     'self_reference': Option(bool, 'a person with one photograph is the own reference', False),
     'mismatch_prob': Option(float, 'share of faces that are given a wrong identity', 0),

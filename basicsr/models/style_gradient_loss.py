@@ -23,12 +23,12 @@ class StyleGradientLoss:
     """Mean squared difference of the statistics that an identity asks for and those that would show it.
 
     Each face is told of the person of the next one in the batch. Of the unstyled restoration, the gradient of its
-    cosine with that person, by a recogniser, says which gamma and beta would bring it nearer: of length `strength`
+    cosine with that person, by a recognizer, says which gamma and beta would bring it nearer: of length `strength`
     times the root of their number, that is what the styling path is to say of the person. What it learns is the mean
     over all faces: what a person needs whatever the face. The identity loss, followed to where it leads, is got down by
     less honest means too: what makes the face its own is taken away, which brings it nearer to everybody.
 
-    Options (`train:style_opt`): `weights` (the recogniser, see `FaceEmbedder`), `strength` (0.08), `loss_weight` (1).
+    Options (`train:style_opt`): `weights` (the recognizer, see `FaceEmbedder`), `strength` (0.08), `loss_weight` (1).
     Logged: `l_style`, and `style_cosine` of what is said and what would be right.
 
     Args:

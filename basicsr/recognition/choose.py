@@ -11,25 +11,25 @@ import numpy as np
 import torch
 
 from basicsr.recognition.embedder import FaceEmbedder
-from basicsr.recognition.files import find_recogniser
-from basicsr.recognition.registry import RECOGNISERS
+from basicsr.recognition.files import find_recognizer
+from basicsr.recognition.registry import RECOGNIZERS
 from basicsr.utils.checkpoint import CheckpointError
 from basicsr.utils.finite import check_finite
 from basicsr.utils.image import resized, to_tensor
 
-SIDE = 256  # pixels; every face is shown to the recogniser at this side, so that its own resolution does not matter
+SIDE = 256  # pixels; every face is shown to the recognizer at this side, so that its own resolution does not matter
 AT_A_TIME = 16
-REMEDY = "get one with 'id-codeformer download arcface', or name a file with --recogniser"
+REMEDY = "get one with 'id-codeformer download arcface', or name a file with --recognizer"
 
 
-def choose_recogniser(
+def choose_recognizer(
     wanted: str | None,
     trained_with: str | None,
     weights_dir: str | os.PathLike,
     dim: int | None = None,
     needed_by: str = '',
 ) -> FaceEmbedder | None:
-    """Return the recogniser asked for, else the one that the network was trained with, else one of the weights folder.
+    """Return the recognizer asked for, else the one that the network was trained with, else one of the weights folder.
 
     Args:
         wanted: a file, an InsightFace pack or a name; None asks for nothing.
@@ -50,25 +50,25 @@ def choose_recogniser(
     if trained_with is not None:
         place = None
         with suppress(CheckpointError):  # it is not there
-            place = find_recogniser(_place(trained_with, folder))
+            place = find_recognizer(_place(trained_with, folder))
         if place is not None:
             return FaceEmbedder(place)
-    here = [entry for entry in RECOGNISERS.values() if not entry.pack and (folder / entry.file).is_file()]
+    here = [entry for entry in RECOGNIZERS.values() if not entry.pack and (folder / entry.file).is_file()]
     if here:
         return FaceEmbedder(folder / min(here, key=lambda entry: entry.embedding != dim).file)
     if needed_by:
         own = f' (the network was trained with {trained_with})' if trained_with is not None else ''
-        raise CheckpointError(f'{needed_by} needs a face recogniser, and none is in {folder}{own}: {REMEDY}')
+        raise CheckpointError(f'{needed_by} needs a face recognizer, and none is in {folder}{own}: {REMEDY}')
     return None
 
 
-def _place(recogniser: str, folder: Path) -> Path:
+def _place(recognizer: str, folder: Path) -> Path:
     """Return the file of a known name in the weights folder, if it is there; else what was given."""
-    path = Path(recogniser)
-    known = RECOGNISERS.get(recogniser)
+    path = Path(recognizer)
+    known = RECOGNIZERS.get(recognizer)
     if known is not None and not known.pack:
         return folder / known.file if (folder / known.file).is_file() else path
-    beside = next((e.file for e in RECOGNISERS.values() if not e.pack and Path(e.file).name == path.name), '')
+    beside = next((e.file for e in RECOGNIZERS.values() if not e.pack and Path(e.file).name == path.name), '')
     return folder / beside if beside and not path.is_file() and (folder / beside).is_file() else path
 
 
@@ -82,10 +82,10 @@ def embed_faces(embedder: FaceEmbedder, faces: Sequence[np.ndarray]) -> torch.Te
         for start in range(0, len(shown), AT_A_TIME)
     ]
     vectors = torch.cat(parts) if parts else torch.zeros(0, embedder.dim)
-    check_finite(vectors, f'the recogniser {embedder.name}')
+    check_finite(vectors, f'the recognizer {embedder.name}')
     return vectors
 
 
 def show(face: np.ndarray) -> np.ndarray:
-    """Return an aligned face, RGB uint8 (n,n,3), at the side at which the recogniser is shown it."""
+    """Return an aligned face, RGB uint8 (n,n,3), at the side at which the recognizer is shown it."""
     return resized(face, SIDE, SIDE)

@@ -2,7 +2,7 @@
 
 The confidence is the cosine that is to be expected between the embeddings of the degraded face and of its clean
 original. It is predicted from what can be measured on the degraded face alone, by a logistic curve that rises with
-every measurement. id-codeformer recognizer calibrate fits one for a recogniser.
+every measurement. id-codeformer recognizer calibrate fits one for a recognizer.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ Network = Callable[[Tensor], Tensor]
 
 
 def norm(network: Network, crops: Tensor, raw: Tensor) -> Tensor:
-    """Length of the embedding before it is made a unit vector; recognisers give doubtful faces short ones."""
+    """Length of the embedding before it is made a unit vector; recognizers give doubtful faces short ones."""
     return raw.norm(dim=1)
 
 
@@ -72,18 +72,18 @@ def measure(embedder: FaceEmbedder, faces: Tensor, names: tuple[str, ...]) -> tu
 
 @dataclass(frozen=True)
 class Calibration:
-    """sigmoid(bias + sum of weight * measurement), for one recogniser.
+    """sigmoid(bias + sum of weight * measurement), for one recognizer.
 
     Attributes:
-        recogniser: its name.
-        recogniser_sum: SHA-256 of its weights file, in hexadecimal.
+        recognizer: its name.
+        recognizer_sum: SHA-256 of its weights file, in hexadecimal.
         weights: of the measurements, by their names in `FEATURES`; 0 or more.
         bias: added to them.
         fitted_on: faces and degradations, in words.
     """
 
-    recogniser: str
-    recogniser_sum: str
+    recognizer: str
+    recognizer_sum: str
     weights: Mapping[str, float]
     bias: float
     fitted_on: str
@@ -95,7 +95,7 @@ class Calibration:
         Raises:
             CheckpointError: it is missing, damaged or something else.
         """
-        remedy = f'make it with {COMMAND.format(weights="RECOGNISER", file=file)}'
+        remedy = f'make it with {COMMAND.format(weights="RECOGNIZER", file=file)}'
         if not Path(file).is_file():
             raise CheckpointError(f'{file}: no such file; {remedy}')
         try:
@@ -126,20 +126,20 @@ class InputIdentity(nn.Module):
     """Identity of a low-quality face, with its confidence.
 
     Args:
-        embedder: the recogniser.
-        calibration: a file of id-codeformer recognizer calibrate, made for this recogniser.
+        embedder: the recognizer.
+        calibration: a file of id-codeformer recognizer calibrate, made for this recognizer.
 
     Raises:
-        CheckpointError: the file is missing, damaged, or of another recogniser.
+        CheckpointError: the file is missing, damaged, or of another recognizer.
     """
 
     def __init__(self, embedder: FaceEmbedder, calibration: str | Path) -> None:
         super().__init__()
         self.embedder = embedder
         self.calibration = Calibration.read(calibration)
-        if sha256_of(embedder.path) != self.calibration.recogniser_sum:
+        if sha256_of(embedder.path) != self.calibration.recognizer_sum:
             raise CheckpointError(
-                f"{calibration}: made for the recogniser '{self.calibration.recogniser}' with other weights than "
+                f"{calibration}: made for the recognizer '{self.calibration.recognizer}' with other weights than "
                 f'{embedder.path} ({embedder.name}); make another with '
                 f'{COMMAND.format(weights=embedder.path, file="OTHER_FILE.json")}'
             )

@@ -1,4 +1,4 @@
-"""Face recognisers, told by their weights files, and `FaceEmbedder`, which turns aligned faces into embeddings."""
+"""Face recognizers, told by their weights files, and `FaceEmbedder`, which turns aligned faces into embeddings."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from basicsr.recognition.face_crop import FaceCrop
-from basicsr.recognition.files import find_recogniser
+from basicsr.recognition.files import find_recognizer
 from basicsr.recognition.iresnet import IResNet
 from basicsr.recognition.mobilefacenet import MobileFaceNet
 from basicsr.recognition.onnx_network import onnx_network, onnx_signature, read_onnx
-from basicsr.recognition.registry import RECOGNISERS, Recogniser
+from basicsr.recognition.registry import RECOGNIZERS, Recognizer
 from basicsr.recognition.resnet_arcface import ResNetArcFace
 from basicsr.utils.checkpoint import CheckpointError, load_state, read_checkpoint, unwrap
 from basicsr.utils.download import sha256_of
@@ -26,21 +26,21 @@ from basicsr.utils.registry import ARCH_REGISTRY, nearest
 ORIGIN_UNKNOWN = {'training_set': 'not known', 'licence': 'not known', 'url': None, 'sha256': None}
 GREY = (0.2989, 0.5870, 0.1140)  # of red, green and blue: the luma of ITU-R BT.601 with GFPGAN's digits
 State = Mapping[str, Tensor]
-Description = tuple[Recogniser, Callable[[], nn.Module]]
+Description = tuple[Recognizer, Callable[[], nn.Module]]
 
 
 def _iresnet(state: State) -> Description:
     sizes = IResNet.sizes(state)
     depth = 2 * sum(sizes['blocks']) + 2
-    other = replace(RECOGNISERS['arcface_r50'], name=f'arcface_r{depth}', network=f'IResNet-{depth}', **ORIGIN_UNKNOWN)
-    return replace(RECOGNISERS.get(other.name, other), embedding=sizes['embedding']), partial(IResNet, **sizes)
+    other = replace(RECOGNIZERS['arcface_r50'], name=f'arcface_r{depth}', network=f'IResNet-{depth}', **ORIGIN_UNKNOWN)
+    return replace(RECOGNIZERS.get(other.name, other), embedding=sizes['embedding']), partial(IResNet, **sizes)
 
 
 def _ir_se50(state: State) -> Description:
     with extra('references'):
         from facexlib.recognition.arcface_arch import Backbone  # the package takes seconds to import
 
-    return RECOGNISERS['arcface_ir_se50'], partial(Backbone, num_layers=50, drop_ratio=0.0, mode='ir_se')
+    return RECOGNIZERS['arcface_ir_se50'], partial(Backbone, num_layers=50, drop_ratio=0.0, mode='ir_se')
 
 
 def _mobilefacenet_112(state: State) -> Description:
@@ -48,11 +48,11 @@ def _mobilefacenet_112(state: State) -> Description:
         from facexlib.recognition.arcface_arch import MobileFaceNet as SquareMobileFaceNet
 
     embedding = state['linear.weight'].shape[0]
-    return replace(RECOGNISERS['mobilefacenet_112'], embedding=embedding), partial(SquareMobileFaceNet, embedding)
+    return replace(RECOGNIZERS['mobilefacenet_112'], embedding=embedding), partial(SquareMobileFaceNet, embedding)
 
 
 def _mobilefacenet(state: State) -> Description:
-    entry, sizes = RECOGNISERS['mobilefacenet_casia128'], MobileFaceNet.sizes(state)
+    entry, sizes = RECOGNIZERS['mobilefacenet_casia128'], MobileFaceNet.sizes(state)
     if sizes != {'embedding': entry.embedding, 'size': entry.size}:
         entry = replace(entry, name='mobilefacenet_{}x{}'.format(*sizes['size']), **sizes, **ORIGIN_UNKNOWN)
     return entry, partial(MobileFaceNet, **sizes)
@@ -60,7 +60,7 @@ def _mobilefacenet(state: State) -> Description:
 
 def _resnet_arcface(state: State) -> Description:
     sizes = ResNetArcFace.sizes(state)
-    entry = replace(RECOGNISERS['arcface_resnet18_grey'], embedding=sizes['embedding'])
+    entry = replace(RECOGNIZERS['arcface_resnet18_grey'], embedding=sizes['embedding'])
     return entry, partial(ResNetArcFace, **sizes)
 
 
@@ -74,8 +74,8 @@ FAMILIES: tuple[tuple[tuple[str, ...], Callable[[State], Description]], ...] = (
 )
 
 
-def _from_state(path: Path) -> tuple[Recogniser, nn.Module]:
-    """Return the recogniser in a state dict."""
+def _from_state(path: Path) -> tuple[Recognizer, nn.Module]:
+    """Return the recognizer in a state dict."""
     checkpoint = read_checkpoint(path)
     key = 'net_state_dict' if 'net_state_dict' in checkpoint else None  # MobileFaceNet_Pytorch's own checkpoints
     state = {
@@ -85,56 +85,56 @@ def _from_state(path: Path) -> tuple[Recogniser, nn.Module]:
     build = next((build for marks, build in FAMILIES if all(mark in state for mark in marks)), None)
     if build is None:
         raise CheckpointError(
-            f'{path}: no face recogniser that is known. Found keys such as {", ".join(list(state)[:3])}; expected such '
+            f'{path}: no face recognizer that is known. Found keys such as {", ".join(list(state)[:3])}; expected such '
             f'as {" or ".join(marks[0] for marks, _ in FAMILIES)}'
         )
     try:
         entry, make = build(state)
     except (KeyError, ValueError, IndexError) as error:
-        raise CheckpointError(f'{path}: like a face recogniser, but {error} is missing or odd') from error
+        raise CheckpointError(f'{path}: like a face recognizer, but {error} is missing or odd') from error
     with torch.device('meta'):
         network = make()
     load_state(network, state, source=path, assign=True)
     return entry, network
 
 
-def _from_onnx(path: Path) -> tuple[Recogniser, nn.Module]:
-    """Return the recogniser in an ONNX file."""
+def _from_onnx(path: Path) -> tuple[Recognizer, nn.Module]:
+    """Return the recognizer in an ONNX file."""
     model = read_onnx(path)
     signature = onnx_signature(model)
-    if not signature.is_recogniser:
+    if not signature.is_recognizer:
         raise CheckpointError(
-            f'{path}: no face recogniser. Found {signature}; expected one input (N,3,112,112) or (N,3,112,96) and one '
+            f'{path}: no face recognizer. Found {signature}; expected one input (N,3,112,112) or (N,3,112,96) and one '
             'output (N,D)'
         )
     network, embedding = onnx_network(model, path)
-    like = next((entry for entry in RECOGNISERS.values() if Path(entry.file).name == path.name), None)
-    entry = like or Recogniser(name=path.stem, network='ONNX', file=path.name, **ORIGIN_UNKNOWN)
+    like = next((entry for entry in RECOGNIZERS.values() if Path(entry.file).name == path.name), None)
+    entry = like or Recognizer(name=path.stem, network='ONNX', file=path.name, **ORIGIN_UNKNOWN)
     scaling = {'mean': 0.0, 'std': 1.0} if signature.normalises else {}
     return replace(entry, name=path.stem, size=signature.size, embedding=embedding, **scaling), network
 
 
-def load_recogniser(path: str | Path, arch: str | None = None) -> tuple[Recogniser, nn.Module]:
-    """Return the recogniser in a file: what it expects, and its network with its weights.
+def load_recognizer(path: str | Path, arch: str | None = None) -> tuple[Recognizer, nn.Module]:
+    """Return the recognizer in a file: what it expects, and its network with its weights.
 
     Args:
         path: `.onnx`, `.safetensors`, or a state dict as PyTorch saves it.
         arch: the table's name that the file must answer to; None takes it for what it is.
 
     Raises:
-        CheckpointError: damaged, no recogniser, or another one than `arch`; the message says what was found.
+        CheckpointError: damaged, no recognizer, or another one than `arch`; the message says what was found.
     """
     path = Path(path)
-    if arch is not None and arch not in RECOGNISERS:
-        raise CheckpointError(f"unknown recogniser '{arch}'{nearest(arch, RECOGNISERS)}")
+    if arch is not None and arch not in RECOGNIZERS:
+        raise CheckpointError(f"unknown recognizer '{arch}'{nearest(arch, RECOGNIZERS)}")
     entry, network = _from_onnx(path) if path.suffix == '.onnx' else _from_state(path)
     digest = sha256_of(path)
-    same = next((known for known in RECOGNISERS.values() if known.sha256 == digest), None)
+    same = next((known for known in RECOGNIZERS.values() if known.sha256 == digest), None)
     if same is not None:
         entry = same
     elif entry.sha256 is not None:  # the network of a file that is known, with other weights
         entry = replace(entry, **ORIGIN_UNKNOWN)
-    wanted = RECOGNISERS.get(arch or entry.name, entry)
+    wanted = RECOGNIZERS.get(arch or entry.name, entry)
     if wanted.name != entry.name and not (wanted.pack and Path(wanted.file).stem == entry.name):
         raise CheckpointError(
             f'{path}: found {entry.name}, which is {entry.network} with {entry.embedding} numbers; expected '
@@ -145,21 +145,21 @@ def load_recogniser(path: str | Path, arch: str | None = None) -> tuple[Recognis
 
 @ARCH_REGISTRY.register()
 class FaceEmbedder(nn.Module):
-    """A frozen face recogniser with the crop it was trained on: faces in, unit vectors out.
+    """A frozen face recognizer with the crop it was trained on: faces in, unit vectors out.
 
     The network follows its owner to a device, and is otherwise no part of it: it is in no state dict and no list of
     parameters, stays in evaluation mode, and computes in its own precision (float32) under autocast. Gradients flow to
     the faces only.
 
     Attributes:
-        recogniser: the table's entry, as far as it holds for this file.
+        recognizer: the table's entry, as far as it holds for this file.
         path: its weights file.
         name: for reports; with the file's name where that tells more.
 
     Args:
-        weights: a file, an InsightFace pack, or a name of the table `RECOGNISERS`; see `find_recogniser`.
+        weights: a file, an InsightFace pack, or a name of the table `RECOGNIZERS`; see `find_recognizer`.
         flip: embed the mirrored face as well, and take the mean.
-        arch: the table's name that the file must answer to, see `load_recogniser`.
+        arch: the table's name that the file must answer to, see `load_recognizer`.
 
     Raises:
         CheckpointError: the file is missing, damaged or not what was asked for; the message says where to get it.
@@ -169,24 +169,24 @@ class FaceEmbedder(nn.Module):
 
     def __init__(self, weights: str | Path | None = None, flip: bool = False, arch: str | None = None) -> None:
         super().__init__()
-        self.path = path = find_recogniser(weights)
-        self.recogniser, network = load_recogniser(path, arch)
+        self.path = path = find_recognizer(weights)
+        self.recognizer, network = load_recognizer(path, arch)
         if next(network.parameters(), None) is None:
             raise CheckpointError(
-                f'{path}: a network without parameters, which can recognise nobody; choose another file'
+                f'{path}: a network without parameters, which can recognize nobody; choose another file'
             )
         # Past nn.Module.__setattr__, which would register it.
         object.__setattr__(self, 'network', network.eval().requires_grad_(False))
-        self.crop = FaceCrop(self.recogniser.template, self.recogniser.size)
+        self.crop = FaceCrop(self.recognizer.template, self.recognizer.size)
         self.flip = flip
-        tells = path.stem == self.recogniser.name or self.recogniser.sha256 is not None
-        self.name = self.recogniser.name if tells else f'{self.recogniser.name} ({path.name})'
+        tells = path.stem == self.recognizer.name or self.recognizer.sha256 is not None
+        self.name = self.recognizer.name if tells else f'{self.recognizer.name} ({path.name})'
         super().train(False)
 
     @property
     def dim(self) -> int:
         """Numbers in an embedding."""
-        return self.recogniser.embedding
+        return self.recognizer.embedding
 
     def train(self, mode: bool = True) -> FaceEmbedder:
         """Nothing: it stays in evaluation mode."""
@@ -218,8 +218,8 @@ class FaceEmbedder(nn.Module):
     def preprocess(self, faces: Tensor, landmarks: Tensor | None = None) -> Tensor:
         """Crop `faces` to the network's input (N,C,h,w); outside the image it is black, as in training."""
         crops = self.crop((faces + 1) * 127.5, landmarks)
-        if self.recogniser.channels == 'grey':
+        if self.recognizer.channels == 'grey':
             crops = (crops * crops.new_tensor(GREY).view(1, 3, 1, 1)).sum(dim=1, keepdim=True)
-        elif self.recogniser.channels == 'bgr':
+        elif self.recognizer.channels == 'bgr':
             crops = crops.flip(1)
-        return (crops - self.recogniser.mean) / self.recogniser.std
+        return (crops - self.recognizer.mean) / self.recognizer.std

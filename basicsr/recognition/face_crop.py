@@ -1,4 +1,4 @@
-"""The crop of an aligned face that a recogniser wants: a differentiable, anti-aliased similarity warp."""
+"""The crop of an aligned face that a recognizer wants: a differentiable, anti-aliased similarity warp."""
 
 from __future__ import annotations
 
@@ -112,7 +112,7 @@ class FaceCrop(nn.Module):
 def _check(faces: Tensor, landmarks: Tensor | None) -> None:
     number, _, height, width = faces.shape
     if min(height, width) < SMALLEST:
-        raise ValueError(f'a face of {width}x{height} pixels is too small to be recognised; {SMALLEST} are the least')
+        raise ValueError(f'a face of {width}x{height} pixels is too small to be recognized; {SMALLEST} are the least')
     if landmarks is None and height != width:
         raise ValueError(f'a picture of {width}x{height} pixels is no face on the FFHQ template; give its landmarks')
     if landmarks is None:

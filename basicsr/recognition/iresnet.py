@@ -47,7 +47,7 @@ class IResNetBlock(nn.Module):
 
 @ARCH_REGISTRY.register()
 class IResNet(nn.Module):
-    """A recogniser of RGB crops of 112 pixels, (x - 127.5) / 127.5.
+    """A recognizer of RGB crops of 112 pixels, (x - 127.5) / 127.5.
 
     Args:
         blocks: of the four layers, each of which halves the side; (2, 2, 2, 2) is IResNet-18, (3, 4, 6, 3) 34,

@@ -61,7 +61,7 @@ class Bottleneck(nn.Module):
 
 @ARCH_REGISTRY.register()
 class MobileFaceNet(nn.Module):
-    """A recogniser of RGB crops, (x - 127.5) / 128.
+    """A recognizer of RGB crops, (x - 127.5) / 128.
 
     Args:
         embedding: numbers in an embedding.

@@ -40,12 +40,12 @@ class OnnxSignature:
 
     @property
     def size(self) -> tuple[int, int]:
-        """Height and width of a recogniser's crop."""
+        """Height and width of a recognizer's crop."""
         height, width = self.inputs[0][2:]
         return height or 0, width or 0
 
     @property
-    def is_recogniser(self) -> bool:
+    def is_recognizer(self) -> bool:
         """True if one RGB crop of a fixed size goes in and one vector comes out."""
         if len(self.inputs) != 1 or len(self.outputs) != 1 or len(self.inputs[0]) != 4 or len(self.outputs[0]) != 2:
             return False
@@ -134,7 +134,7 @@ def onnx_network(model: onnx.ModelProto, path: Path) -> tuple[nn.Module, int]:
     """Return a recognition model as a module for any batch and device, and the size of its embeddings.
 
     Args:
-        model: what `read_onnx` returns, with a recogniser's signature.
+        model: what `read_onnx` returns, with a recognizer's signature.
         path: the file, for messages.
 
     Raises:

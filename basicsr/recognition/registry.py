@@ -1,4 +1,4 @@
-"""Face recognisers that identity losses and scores can use: what each expects, and where its weights come from.
+"""Face recognizers that identity losses and scores can use: what each expects, and where its weights come from.
 
 Entries with a sum were run by this project's authors on real faces (`id-codeformer recognizer check`). The others state
 what their publishers and usual users do with them; check a file with the script before relying on it.
@@ -25,8 +25,8 @@ def pack_folder(name: str) -> Path:
 
 
 @dataclass(frozen=True)
-class Recogniser:
-    """A recogniser: pixels of 0 to 255 go in as (x - mean) / std, in the order of `channels`.
+class Recognizer:
+    """A recognizer: pixels of 0 to 255 go in as (x - mean) / std, in the order of `channels`.
 
     Attributes:
         name: what `weights` may say instead of a path.
@@ -84,8 +84,8 @@ class Recogniser:
         return f'{self.url} offers it; save it as {self.place}, or give its path'
 
 
-def _iresnet(depth: int) -> Recogniser:
-    return Recogniser(
+def _iresnet(depth: int) -> Recognizer:
+    return Recognizer(
         name=f'arcface_r{depth}',
         network=f'IResNet-{depth}',
         training_set='MS1MV3 or Glint360K, as the file says',
@@ -95,8 +95,8 @@ def _iresnet(depth: int) -> Recogniser:
     )
 
 
-def _pack(name: str, file: str, network: str, training_set: str) -> Recogniser:
-    return Recogniser(
+def _pack(name: str, file: str, network: str, training_set: str) -> Recognizer:
+    return Recognizer(
         name=name,
         network=f'ONNX ({network})',
         training_set=training_set,
@@ -107,11 +107,11 @@ def _pack(name: str, file: str, network: str, training_set: str) -> Recogniser:
     )
 
 
-RECOGNISERS = {
+RECOGNIZERS = {
     entry.name: entry
     for entry in (
         *(_iresnet(depth) for depth in (18, 34, 50, 100)),
-        Recogniser(
+        Recognizer(
             name='arcface_ir_se50',
             network='IR-SE-50',
             training_set='MS1M, refined',
@@ -120,7 +120,7 @@ RECOGNISERS = {
             file='arcface/recognition_arcface_ir_se50.pth',
             sha256='a035c768259b98ab1ce0e646312f48b9e1e218197a0f80ac6765e88f8b6ddf28',
         ),
-        Recogniser(
+        Recognizer(
             name='mobilefacenet_112',
             network='MobileFaceNet (InsightFace_Pytorch)',
             training_set='MS1M, refined',
@@ -128,7 +128,7 @@ RECOGNISERS = {
             url='https://github.com/TreB1eN/InsightFace_Pytorch',
             file='arcface/mobilefacenet_112.pth',
         ),
-        Recogniser(
+        Recognizer(
             name='mobilefacenet_casia128',
             network='MobileFaceNet (MobileFaceNet_Pytorch)',
             training_set='CASIA-WebFace',
@@ -140,7 +140,7 @@ RECOGNISERS = {
             std=128.0,
             embedding=128,
         ),
-        Recogniser(
+        Recognizer(
             name='arcface_resnet18_grey',
             network='ResNetArcFace',
             training_set='CASIA-WebFace',
@@ -151,7 +151,7 @@ RECOGNISERS = {
             channels='grey',
             whole_face=True,
         ),
-        Recogniser(
+        Recognizer(
             name='arcface_mbf512',
             network='ONNX (MobileFaceNet)',
             training_set='not stated',

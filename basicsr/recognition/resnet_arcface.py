@@ -47,7 +47,7 @@ class GreyBlock(nn.Module):
 
 @ARCH_REGISTRY.register()
 class ResNetArcFace(nn.Module):
-    """A recogniser of whole grey faces of 128 pixels, (x - 127.5) / 127.5.
+    """A recognizer of whole grey faces of 128 pixels, (x - 127.5) / 127.5.
 
     Args:
         layers: blocks of the four layers; the last three halve the side.

@@ -18,7 +18,7 @@ FFHQ_512 = np.array(
         [313.08905, 371.15118],
     ]
 )
-# The crop of 112 pixels that face recognisers are trained on (Deng et al., ArcFace, CVPR 2019).
+# The crop of 112 pixels that face recognizers are trained on (Deng et al., ArcFace, CVPR 2019).
 ARCFACE_112 = np.array(
     [
         [38.2946, 51.6963],

@@ -32,7 +32,7 @@ class TrackIdentities:
         self._sightings: Counter[int] = Counter()
         self._measured: dict[int, list[FaceIdentity]] = defaultdict(list)
 
-    def recognise(self, frames: Sequence[Faces]) -> list[dict[int, FaceResult]]:
+    def recognize(self, frames: Sequence[Faces]) -> list[dict[int, FaceResult]]:
         """Return the faces with their people, and in some frames with an embedding, so that similarity is measured."""
         fresh = self._embed_new(frames)
         for faces in frames:
@@ -64,7 +64,7 @@ class TrackIdentities:
             return
         stacked = torch.stack([vectors[track] for track in new])
         crops = [face.crop for face in new.values()]
-        self._persons.update(zip(new, self.guide.recognise(crops, stacked, False, self._taken(faces)), strict=True))
+        self._persons.update(zip(new, self.guide.recognize(crops, stacked, False, self._taken(faces)), strict=True))
 
     def _taken(self, faces: Faces) -> set[Person]:
         """Return the people who are in a frame, as far as matched."""

@@ -233,7 +233,7 @@ class VideoRestorer:
         for batch in batches(frames, size):
             begin = time.perf_counter()
             if tally.people is not None:
-                told = tally.people.recognise([frame.by_track for frame in batch])
+                told = tally.people.recognize([frame.by_track for frame in batch])
                 batch = [replace(frame, faces=list(faces.values())) for frame, faces in zip(batch, told, strict=True)]
             crops = [face for frame in batch for face in frame.faces]
             faces = iter(self.images.restore_crops(crops, search=False))  # from frame to frame codes would flicker

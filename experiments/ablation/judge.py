@@ -48,11 +48,11 @@ class Job:
         color_fix: see `FaceRestorer`.
         references: '', 'own' or 'wrong', see `plan.Row`.
         search: steps, see `plan.Row`.
-        recogniser: of the references.
+        recognizer: of the references.
         count: references of a face.
         vary: references that each face is restored under for the identity variance; 0 for none.
         metrics: names of the table.
-        judge: `recogniser` and `weights`.
+        judge: `recognizer` and `weights`.
         device: cpu, cuda, …
         out: folder of the results.
         output: see `plan.Row`.
@@ -66,7 +66,7 @@ class Job:
     color_fix: bool
     references: str
     search: int
-    recogniser: str | None
+    recognizer: str | None
     count: int
     vary: int
     metrics: Sequence[str]
@@ -98,8 +98,8 @@ class References:
 
     Args:
         folder: of photographs, aligned faces.
-        embedder: the recogniser that looks at them.
-        device: of the recogniser.
+        embedder: the recognizer that looks at them.
+        device: of the recognizer.
     """
 
     def __init__(self, folder: Path, embedder: FaceEmbedder, device: str) -> None:
@@ -154,8 +154,8 @@ class Restorer:
     """A job's network, and what it is told.
 
     Raises:
-        CheckpointError: the network or the recogniser cannot be loaded.
-        PlanError: references for a network that takes none, or of a recogniser that does not fit; or no face has any.
+        CheckpointError: the network or the recognizer cannot be loaded.
+        PlanError: references for a network that takes none, or of a recognizer that does not fit; or no face has any.
     """
 
     def __init__(self, job: Job) -> None:
@@ -173,11 +173,11 @@ class Restorer:
                 raise PlanError(
                     f'{job.checkpoint}: a CodeFormer, which takes no references; use an IDCodeFormer, or search'
                 )
-            self.references = References(Path(job.folders['ref']), FaceEmbedder(job.recogniser), job.device)
+            self.references = References(Path(job.folders['ref']), FaceEmbedder(job.recognizer), job.device)
             found, wanted = self.references.embedder.dim, self.restorer.told_by[1]
             if told and found != wanted:
                 raise PlanError(
-                    f'{job.checkpoint}: takes embeddings of {wanted} numbers; the recogniser {job.recogniser} gives '
+                    f'{job.checkpoint}: takes embeddings of {wanted} numbers; the recognizer {job.recognizer} gives '
                     f'{found}'
                 )
             if not any(self._choose(name, 1) for name in self.inputs.files):
@@ -196,7 +196,7 @@ class Restorer:
 
         Args:
             restored, blind: folders of `restore` and `restore_blind`.
-            judge: the recogniser.
+            judge: the recognizer.
 
         Returns:
             'mean' of the difference of cosines over the faces, and its 95 % interval, 'low' and 'high'.
@@ -272,7 +272,7 @@ def run_job(path: Path) -> None:
     begun = time.monotonic()
     job = Job.read(path)
     out = Path(job.out)
-    settings = Settings(torch.device(job.device), job.judge['recogniser'], job.judge['weights'])
+    settings = Settings(torch.device(job.device), job.judge['recognizer'], job.judge['weights'])
     restored = Path(job.folders['lq'])
     restorer = Restorer(job) if job.checkpoint else None
     if restorer is not None:
@@ -282,9 +282,9 @@ def run_job(path: Path) -> None:
     evaluation = evaluate([restored], others, job.metrics, settings)
     evaluation.runs[0].label = job.label
     result = _only_summary(write_report(out, evaluation))
-    if restorer is not None and restorer.references is not None and settings.recogniser:
+    if restorer is not None and restorer.references is not None and settings.recognizer:
         restorer.restore_blind(out / 'blind')
-        judge = FaceEmbedder(settings.recogniser)
+        judge = FaceEmbedder(settings.recognizer)
         result['metrics']['towards'] = restorer.towards(restored, out / 'blind', judge)
     if restorer is not None and restorer.references is not None and job.vary:
         if restorer.restore_varied(out / 'varied'):

@@ -21,8 +21,8 @@ ROW = {
 SET = {'lq': str, 'bicubic': str, 'reconstruction': str, 'gt': str, 'ref': str, 'w': NUMBERS, 'limit': int}
 TOP = {
     'about': str, 'rows': dict, 'baseline': (str, list), 'seeds': list, 'w': NUMBERS, 'adain': bool, 'color_fix': bool,
-    'force_yml': list, 'sets': dict, 'metrics': list, 'judge': {'recogniser': str, 'weights': dict},
-    'references': {'recogniser': str, 'count': int, 'vary': int},
+    'force_yml': list, 'sets': dict, 'metrics': list, 'judge': {'recognizer': str, 'weights': dict},
+    'references': {'recognizer': str, 'count': int, 'vary': int},
 }  # fmt: skip
 STAGE = {'opt': str, 'force_yml': list, 'seed': int}
 KINDS = ('stages', 'checkpoint', 'pictures')
@@ -113,8 +113,8 @@ class Plan:
         force_yml: changes to every stage whose option file has the key.
         sets: by name, in order.
         metrics: of the table of metrics.
-        judge: `recogniser` of the identity scores, and `weights` of other metrics.
-        references: the `recogniser` that networks were trained with, `count` of references a face, and `vary`, how many
+        judge: `recognizer` of the identity scores, and `weights` of other metrics.
+        references: the `recognizer` that networks were trained with, `count` of references a face, and `vary`, how many
             references a face is restored under, one at a time, for the identity variance.
         about: Markdown that stands above the tables.
     """
@@ -225,11 +225,11 @@ def load_plan(path: str | Path, changes: Sequence[str] = ()) -> Plan:
         for baseline in baselines:
             if baseline not in rows:
                 raise PlanError(f"baseline: no row '{baseline}'{nearest(baseline, rows)}")
-        references = {'recogniser': None, 'count': 1, 'vary': 0} | (opt.get('references') or {})
+        references = {'recognizer': None, 'count': 1, 'vary': 0} | (opt.get('references') or {})
         if references['count'] < 1:
             raise PlanError('references: count is 1 or more')
         _check_vary('references', references['vary'])
-        judge = {'recogniser': None, 'weights': {}} | (opt.get('judge') or {})
+        judge = {'recognizer': None, 'weights': {}} | (opt.get('judge') or {})
         _check_references(rows, sets, references, judge)
     except (PlanError, OptionError, EvaluationError) as error:
         raise PlanError(f'{path}: {error}') from error
@@ -250,12 +250,12 @@ def load_plan(path: str | Path, changes: Sequence[str] = ()) -> Plan:
 def _check_references(
     rows: Mapping[str, Row], sets: Mapping[str, FaceSet], references: Mapping[str, Any], judge: Mapping[str, Any]
 ) -> None:
-    if (references['vary'] or any(row.vary for row in rows.values())) and not judge['recogniser']:
-        raise PlanError('vary measures the identity variance, which needs judge:recogniser')
+    if (references['vary'] or any(row.vary for row in rows.values())) and not judge['recognizer']:
+        raise PlanError('vary measures the identity variance, which needs judge:recognizer')
     told = next((row.name for row in rows.values() if row.references), None)
     if told is None:
         return
-    if not references['recogniser']:
-        raise PlanError(f"references:recogniser is missing; row '{told}' is told of references, by that recogniser")
+    if not references['recognizer']:
+        raise PlanError(f"references:recognizer is missing; row '{told}' is told of references, by that recognizer")
     if not any('ref' in face_set.folders for face_set in sets.values()):
         raise PlanError(f"sets: none has 'ref', the folder of references, which row '{told}' needs")

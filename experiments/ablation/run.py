@@ -146,7 +146,7 @@ class Ablation:
             'train_seconds': _figure(self.trainer.seconds(trainings)) if trainings else '',
             'checkpoint': checkpoint.name if checkpoint else row.pictures,
             'sha256': sha256_of(checkpoint)[:16] if checkpoint else '',
-            'judge': Path(self.plan.judge['recogniser'] or '').stem,
+            'judge': Path(self.plan.judge['recognizer'] or '').stem,
             **self.about,
         }
         for face_set in self.plan.sets.values():
@@ -158,8 +158,8 @@ class Ablation:
                 stated = {**vars(job), 'checkpoint': line['sha256'], 'device': '', 'out': ''}
                 if not job.output:
                     del stated['output']  # fingerprints stay those of earlier results
-                judge = (job.judge['recogniser'], *job.judge['weights'].values())
-                contents = [self.digest(place) for place in (*job.folders.values(), job.recogniser, *judge)]
+                judge = (job.judge['recognizer'], *job.judge['weights'].values())
+                contents = [self.digest(place) for place in (*job.folders.values(), job.recognizer, *judge)]
                 text = json.dumps({**stated, 'limit': face_set.limit, 'contents': contents}, sort_keys=True)
                 yield job, {**line, 'fingerprint': hashlib.sha256(text.encode()).hexdigest()[:16]}
 
@@ -180,7 +180,7 @@ class Ablation:
             color_fix=self.plan.color_fix,
             references=row.references,
             search=row.search,
-            recogniser=references['recogniser'] if row.references else None,
+            recognizer=references['recognizer'] if row.references else None,
             count=references['count'] if row.references else 0,
             vary=vary if row.references else 0,
             metrics=list(self.plan.metrics),

@@ -281,9 +281,9 @@ def one_iteration(model: BaseModel, batch: Mapping[str, Any], counter: Iterator[
 
 def training(setup: Setup) -> list[Row]:
     """Return iterations a second of the small option files, their batches being there."""
-    recogniser = setup.folder / 'recogniser.pth'
-    save_atomic(MobileFaceNet().state_dict(), recogniser)
-    identity = {'train:identity_opt:weights': recogniser, 'train:identity_opt:sub_batch': 2}
+    recognizer = setup.folder / 'recognizer.pth'
+    save_atomic(MobileFaceNet().state_dict(), recognizer)
+    identity = {'train:identity_opt:weights': recognizer, 'train:identity_opt:sub_batch': 2}
     fresh = {'train:perceptual_opt': '~'}
     rows, works = [], []
     for name, case, changes in (

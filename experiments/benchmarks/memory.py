@@ -1,6 +1,6 @@
 """Memory of a training iteration, counted without computing it.
 
-    python -m experiments.benchmarks.memory -opt options/CodeFormer_stage2.yml --recogniser arcface_ir_se50.pth ...
+    python -m experiments.benchmarks.memory -opt options/CodeFormer_stage2.yml --recognizer arcface_ir_se50.pth ...
 
 The step is the real one, on tensors that have shapes and no values; what is counted is the storage alive at its peak:
 weights, teachers, gradients, Adam's moments, activations. What the library, the framework's cache and convolution

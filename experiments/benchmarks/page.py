@@ -28,7 +28,7 @@ TEXTS = {
     ),
     'training': (
         'Iterations of the option files in `options/small`, run in turns, without the time to load their samples. The '
-        'recogniser of the identity loss is a MobileFaceNet.'
+        'recognizer of the identity loss is a MobileFaceNet.'
     ),
     'picture': 'A photo with one face: detection, restoration, enlargement, pasting.',
     'video': 'A clip with one face: decoding, detection, restoration, pasting and encoding, side by side.',

@@ -1,13 +1,13 @@
 """Select the faces that restoration loses most easily, by what can be measured, and make low-quality inputs of them.
 
-    python scripts/build_challenge_set.py --input datasets/people --output datasets/challenge --recogniser FILE
+    python scripts/build_challenge_set.py --input datasets/people --output datasets/challenge --recognizer FILE
 
 --input holds aligned faces, <person>/<photo>. A photo is selected for one reason or more:
 
 - `pose`: turned or nodding, by the five landmarks; `undetected`: the detector finds no face.
 - `glasses`, `hat`, `earring`, `occluded`: by face parsing, where its weights are there (--parsing); or whatever
   --declared says, a CSV of `file` and `reason`.
-- `unlike`: its embedding is among those farthest from the mean of the person's other photos (--recogniser).
+- `unlike`: its embedding is among those farthest from the mean of the person's other photos (--recognizer).
 - `spread`: so that each age group and each value of the other columns of --labels (a CSV of `file` and for example
   `age`, `skin_tone`) is there.
 
@@ -109,7 +109,7 @@ def parser() -> argparse.ArgumentParser:
     result = ArgumentParser(description='Select hard faces and degrade them.')
     result.add_argument('--input', type=Path, required=True, help='aligned faces, <person>/<photo>')
     result.add_argument('--output', type=Path, required=True)
-    result.add_argument('--recogniser', help='weights of a face recogniser, for photos unlike the person')
+    result.add_argument('--recognizer', help='weights of a face recognizer, for photos unlike the person')
     result.add_argument('--parsing', type=Path, help=f"ParseNet's weights; by default {PARSENET} where it is there")
     result.add_argument('--declared', type=Path, help='CSV of file and reason')
     result.add_argument('--labels', type=Path, help='CSV of file and for example age, skin_tone')
@@ -160,8 +160,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         if args.output.exists() and any(args.output.iterdir()):
             raise DataError(f'--output {args.output}: not empty; choose another folder, or remove it')
         photos, problems = find_photos(args)
-        if args.recogniser:
-            compare_with_person(photos, FaceEmbedder(args.recogniser).to(args.device), args.device)
+        if args.recognizer:
+            compare_with_person(photos, FaceEmbedder(args.recognizer).to(args.device), args.device)
         select(photos, args.turn, args.nod, args.unlike)
         if args.declared:
             declare(photos, args.declared)

@@ -62,7 +62,7 @@ def changes(args: argparse.Namespace, size: int, sets: dict[str, Path]) -> tuple
     rows = load_plan(HERE / 'plan.yml', plan).rows.values()
     plan += [f'rows:{row.name}:checkpoint={args.prior}' for row in rows if row.checkpoint]
     plan += [
-        f'judge:recogniser={args.judge}',
+        f'judge:recognizer={args.judge}',
         f'judge:weights:feature={args.vgg}',
         f'judge:weights:niqe_192={args.niqe}',
     ]

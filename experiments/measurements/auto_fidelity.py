@@ -1,7 +1,7 @@
 """Measure what `-w auto` gives beside fixed weights: identity and sharpness of restored pairs, as a Markdown table.
 
     python scripts/measure_auto.py --pairs datasets/val_small datasets/val_large --ref datasets/people --limit 36 \
-        --recogniser weights/arcface/arcface_mbf512.onnx --judge weights/arcface/mobilefacenet_casia128.pth
+        --recognizer weights/arcface/arcface_mbf512.onnx --judge weights/arcface/mobilefacenet_casia128.pth
 
 Each face of PAIRS/lq is restored blind, then told of other photographs of the person, which lie in REF under the path
 of the picture or beside it; codes are not searched. Identity is the cosine with PAIRS/gt by the judge, sharpness that
@@ -59,8 +59,8 @@ def measure(
     Args:
         pairs: holds `lq` and `gt`.
         photos: of the people.
-        restorer, guide: the network, and the recogniser that tells it who they are.
-        judge: the recogniser of the figures.
+        restorer, guide: the network, and the recognizer that tells it who they are.
+        judge: the recognizer of the figures.
         faces: how many, at even steps.
         refs: photographs that the network is told of.
 
@@ -82,7 +82,7 @@ def measure(
 
     rows = {'input': figures(crops)}
     people = {
-        'blind': guide.recognise(crops, seen, alone=False),
+        'blind': guide.recognize(crops, seen, alone=False),
         'told': [person_of(name, photos, refs, guide) for name in names],
     }
     for kind, persons in people.items():
@@ -103,9 +103,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = ArgumentParser(description='Measure -w auto.')
     parser.add_argument('--pairs', type=Path, nargs='+', required=True, help='folders of scripts/make_val_pairs.py')
     parser.add_argument('--ref', type=Path, required=True, help='aligned photographs of the people')
-    parser.add_argument('--recogniser', required=True, help='that the network was trained with')
+    parser.add_argument('--recognizer', required=True, help='that the network was trained with')
     parser.add_argument('--calibration', help='how far it can be trusted (default: that of options/confidence)')
-    parser.add_argument('--judge', required=True, help='another recogniser')
+    parser.add_argument('--judge', required=True, help='another recognizer')
     parser.add_argument('--model', default='small', help='auto, official, small, or a file')
     parser.add_argument('--limit', type=int, default=sys.maxsize, help='faces of each folder, at even steps')
     parser.add_argument('--count', type=int, default=4, help='references of a face')
@@ -116,12 +116,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         restorer = FaceRestorer(args.model, args.device)
         guide = build_conditioner(
-            IdentityConfig(recogniser=args.recogniser, calibration=args.calibration, choose_w=True),
+            IdentityConfig(recognizer=args.recognizer, calibration=args.calibration, choose_w=True),
             restorer,
             None,
             weights_folder(),
         )
-        assert guide is not None  # a recogniser was named
+        assert guide is not None  # a recognizer was named
         judge, photos = FaceEmbedder(args.judge).to(restorer.device), Folder.scan(args.ref, '--ref')
         columns = [measure(pairs, photos, restorer, guide, judge, args.limit, args.count) for pairs in args.pairs]
     except (OSError, ValueError, RuntimeError) as error:

@@ -48,7 +48,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = ArgumentParser(description='Measure what restoring does to clean faces of several sizes.')
     parser.add_argument('--input', type=Path, required=True, help='clean aligned faces')
     parser.add_argument('--output', type=Path, required=True, help='folder of the pictures and the report')
-    parser.add_argument('--judge', help='weights of a recogniser, for the identity')
+    parser.add_argument('--judge', help='weights of a recognizer, for the identity')
     parser.add_argument('--niqe', help='weights of the NIQE')
     parser.add_argument('--sizes', type=int, nargs='+', default=[48, 64, 96, 128], help='pixels a side')
     parser.add_argument('--at', type=int, default=256, help='pixels a side at which they are judged')

@@ -90,7 +90,7 @@ class Pictures:
     def _recipe(self, weights: Path, ours: Ours, w: float) -> Recipe:
         args = self.args
         w = w if args.w is None else args.w
-        told = args.reference_recogniser if ours.references else None
+        told = args.reference_recognizer if ours.references else None
         return Recipe(weights, w, args.adain, ours.references, ours.side, told, args.device or 'auto')
 
     def _restore(self, method: str, recipe: Recipe, data: Data) -> tuple[Path, str]:

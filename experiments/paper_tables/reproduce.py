@@ -1,6 +1,6 @@
 """Tables of the papers: published figures, and beside them what can be measured here.
 
-    python scripts/reproduce_tables.py --table id_codeformer_1 --data datasets --recogniser weights/arcface/FILE
+    python scripts/reproduce_tables.py --table id_codeformer_1 --data datasets --recognizer weights/arcface/FILE
 
 Inputs are DATA/<protocol>/lq, ground truths DATA/<protocol>/gt, references DATA/<protocol>/ref, by the protocols of
 options/eval. Methods of this project are restored into OUT/restored, once for the same weights and settings; pictures
@@ -48,7 +48,7 @@ class Reproduction:
         extra = check_metrics(args.metrics.split(',')) if args.metrics else plan.extra
         self.columns = list(dict.fromkeys([*self.published.columns.values(), *extra]))
         weights = {name: path for name, path in args.weights if name in WITH_WEIGHTS}
-        self.settings = Settings(device_of(args.device), args.recogniser, weights, args.fid_statistics)
+        self.settings = Settings(device_of(args.device), args.recognizer, weights, args.fid_statistics)
         self.out = args.out / 'evaluation' / args.table
         self.problems = self.pictures.problems
 
@@ -115,8 +115,8 @@ def parser() -> argparse.ArgumentParser:
     add('--data', type=Path, default=Path('datasets'), help='folder with <protocol>/lq, gt and ref')
     add('--weights', type=named, action='append', default=[], metavar='NAME=FILE', help='of a method, or of a metric')
     add('--restored', type=named, action='append', default=[], metavar='METHOD=DIR', help='pictures, or <protocol>/')
-    add('--recogniser', help='weights of the face recogniser that judges; another than that of the training loss')
-    add('--reference_recogniser', help="the networks' own recogniser, where files do not name it")
+    add('--recognizer', help='weights of the face recognizer that judges; another than that of the training loss')
+    add('--reference_recognizer', help="the networks' own recognizer, where files do not name it")
     add('--fid_statistics', type=Path, help='of FFHQ: .npz or .pth (default: in the weights folder)')
     add(
         '--metrics', help="columns beside the published ones; by default the plan's (experiments/paper_tables/plans.py)"

@@ -17,7 +17,7 @@ from guides import python_of, run_python
 from odd_pictures import save
 from PIL import Image
 from small_faces import blurred_portrait, portrait, save_tiny_model
-from small_recogniser import save_tiny
+from small_recognizer import save_tiny
 
 pytest.importorskip('gradio', reason='the page needs the extra app')
 
@@ -53,8 +53,8 @@ def address(tmp_path_factory):
     """Where a page with a small network is; afterwards it is ended, and must have left nothing."""
     work = tmp_path_factory.mktemp('server')
     (work / 'temporary').mkdir()
-    recogniser = str(save_tiny(work / 'recogniser.pth'))
-    flags = ['--model', str(save_tiny_model(work / 'tiny.pth')), '--device', 'cpu', '--recogniser', recogniser]
+    recognizer = str(save_tiny(work / 'recognizer.pth'))
+    flags = ['--model', str(save_tiny_model(work / 'tiny.pth')), '--device', 'cpu', '--recognizer', recognizer]
     command = [sys.executable, '-m', 'id_codeformer', 'app', '--port', str(free_port()), '--weights_dir', str(work)]
     environment = {**os.environ, 'PYTHONPATH': str(ROOT), 'TMPDIR': str(work / 'temporary')}
     with subprocess.Popen(

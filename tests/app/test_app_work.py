@@ -17,7 +17,7 @@ from odd_pictures import save
 from PIL import Image
 from PIL.ExifTags import IFD
 from small_faces import blurred_portrait, portrait, save_tiny_model
-from small_recogniser import save_tiny
+from small_recognizer import save_tiny
 
 pytest.importorskip('gradio', reason='the page needs the extra app')
 
@@ -46,8 +46,8 @@ FORCED = Settings(model='tiny.pth', upscale=1, force=True)
 @pytest.fixture(scope='module')
 def engine(tmp_path_factory):
     folder = tmp_path_factory.mktemp('engine')
-    recogniser = save_tiny(folder / 'recogniser.pth')
-    return Engine(str(save_tiny_model(folder / 'tiny.pth')), 'cpu', folder, recogniser=str(recogniser))
+    recognizer = save_tiny(folder / 'recognizer.pth')
+    return Engine(str(save_tiny_model(folder / 'tiny.pth')), 'cpu', folder, recognizer=str(recognizer))
 
 
 @pytest.fixture

@@ -222,7 +222,7 @@ def test_texture_is_transferred():
 
 
 @torch.no_grad()
-@pytest.mark.parametrize('prior', [CODEFORMER, {**ID_CODEFORMER, 'recogniser': 'somebody'}])
+@pytest.mark.parametrize('prior', [CODEFORMER, {**ID_CODEFORMER, 'recognizer': 'somebody'}])
 def test_a_file_tells_its_network(prior, tmp_path):
     options = {
         'type': 'CodeFormerPlusPlus', 'prior': prior,
@@ -331,8 +331,8 @@ def test_texture_is_from_0_to_1(files, capsys):
 
 
 def test_references_and_precision_reach_the_prior(tmp_path):
-    prior = fill(build_network(ID_CODEFORMER | {'recogniser': 'somebody'}))
-    options = {'type': 'CodeFormerPlusPlus', 'prior': ID_CODEFORMER | {'recogniser': 'somebody'}, 'tgrn': {'width': 8}}
+    prior = fill(build_network(ID_CODEFORMER | {'recognizer': 'somebody'}))
+    options = {'type': 'CodeFormerPlusPlus', 'prior': ID_CODEFORMER | {'recognizer': 'somebody'}, 'tgrn': {'width': 8}}
     network = fill(build_network(options))
     network.prior.load_state_dict(prior.state_dict())
     save_atomic({'params': network.state_dict(), 'network': network.options}, tmp_path / 'net.pth')

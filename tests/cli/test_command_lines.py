@@ -74,7 +74,7 @@ def test_the_tilde_is_the_home_folder_in_every_path(name: str, monkeypatch: pyte
 def test_other_spellings_are_taken() -> None:
     parser = ArgumentParser()
     parser.add_argument('--fid_statistics')
-    parser.add_argument('--recogniser')
+    parser.add_argument('--recognizer')
     parser.add_argument('--given-so', action='store_true')
     parser.add_argument('values', nargs='*')
     for flag in ('--fid_statistics', '--fid-statistics'):
@@ -83,7 +83,7 @@ def test_other_spellings_are_taken() -> None:
     parser.add_argument('--color_fix', action=argparse.BooleanOptionalAction)
     for flag in ('--no-color_fix', '--no-color-fix', '--no_color_fix'):
         assert parser.parse_args([flag]).color_fix is False
-    assert parser.parse_args(['--recognizer', 'x']).recogniser == 'x'
+    assert parser.parse_args(['--recognizer', 'x']).recognizer == 'x'
     assert parser.parse_args(['--given-so', '--', '--fid-statistics']).given_so
     with pytest.raises(SystemExit):
         parser.parse_args(['--fid-statistic-s', 'x'])

@@ -167,10 +167,10 @@ def test_the_check_takes_numbers_and_nothing_else():
             check_finite(torch.tensor([1.0, value]), 'a network')
 
 
-def test_a_recogniser_without_parameters_is_refused_by_name(tmp_path, monkeypatch):
-    entry = embedder.RECOGNISERS['arcface_r50']
-    monkeypatch.setattr(embedder, 'find_recogniser', lambda weights: tmp_path / 'empty.onnx')
-    monkeypatch.setattr(embedder, 'load_recogniser', lambda path, arch: (entry, torch.nn.Identity()))
+def test_a_recognizer_without_parameters_is_refused_by_name(tmp_path, monkeypatch):
+    entry = embedder.RECOGNIZERS['arcface_r50']
+    monkeypatch.setattr(embedder, 'find_recognizer', lambda weights: tmp_path / 'empty.onnx')
+    monkeypatch.setattr(embedder, 'load_recognizer', lambda path, arch: (entry, torch.nn.Identity()))
     with pytest.raises(CheckpointError, match=r'empty\.onnx: a network without parameters'):
         embedder.FaceEmbedder('empty.onnx')
 

@@ -85,10 +85,10 @@ def test_the_tilde_is_the_home_folder_in_every_path(tmp_path, monkeypatch):
     assert summary_of(tmp_path / 'out')['planned'] == 2
     monkeypatch.chdir(tmp_path / 'in')
     assert expand_inputs(['~$a.png']) == [Path('~$a.png')]
-    flags = ['--model', '--bg_upsampler', '--weights_dir', '--ref', '--recogniser', '--calibration']
+    flags = ['--model', '--bg_upsampler', '--weights_dir', '--ref', '--recognizer', '--calibration']
     args = restore.build_parser().parse_args(['-i', 'x', *(part for flag in flags for part in (flag, '~/file'))])
     wanted = str(tmp_path / 'file')
-    values = (args.model, args.bg_upsampler, args.weights_dir, *args.ref, args.recogniser, args.calibration)
+    values = (args.model, args.bg_upsampler, args.weights_dir, *args.ref, args.recognizer, args.calibration)
     assert values == (wanted,) * 6
 
 

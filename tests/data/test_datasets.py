@@ -16,7 +16,7 @@ import skimage.data
 import torch
 import yaml
 from small import save_vqgan
-from small_recogniser import save_tiny
+from small_recognizer import save_tiny
 
 from basicsr.data import DataError, FFHQBlindDataset, build_dataloader, build_dataset
 from basicsr.utils.image import imread, imwrite, to_tensor
@@ -321,7 +321,7 @@ def test_no_script_squashes_a_picture(script: str, tmp_path: Path, capfd: pytest
     flag, output, file = {
         'data_latents': ('--vqgan', 'table.pth', weights),
         'reconstruct': ('--weights', 'folder', weights),
-        'data_embed': ('--weights', 'x.safetensors', save_tiny(tmp_path / 'recogniser.pth')),
+        'data_embed': ('--weights', 'x.safetensors', save_tiny(tmp_path / 'recognizer.pth')),
     }[script.rsplit('.', 1)[-1]]
     main = importlib.import_module(script).main
     assert main(['-i', str(faces), '-o', str(tmp_path / output), flag, str(file)]) == 1

@@ -14,7 +14,7 @@ import pytest
 import skimage.data
 import torch
 from small import CODEFORMER, stage_options
-from small_recogniser import save_tiny
+from small_recognizer import save_tiny
 from torch.utils.data import default_collate
 
 from basicsr.archs import build_network
@@ -24,7 +24,7 @@ from basicsr.data.embeddings import Embeddings, reference_variants
 from basicsr.data.people import people_of
 from basicsr.models.schema import check_options
 from basicsr.recognition.embedder import FaceEmbedder
-from basicsr.recognition.registry import RECOGNISERS
+from basicsr.recognition.registry import RECOGNIZERS
 from basicsr.utils.image import imread, imwrite, to_tensor
 from basicsr.utils.options import OptionError, load_options
 
@@ -52,14 +52,14 @@ def embed(faces: Path, output: Path, weights: Path, *more: str) -> int:
 
 @pytest.fixture(scope='module')
 def made(tmp_path_factory) -> Path:
-    """`faces/<person>/`, `recogniser.pth`, `faces.safetensors`."""
+    """`faces/<person>/`, `recognizer.pth`, `faces.safetensors`."""
     root = tmp_path_factory.mktemp('people')
     numbers = iter(range(100))
     for person, count in PHOTOS.items():
         for number in range(count):
             imwrite(root / 'faces' / person / f'{number}.png', photo(next(numbers)))
-    save_tiny(root / 'recogniser.pth')
-    assert embed(root / 'faces', root / 'faces.safetensors', root / 'recogniser.pth') == 0
+    save_tiny(root / 'recognizer.pth')
+    assert embed(root / 'faces', root / 'faces.safetensors', root / 'recognizer.pth') == 0
     return root
 
 
@@ -74,7 +74,7 @@ def options(root: Path, **more: Any) -> dict[str, Any]:
         'type': 'ReferenceBlindDataset',
         'dataroot_gt': str(root / 'faces'),
         'embeddings': str(root / 'faces.safetensors'),
-        'recogniser': str(root / 'recogniser.pth'),
+        'recognizer': str(root / 'recognizer.pth'),
         'gt_size': 64,
         **more,
     }
@@ -161,10 +161,10 @@ def test_the_mask_tells_the_references_that_there_are(made):
         torch.testing.assert_close(item['identity'].norm(dim=1), item['identity_mask'].float(), atol=2e-3, rtol=0)
 
 
-def test_identities_are_what_the_recogniser_says_of_a_variant_of_the_photograph(made):
+def test_identities_are_what_the_recognizer_says_of_a_variant_of_the_photograph(made):
     """Of each variant and its mirror image; the first variant is the photograph itself."""
     table = Embeddings.read(made / 'faces.safetensors')
-    embedder = FaceEmbedder(made / 'recogniser.pth')
+    embedder = FaceEmbedder(made / 'recognizer.pth')
     data = build_dataset(options(made))
     looks = set()
     for v in range(120):
@@ -279,7 +279,7 @@ def test_a_picture_without_embedding_is_an_error_with_the_command(place):
     with pytest.raises(DataError, match=words):
         build_dataset(options(place))
     assert len(build_dataset(options(place, on_error='skip'))) == 4
-    assert embed(place / 'faces', place / 'faces.safetensors', place / 'recogniser.pth') == 0
+    assert embed(place / 'faces', place / 'faces.safetensors', place / 'recognizer.pth') == 0
     assert len(build_dataset(options(place))) == 7
 
 
@@ -295,7 +295,7 @@ def test_embedding_again_computes_only_what_is_missing(place, monkeypatch, capsy
     file, first = place / 'faces.safetensors', Embeddings.read(place / 'faces.safetensors')
     imwrite(place / 'faces/bob/2.png', photo(31))
     shutil.copy(place / 'faces/bob/2.png', place / 'faces/bob/3.png')
-    assert embed(place / 'faces', file, place / 'recogniser.pth') == 0
+    assert embed(place / 'faces', file, place / 'recognizer.pth') == 0
     assert shown == [VARIANTS, VARIANTS]
     assert '1 photographs embedded' in capsys.readouterr().out
     again = Embeddings.read(file)
@@ -308,7 +308,7 @@ def test_files_that_are_as_they_were_are_not_read(place, monkeypatch):
     reads: list[Path] = []
     read_bytes = Path.read_bytes
     monkeypatch.setattr(Path, 'read_bytes', lambda self: reads.append(self) or read_bytes(self))
-    embed(place / 'faces', place / 'faces.safetensors', place / 'recogniser.pth')
+    embed(place / 'faces', place / 'faces.safetensors', place / 'recognizer.pth')
     reads.clear()
     build_dataset(options(place))
     assert [path for path in reads if path.suffix == '.png'] == []
@@ -318,20 +318,20 @@ def test_files_that_are_as_they_were_are_not_read(place, monkeypatch):
     assert [path.name for path in reads if path.suffix == '.png'] == ['0.png']
 
 
-def test_embeddings_of_another_recogniser_are_an_error(place):
+def test_embeddings_of_another_recognizer_are_an_error(place):
     other = save_tiny(place / 'other.pth', seed=8)
     with pytest.raises(DataError, match=r"not of '.*other\.pth'; make others with id-codeformer data embed"):
-        build_dataset(options(place, recogniser=str(other)))
+        build_dataset(options(place, recognizer=str(other)))
     with pytest.raises(DataError, match="not of 'arcface_ir_se50'"):
-        build_dataset(options(place, recogniser='arcface_ir_se50'))
-    name = Embeddings.read(place / 'faces.safetensors').recogniser
-    assert len(build_dataset(options(place, recogniser=name))) == 6
+        build_dataset(options(place, recognizer='arcface_ir_se50'))
+    name = Embeddings.read(place / 'faces.safetensors').recognizer
+    assert len(build_dataset(options(place, recognizer=name))) == 6
 
 
-@pytest.mark.parametrize('change', ['recogniser', 'seed', 'variants'])
+@pytest.mark.parametrize('change', ['recognizer', 'seed', 'variants'])
 def test_the_script_mixes_nothing(change, place, capsys):
-    weights, more = place / 'recogniser.pth', []
-    if change == 'recogniser':
+    weights, more = place / 'recognizer.pth', []
+    if change == 'recognizer':
         weights = save_tiny(place / 'other.pth', seed=8)
     else:
         more = [f'--{change}', '7']
@@ -345,7 +345,7 @@ def test_a_damaged_photograph_is_named_and_the_others_are_embedded(place, capsys
     (place / 'faces/bob/bad.png').write_bytes(b'not a picture')
     imwrite(place / 'faces/bob/small.png', photo(38)[:32, :32])
     imwrite(place / 'faces/bob/good.png', photo(39))
-    assert embed(place / 'faces', place / 'faces.safetensors', place / 'recogniser.pth') == 1
+    assert embed(place / 'faces', place / 'faces.safetensors', place / 'recognizer.pth') == 1
     said = capsys.readouterr()
     assert 'bad.png' in said.err and 'small.png' in said.err and '1 photographs embedded' in said.out
 
@@ -392,7 +392,7 @@ def test_pictures_in_an_lmdb_have_the_embeddings_of_their_files(made, tmp_path):
     held = build_dataset(options(made, dataroot_gt=str(packed), io_backend={'type': 'lmdb'}))
     for v in range(8):
         assert all(torch.equal(data[v][key], held[v][key]) for key in ('in', 'gt', 'identity', 'identity_mask'))
-    assert embed(packed, tmp_path / 'packed.safetensors', made / 'recogniser.pth') == 0
+    assert embed(packed, tmp_path / 'packed.safetensors', made / 'recognizer.pth') == 0
     first, second = (Embeddings.read(path) for path in (made / 'faces.safetensors', tmp_path / 'packed.safetensors'))
     assert torch.equal(first.vectors, second.vectors) and torch.equal(first.digests, second.digests)
 
@@ -408,7 +408,7 @@ def paired(place: Path, **more: Any) -> dict[str, Any]:
         **{f'dataroot_{side}': str(place / side) for side in ('lq', 'gt')},
         'dataroot_ref': str(place / 'faces'),
         'embeddings': str(place / 'faces.safetensors'),
-        'recogniser': str(place / 'recogniser.pth'),
+        'recognizer': str(place / 'recognizer.pth'),
         **more,
     }
 
@@ -419,7 +419,7 @@ def test_validation_has_the_same_references_each_time_and_never_the_original(pla
              for item in map(data.__getitem__, range(5))]  # fmt: skip
     assert names == [['ann/1.png', 'ann/2.png'], ['ann/0.png', 'ann/2.png'], ['bob/1.png'], ['bob/0.png'], []]
     assert [data[v]['identity_mask'].tolist() for v in (0, 2, 4)] == [[True, True], [True, False], [False, False]]
-    embedder = FaceEmbedder(place / 'recogniser.pth')
+    embedder = FaceEmbedder(place / 'recognizer.pth')
     expected = embedder(to_tensor(imread(place / 'faces/bob/1.png'))[None])[0]
     torch.testing.assert_close(data[2]['identity'][0], expected, atol=1e-3, rtol=0)
     assert not data[4]['identity'].any()
@@ -444,7 +444,7 @@ def test_validation_takes_no_copy_of_the_photograph_that_the_pair_was_made_from(
 
 def reference_run(stage: int, made: Path, root: Path, **train_options: Any) -> dict[str, Any]:
     """Options of a short run of IDCodeFormer with two references a face and the identity loss."""
-    identity = {'type': 'IdentityLoss', 'weights': str(made / 'recogniser.pth'), 'sub_batch': 1}
+    identity = {'type': 'IdentityLoss', 'weights': str(made / 'recognizer.pth'), 'sub_batch': 1}
     opt = stage_options(stage, root, total_iter=2, identity_opt=identity, **train_options)
     keys = ('in_size', 'mean', 'std', 'num_worker_per_gpu', 'batch_size_per_gpu')
     section = options(made, type=KINDS[stage - 2], references=2)
@@ -512,13 +512,13 @@ def test_option_files_change_nothing_but_what_the_rows_say(path):
     assert network.pop('type') == 'IDCodeFormer' and network.pop('identity_dropout') == 0.2
     assert (network.pop('condition_transformer', True), network.pop('ia_cft')) == (True, row == 'D')
     assert network.pop('style_grid', 1) == (16 if row == 'D' and not small else 1)
-    stated = Path(RECOGNISERS[network.pop('recogniser')].file)  # the one whose embeddings the dataset has
-    assert stated == Path(opt['datasets']['train']['recogniser']).relative_to('weights')
+    stated = Path(RECOGNIZERS[network.pop('recognizer')].file)  # the one whose embeddings the dataset has
+    assert stated == Path(opt['datasets']['train']['recognizer']).relative_to('weights')
     assert {'type': 'CodeFormer', **network} == {key: v for key, v in base['network_g'].items() if v is not None}
     data, plain = opt['datasets']['train'], base['datasets']['train']
     assert data.pop('type') == plain.pop('type').replace('FFHQ', 'Reference')
     assert data.pop('references') == (2 if 'align' in path.stem else 1)
-    assert data.pop('recogniser') == opt['train']['identity_opt']['weights'] and data.pop('embeddings')
+    assert data.pop('recognizer') == opt['train']['identity_opt']['weights'] and data.pop('embeddings')
     own = {'name', 'dataroot_gt'}
     assert {k: v for k, v in data.items() if k not in own} == {k: v for k, v in plain.items() if k not in own}
     assert bool(opt['train'].pop('alignment_opt', None)) == ('align' in path.stem)
@@ -552,7 +552,7 @@ def test_what_learns_from_references_alone_on_row_b_is_the_identity_parts(name):
         ('ID_CodeFormer_style', 'weights/CodeFormer/codeformer.pth'),
     ],
 )
-def test_what_learns_from_a_recogniser_is_the_styling_path_place_by_place(name, before):
+def test_what_learns_from_a_recognizer_is_the_styling_path_place_by_place(name, before):
     opt = load_options(ROOT / 'options' / f'{name}.yml')
     check_options(opt)
     with torch.device('meta'):
@@ -611,7 +611,7 @@ def test_the_index_wants_embeddings_of_every_face(place, capsys):
 
 
 @pytest.mark.shared
-def test_a_real_recogniser_finds_the_people(shared, tmp_path):
+def test_a_real_recognizer_finds_the_people(shared, tmp_path):
     """Five faces of each of three people of multi_id, hats and profiles included: three groups and no other."""
     for person in ('lionel_messi', 'roger_federer', 'serena_williams'):
         for path in sorted((shared / 'data/multi_id' / person).iterdir())[:5]:

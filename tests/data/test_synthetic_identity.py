@@ -10,7 +10,7 @@ import skimage.data
 import torch
 from drawing import image
 from small import make_faces, stage_options
-from small_recogniser import save_tiny
+from small_recognizer import save_tiny
 from torch.utils.data import default_collate
 
 from basicsr.data import DataError, build_dataset
@@ -73,7 +73,7 @@ def test_tones_change_without_moving_anything():
 
 
 @pytest.mark.shared
-def test_a_recogniser_takes_inventions_for_others_and_photographs_for_the_same(shared):
+def test_a_recognizer_takes_inventions_for_others_and_photographs_for_the_same(shared):
     embedder = FaceEmbedder(shared / 'weights' / 'arcface_mbf512.onnx')
     files = sorted((shared / 'data' / 'faces192' / 'val').iterdir())[:24]
     faces = [imread(file).astype(np.float32) / 255 for file in files]
@@ -131,7 +131,7 @@ def test_tables_of_the_faces_as_they_lie_there_and_wrong_shares_are_errors(tmp_p
 
 def options(stage: int, root: Path, **train):
     """Of a stage that learns from invented people."""
-    section = {'weights': str(save_tiny(root / 'recogniser.pth'))}
+    section = {'weights': str(save_tiny(root / 'recognizer.pth'))}
     opt = stage_options(stage, root, **{'identity_reference': section, **train})
     opt['datasets']['train']['type'] = KINDS[stage - 2]
     opt['network_g'] |= {'type': 'IDCodeFormer', 'identity_dim': 16, 'identity_dropout': 0}
@@ -139,14 +139,14 @@ def options(stage: int, root: Path, **train):
 
 
 @pytest.mark.parametrize('stage', [2, 3])
-def test_a_step_is_told_what_the_recogniser_sees_in_the_references(stage, tmp_path):
+def test_a_step_is_told_what_the_recognizer_sees_in_the_references(stage, tmp_path):
     opt = options(stage, tmp_path)
     opt['datasets']['train']['references'] = 2
     check_options(opt)
     model = build_model(opt)
     faces = build_dataset(opt['datasets']['train'])
     batch = default_collate([faces[0], faces[1]])
-    embedder = FaceEmbedder(tmp_path / 'recogniser.pth')
+    embedder = FaceEmbedder(tmp_path / 'recognizer.pth')
     with torch.no_grad():
         for number in range(2):
             told = model.who(batch, 'in').vectors[:, number]
@@ -156,7 +156,7 @@ def test_a_step_is_told_what_the_recogniser_sees_in_the_references(stage, tmp_pa
     assert not [name for name in model.net_g.state_dict() if 'of_reference' in name]
 
 
-def test_photographs_without_a_recogniser_and_networks_that_do_not_ask_are_errors(tmp_path):
+def test_photographs_without_a_recognizer_and_networks_that_do_not_ask_are_errors(tmp_path):
     opt = options(2, tmp_path)
     batch = {'gt': image(2, 1, 64), 'in': image(2, 2, 64), 'reference': image(2, 3, 64)[:, None]}
     model = build_model({**opt, 'train': {**opt['train'], 'identity_reference': None}})
@@ -164,9 +164,9 @@ def test_photographs_without_a_recogniser_and_networks_that_do_not_ask_are_error
         model.who(batch, 'in')
     with pytest.raises(OptionError, match="train:identity_reference: 'weights' is missing"):
         build_model({**opt, 'train': {**opt['train'], 'identity_reference': {'weights': ''}}})
-    with pytest.raises(OptionError, match="network_g:recogniser is 'arcface_ir_se50', but train:identity_reference"):
-        build_model({**opt, 'network_g': {**opt['network_g'], 'recogniser': 'arcface_ir_se50'}})
-    build_model({**opt, 'network_g': {**opt['network_g'], 'recogniser': 'weights/recogniser.pth'}})
+    with pytest.raises(OptionError, match="network_g:recognizer is 'arcface_ir_se50', but train:identity_reference"):
+        build_model({**opt, 'network_g': {**opt['network_g'], 'recognizer': 'arcface_ir_se50'}})
+    build_model({**opt, 'network_g': {**opt['network_g'], 'recognizer': 'weights/recognizer.pth'}})
     plain = {key: value for key, value in opt['network_g'].items() if 'identity' not in key}
     with pytest.raises(OptionError, match='conditioned on identity'):
         build_model({**opt, 'network_g': {**plain, 'type': 'CodeFormer'}})

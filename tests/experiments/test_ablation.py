@@ -17,7 +17,7 @@ import pytest
 import torch
 import yaml
 from small import CODEFORMER, stage_options
-from small_recogniser import save_tiny, smooth_faces
+from small_recognizer import save_tiny, smooth_faces
 
 import basicsr.cli.train
 from basicsr.archs import build_network
@@ -67,7 +67,7 @@ def write_plan(here: Path, **changes: object) -> Path:
         'w': 0,
         'sets': {'people': {'lq': 'lq', 'gt': 'gt', 'ref': 'gt'}},
         'metrics': ['psnr', 'ids', 'niqe'],
-        'judge': {'recogniser': str(here / 'judge.pth'), 'weights': {'niqe': 'nowhere.npz'}},
+        'judge': {'recognizer': str(here / 'judge.pth'), 'weights': {'niqe': 'nowhere.npz'}},
         **changes,
     }
     (here / 'plan.yml').write_text(yaml.safe_dump(plan, sort_keys=False))
@@ -229,8 +229,8 @@ def conditioned(path: Path, dim: int = 16) -> Path:
 def job_of(here: Path, **changes: object) -> Job:
     given = {
         'label': 'x', 'checkpoint': str(here / 'net.pth'), 'folders': {'lq': 'lq', 'gt': 'gt', 'ref': 'gt'}, 'w': 0.5,
-        'adain': True, 'color_fix': False, 'references': 'own', 'search': 0, 'recogniser': str(here / 'judge.pth'),
-        'count': 2, 'vary': 0, 'metrics': ['psnr'], 'judge': {'recogniser': str(here / 'judge.pth'), 'weights': {}},
+        'adain': True, 'color_fix': False, 'references': 'own', 'search': 0, 'recognizer': str(here / 'judge.pth'),
+        'count': 2, 'vary': 0, 'metrics': ['psnr'], 'judge': {'recognizer': str(here / 'judge.pth'), 'weights': {}},
         'device': 'cpu', 'out': str(here / 'job'), **changes,
     }  # fmt: skip
     Job(**given).save(here / 'job.json')
@@ -325,15 +325,15 @@ def test_the_colours_of_the_input_are_kept_where_the_plan_says_so(here: Path, ca
 
 
 @pytest.mark.parametrize(
-    ('network', 'recogniser', 'message'),
+    ('network', 'recognizer', 'message'),
     [('plain', 'judge.pth', 'takes no references'), (64, 'judge.pth', 'takes embeddings of 64 numbers')],
 )
-def test_what_cannot_be_told(here: Path, network: str | int, recogniser: str, message: str) -> None:
+def test_what_cannot_be_told(here: Path, network: str | int, recognizer: str, message: str) -> None:
     if network == 'plain':
         save_atomic({'params_ema': build_network(CODEFORMER).state_dict()}, here / 'net.pth')
     else:
         conditioned(here / 'net.pth', int(network))
-    job_of(here, recogniser=str(here / recogniser))
+    job_of(here, recognizer=str(here / recognizer))
     with pytest.raises(PlanError, match=message):
         run_job(here / 'job.json')
     assert script.main(['--job', str(here / 'job.json')]) == 0
@@ -495,7 +495,7 @@ def test_the_plans_are_whole(path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
         ('rows:A:references=perhaps', "references: 'perhaps'"),
         ('rows:A:search=3', 'which needs references'),
         ('rows:A:vary=1', 'rows:A: vary is 0'),
-        ('rows:A:references=true', "references:recogniser is missing; row 'A'"),
+        ('rows:A:references=true', "references:recognizer is missing; row 'A'"),
         ('baseline=B', "no row 'B'"),
         ('baseline=[A, B]', "no row 'B'"),
         ('w=2', 'from 0 to 1'),
@@ -527,7 +527,7 @@ def test_rows_with_references_are_judged_where_there_are_some_and_shown_beside_o
     conditioned(here / 'net.pth')
     rows = {'input': {'pictures': 'lq'}, 'D': {'checkpoint': 'net.pth', 'references': True, 'vary': 0}}
     sets = {'people': {'lq': 'lq', 'gt': 'gt', 'ref': 'gt'}, 'strangers': {'lq': 'lq', 'gt': 'gt'}}
-    references = {'recogniser': str(here / 'judge.pth'), 'vary': 2}
+    references = {'recognizer': str(here / 'judge.pth'), 'vary': 2}
     write_plan(here, rows=rows, sets=sets, metrics=['psnr'], references=references)
     assert script.main(['--plan', 'plan.yml', '--out', 'out', '--device', 'cpu']) == 0
     assert not (here / 'out' / 'rows' / 'D_people_0_0' / 'varied').exists()

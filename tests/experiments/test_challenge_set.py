@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 from small_faces import ASTRONAUT_LANDMARKS, Found
-from small_recogniser import save_tiny, smooth_faces
+from small_recognizer import save_tiny, smooth_faces
 
 from basicsr.cli.data_pairs import make_pair, ranges_of
 from basicsr.faces.detection import Face
@@ -146,7 +146,7 @@ def run(people: Path, *more: object) -> int:
 
 def test_from_folder_to_manifest(people: Path, capsys: pytest.CaptureFixture) -> None:
     (people / 'hats.csv').write_text('file,reason\nb/2.png,hat; scarf\n')
-    assert run(people, '--recogniser', people / 'tiny.pth', '--unlike', 0, '--declared', people / 'hats.csv') == 0
+    assert run(people, '--recognizer', people / 'tiny.pth', '--unlike', 0, '--declared', people / 'hats.csv') == 0
     with (people / 'out' / 'manifest.csv').open() as file:
         rows = {row['file']: row for row in csv.DictReader(file)}
     assert {name: row['reasons'] for name, row in rows.items()} == {

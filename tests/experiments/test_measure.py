@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 from small_faces import aligned_face
-from small_recogniser import save_tiny
+from small_recognizer import save_tiny
 
 from basicsr.recognition.choose import embed_faces
 from basicsr.recognition.confidence import Calibration
@@ -63,7 +63,7 @@ def auto_options(root: Path) -> list[str]:
     folders = ['--pairs', str(root / 'pairs'), '--ref', str(root / 'people')]
     calibration = root / 'calibration.json'
     Calibration('tiny', sha256_of(weights), {'norm': 0.0}, 0.0, 'nothing').save(calibration)  # confidence 0.5
-    return [*folders, '--calibration', str(calibration), '--recogniser', weights, '--judge', weights]
+    return [*folders, '--calibration', str(calibration), '--recognizer', weights, '--judge', weights]
 
 
 def test_auto_is_measured_blind_and_told_of_others(faces, monkeypatch, capsys):

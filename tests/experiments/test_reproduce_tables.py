@@ -13,7 +13,7 @@ import pytest
 import torch
 from small import CODEFORMER, make_faces
 from small_faces import save_tiny_model
-from small_recogniser import randomise, save_tiny
+from small_recognizer import randomise, save_tiny
 
 from basicsr.archs import build_network
 from basicsr.cli.data_pairs import make_pairs, ranges_of
@@ -78,7 +78,7 @@ def row_of(rows: list[dict[str, str]], method: str, figures: str, protocol: str 
 
 def test_published_and_measured_stand_side_by_side(root: Path, capsys: pytest.CaptureFixture) -> None:
     weights = ('--weights', f'CodeFormer (baseline)={root / "a.pth"}', '--metrics', 'ssim,niqe', '-w', 0.8)
-    rows = run(root, 'id_codeformer_1', *weights, '--recogniser', root / 'judge.pth')
+    rows = run(root, 'id_codeformer_1', *weights, '--recognizer', root / 'judge.pth')
     published, ours = (row_of(rows, 'CodeFormer (baseline)', kind) for kind in ('published', 'in-house'))
     assert (published['lpips_vgg'], published['psnr'], published['ids']) == ('0.299', '22.18', '0.60')
     assert published['ssim'] == published['not_run'] == '' and published['pictures'] == 'not stated'
@@ -165,7 +165,7 @@ def test_pictures_of_other_methods_are_given(root: Path) -> None:
 def test_what_lfw_cannot_tell_is_told_by_a_set_of_its_own(root: Path) -> None:
     for path in make_faces(root / 'lfw', 2, 64).iterdir():
         imwrite(root / 'data' / 'lfw_test' / 'lq' / path.name, imread(path))
-    asked = ('--weights', f'CodeFormer={root / "a.pth"}', '--recogniser', root / 'judge.pth')
+    asked = ('--weights', f'CodeFormer={root / "a.pth"}', '--recognizer', root / 'judge.pth')
     rows = run(root, 'id_codeformer_lfw', *asked, '--synthetic_lfw', '--size', 64, '--metrics', 'ids_lq')
     real = row_of(rows, 'CodeFormer', 'in-house', 'lfw_test')
     assert real['psnr'] == real['ssim'] == real['lpips_vgg'] == real['ids'] == real['fid'] == ''
@@ -197,10 +197,10 @@ def people(root: Path) -> Path:
 
 
 def test_references_are_given_to_networks_that_take_them(people: Path) -> None:
-    weights = ('--weights', f'ID-CodeFormer D={people / "id.pth"}', '--recogniser', people / 'judge.pth')
+    weights = ('--weights', f'ID-CodeFormer D={people / "id.pth"}', '--recognizer', people / 'judge.pth')
     refused = row_of(run(people, 'ridfr_4', *weights), 'ID-CodeFormer D', 'in-house')
-    assert refused['code'] == '1' and 'failed: restoring with references needs a face recogniser' in refused['not_run']
-    told = ('--reference_recogniser', people / 'judge.pth')
+    assert refused['code'] == '1' and 'failed: restoring with references needs a face recognizer' in refused['not_run']
+    told = ('--reference_recognizer', people / 'judge.pth')
     ours = row_of(run(people, 'ridfr_4', *weights, *told), 'ID-CodeFormer D', 'in-house')
     assert float(ours['identity_variance']) > 1e-6 and 'references: 8 of 64 to 512 pixels' in ours['about']
     restored = sorted(path.relative_to(path.parents[1]).as_posix() for path in (people / 'out/restored').rglob('*.png'))
@@ -210,8 +210,8 @@ def test_references_are_given_to_networks_that_take_them(people: Path) -> None:
 
 
 def test_one_file_serves_the_rows_of_a_family(people: Path) -> None:
-    given = ('--weights', f'ID-CodeFormer={people / "id.pth"}', '--reference_recogniser', people / 'judge.pth')
-    rows = run(people, 'ridfr_2', *given, '--recogniser', people / 'judge.pth', '--metrics', 'psnr')
+    given = ('--weights', f'ID-CodeFormer={people / "id.pth"}', '--reference_recognizer', people / 'judge.pth')
+    rows = run(people, 'ridfr_2', *given, '--recognizer', people / 'judge.pth', '--metrics', 'psnr')
     measured = [row for row in rows if row['figures'] != 'published' and row['psnr']]
     assert [row['method'] for row in measured] == list(PLANS['ridfr_2'].ours)
     assert 'references: 1 of 64 pixels' in measured[0]['about'] and all(row['ids'] for row in measured)
@@ -232,7 +232,7 @@ def test_references_have_the_size_that_was_asked_for(
 
     monkeypatch.setattr('basicsr.inference.folder_restorer.embed_faces', embed)
     monkeypatch.setattr('basicsr.inference.folder_restorer.LARGEST', 96)
-    recipe = Recipe(people / 'id.pth', references=1, side=side, recogniser=str(people / 'judge.pth'), device='cpu')
+    recipe = Recipe(people / 'id.pth', references=1, side=side, recognizer=str(people / 'judge.pth'), device='cpu')
     inputs = {path.stem: path for path in sorted((people / 'people').rglob('*.png'))}
     assert not restore_folder(recipe, inputs, lambda name: [inputs[name]], people / 'x')
     assert len(seen) == 6 and all(least <= height == width <= most for height, width, _ in seen)

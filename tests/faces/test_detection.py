@@ -12,7 +12,7 @@ import torch
 from facexlib.detection.retinaface import RetinaFace
 from facexlib.detection.retinaface_utils import PriorBox, decode, decode_landm
 from small_faces import ASTRONAUT_LANDMARKS, GROUP_PHOTO, TRIALS, aligned_face, blurred_portrait, portrait, turned
-from small_recogniser import save_onnx
+from small_recognizer import save_onnx
 
 from basicsr.faces.anchors import decode as decode_rows
 from basicsr.faces.anchors import preprocess

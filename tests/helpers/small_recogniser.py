@@ -1,4 +1,4 @@
-"""Small recognisers with drawn weights, as files, and faces to look at."""
+"""Small recognizers with drawn weights, as files, and faces to look at."""
 
 from __future__ import annotations
 
@@ -87,7 +87,7 @@ def save_onnx(
     ]
     graph = helper.make_graph(
         nodes,
-        'recogniser',
+        'recognizer',
         [helper.make_tensor_value_info('pixels', TensorProto.FLOAT, [batch, 3, *size])],
         [helper.make_tensor_value_info('embedding', TensorProto.FLOAT, [batch, embedding])],
         [numpy_helper.from_array(value.numpy(), name) for name, value in weights.items()],

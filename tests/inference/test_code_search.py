@@ -10,7 +10,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from small_faces import aligned_face, portrait, save_tiny_model
-from small_recogniser import save_tiny
+from small_recognizer import save_tiny
 
 from basicsr.cli import restore as inference_codeformer
 from basicsr.inference import FaceRestorer
@@ -27,7 +27,7 @@ DIM = 16
 def here(tmp_path_factory) -> Path:
     root = tmp_path_factory.mktemp('search')
     save_tiny_model(root / 'net.pth')
-    save_tiny(root / 'recogniser.pth')
+    save_tiny(root / 'recognizer.pth')
     imwrite(root / 'in' / 'face.png', aligned_face(64))
     imwrite(root / 'me.png', portrait())
     return root
@@ -35,7 +35,7 @@ def here(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope='module')
 def embedder(here) -> FaceEmbedder:
-    return FaceEmbedder(here / 'recogniser.pth')
+    return FaceEmbedder(here / 'recognizer.pth')
 
 
 @pytest.fixture
@@ -111,7 +111,7 @@ def test_gradients_of_fp16_do_not_vanish(restorer, embedder):
         assert embedder(found)[0] @ target() > embedder(blind)[0] @ target() + 0.02
 
 
-def test_the_recogniser_never_sees_a_face_twice_at_one_place():
+def test_the_recognizer_never_sees_a_face_twice_at_one_place():
     """Else what is found deceives it, and looks like nobody."""
     face, shown = to_tensor(aligned_face(160))[None], []
 
@@ -150,7 +150,7 @@ def test_only_people_with_references_are_searched_for(embedder):
 def test_references_guide_a_network_that_cannot_be_told(here, tmp_path, capsys):
     def run(name: str, *flags: object) -> tuple[dict, str]:
         argv = ['-i', here / 'in', '-o', tmp_path / name, '--model', here / 'net.pth', '--device', 'cpu']
-        argv += ['--has_aligned', '--ref', here / 'me.png', '--recogniser', here / 'recogniser.pth', *flags]
+        argv += ['--has_aligned', '--ref', here / 'me.png', '--recognizer', here / 'recognizer.pth', *flags]
         assert inference_codeformer.main([str(value) for value in argv]) == 0
         return json.loads((tmp_path / name / 'summary.json').read_text()), capsys.readouterr().out
 

@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from safetensors.torch import save_file
 from small_faces import ASTRONAUT_LANDMARKS, TINY, Found, aligned_face, blurred_portrait, portrait, save_tiny_model
-from small_recogniser import save_tiny
+from small_recognizer import save_tiny
 
 from basicsr.archs import build_network
 from basicsr.cli import restore as inference_codeformer
@@ -27,7 +27,7 @@ from basicsr.inference.identity_meter import FAITHFUL, MARGIN, FaceIdentity, ave
 from basicsr.inference.image_restorer import FaceResult
 from basicsr.inference.people import LOW_CONFIDENCE, LOW_SHARE, THRESHOLD, People, Person, as_identity
 from basicsr.inference.references import BadReferenceError, ReferenceReader, gather
-from basicsr.recognition.choose import choose_recogniser, embed_faces
+from basicsr.recognition.choose import choose_recognizer, embed_faces
 from basicsr.recognition.confidence import Calibration, InputIdentity
 from basicsr.recognition.embedder import FaceEmbedder
 from basicsr.utils.checkpoint import CheckpointError, save_atomic
@@ -41,7 +41,7 @@ FACE = Face(np.array([120.0, 40, 300, 220]), 1.0, ASTRONAUT_LANDMARKS)
 
 
 class ByColour(torch.nn.Module):
-    """A stand-in for a recogniser: people differ in the colour of their faces."""
+    """A stand-in for a recognizer: people differ in the colour of their faces."""
 
     dim, name = 3, 'colours'
 
@@ -85,11 +85,11 @@ def of_colour(name: str, colour: np.ndarray) -> Person:
     return person(name, seen)
 
 
-def save_id_model(path: Path, recogniser: str | None = None, **options) -> Path:
+def save_id_model(path: Path, recognizer: str | None = None, **options) -> Path:
     """An IDCodeFormer of 64 pixels whose identity does something, as a training checkpoint or a released file."""
     torch.manual_seed(2)
     config = {**TINY, 'type': 'IDCodeFormer', 'identity_dim': DIM, **options}
-    config |= {'recogniser': recogniser} if recogniser else {}
+    config |= {'recognizer': recognizer} if recognizer else {}
     network = build_network(config)
     with torch.no_grad():
         for cross in network.id_layers:
@@ -106,11 +106,11 @@ def save_id_model(path: Path, recogniser: str | None = None, **options) -> Path:
 
 @pytest.fixture(scope='module')
 def files(tmp_path_factory) -> Path:
-    """`id.pth`, `plain.pth`, `recogniser.pth`, `me.png` and the face to restore, `in/face.png`."""
+    """`id.pth`, `plain.pth`, `recognizer.pth`, `me.png` and the face to restore, `in/face.png`."""
     root = tmp_path_factory.mktemp('files')
     save_id_model(root / 'id.pth')
     save_tiny_model(root / 'plain.pth')
-    save_tiny(root / 'recogniser.pth')
+    save_tiny(root / 'recognizer.pth')
     imwrite(root / 'me.png', portrait())
     imwrite(root / 'in' / 'face.png', aligned_face(64))
     return root
@@ -265,7 +265,7 @@ def assumed(cosine: float, confidence: float, threshold: float = 0.3, only: bool
     return found is not None
 
 
-def test_only_a_face_that_is_too_damaged_to_be_recognised_is_assumed_to_be_the_only_person():
+def test_only_a_face_that_is_too_damaged_to_be_recognized_is_assumed_to_be_the_only_person():
     below, above = LOW_CONFIDENCE - 0.01, LOW_CONFIDENCE + 0.01
     assert assumed(0.15, below) and not assumed(0.15, above) and not assumed(0.29, above)
     assert not assumed(0.3 * LOW_SHARE - 0.01, below) and assumed(0.3 * LOW_SHARE + 0.01, below)
@@ -322,7 +322,7 @@ def test_only_those_who_are_known_are_told_of(monkeypatch):
     guide = IdentityConditioner(ByColour(), People((ann,), 0.3, only=True), tells_people=True, id_scale=1.5)
     images = ImageRestorer(noting, guide=guide)
     crops = [tinted(aligned_face(64), colour) for colour in (GREEN, RED)]
-    done = images.restore_crops(images._recognise([[FaceResult(crop, None, None, 'restored') for crop in crops]]))
+    done = images.restore_crops(images._recognize([[FaceResult(crop, None, None, 'restored') for crop in crops]]))
     assert [face.person for face in done] == [None, ann]
     (told,) = noting.told
     assert told['id_scale'] == 1.5 and told['mask'].tolist() == [[0], [1]]
@@ -345,7 +345,7 @@ def test_a_stranger_alone_is_restored_blind_unless_too_damaged_to_tell(confidenc
     assert face.likeness.nearest_cosine > 0.4 if face.person is None else face.likeness.before < 0.98
     if confidence and confidence < LOW_CONFIDENCE:
         assert face.person.assumed and noting.told[0]['mask'].tolist() == [[1]]
-        assert 'too damaged to be recognised' in face.likeness.warning and 'taken for ann' in face.likeness.warning
+        assert 'too damaged to be recognized' in face.likeness.warning and 'taken for ann' in face.likeness.warning
     else:
         assert face.person is None and noting.told == [{}]
         assert f'cosine with ann, {face.likeness.nearest_cosine:.2f}, is below 0.98' in face.likeness.warning
@@ -479,7 +479,7 @@ def test_each_face_gets_the_weight_that_suits_it():
     assert red.w == red.likeness.w < 0.5 and np.array_equal(red.restored, tinted(sharp, RED))
     assert green.w == green.likeness.w == 0.5
     assert green.likeness.after > green.likeness.before + 0.5
-    with pytest.raises(ValueError, match='needs a face recogniser'):
+    with pytest.raises(ValueError, match='needs a face recognizer'):
         ImageRestorer(network, choose_w=True)
 
 
@@ -521,9 +521,9 @@ def frames_with(*rows: dict[int, np.ndarray]) -> list[dict[int, FaceResult]]:
 def test_a_track_keeps_who_it_is_and_is_measured_now_and_then():
     ann, bob = of_colour('ann', RED), of_colour('bob', GREEN)
     tracks = TrackIdentities(IdentityConditioner(ByColour(), People((ann, bob), 0.3)))
-    first = tracks.recognise(frames_with({0: RED}, {0: RED, 1: BLUE}))
+    first = tracks.recognize(frames_with({0: RED}, {0: RED, 1: BLUE}))
     assert [{t: f.person for t, f in row.items()} for row in first] == [{0: ann}, {0: ann, 1: None}]
-    later = tracks.recognise(frames_with(*[{0: GREEN, 1: BLUE, 2: RED}] * 9))
+    later = tracks.recognize(frames_with(*[{0: GREEN, 1: BLUE, 2: RED}] * 9))
     assert {(t, f.person) for row in later for t, f in row.items()} == {(0, ann), (1, None), (2, None)}
     measured = sum(row[0].seen is not None for row in [*first, *later])
     assert measured == -(-11 // MEASURE_EVERY)
@@ -532,10 +532,10 @@ def test_a_track_keeps_who_it_is_and_is_measured_now_and_then():
 def test_a_track_that_begins_blurred_is_asked_again_until_somebody_is_found():
     bob = of_colour('bob', GREEN)
     tracks = TrackIdentities(IdentityConditioner(ByColour(), People((bob,), 0.3)))
-    (first,) = tracks.recognise(frames_with({0: BLUE}))
+    (first,) = tracks.recognize(frames_with({0: BLUE}))
     assert first[0].person is None
     tracks.note({0: replace(first[0], likeness=compare(first[0].seen, first[0].seen, None, 0.5))})
-    later = [row[0].person for row in tracks.recognise(frames_with(*[{0: GREEN}] * 9, *[{0: BLUE}] * 9))]
+    later = [row[0].person for row in tracks.recognize(frames_with(*[{0: GREEN}] * 9, *[{0: BLUE}] * 9))]
     assert later == [None] * (MEASURE_EVERY - 1) + [bob] * (19 - MEASURE_EVERY)
     assert tracks.report() == []  # what was measured against the input says nothing of bob
 
@@ -561,38 +561,38 @@ def test_a_clip_is_restored_with_one_identity_a_track_and_reports_it(files, tmp_
         auto.restore_file(tmp_path / 'clip.mp4', tmp_path / 'auto.mp4')
 
 
-# Which recogniser, and which network
+# Which recognizer, and which network
 
 
-def test_the_recogniser_asked_for_comes_first_then_the_networks_then_what_is_there(tmp_path):
+def test_the_recognizer_asked_for_comes_first_then_the_networks_then_what_is_there(tmp_path):
     weights, named = tmp_path / 'weights', save_tiny(tmp_path / 'named.pth')
-    assert choose_recogniser(None, None, weights) is None
-    assert choose_recogniser(None, 'arcface_r18', weights) is None
+    assert choose_recognizer(None, None, weights) is None
+    assert choose_recognizer(None, 'arcface_r18', weights) is None
     save_tiny(weights / 'arcface' / 'arcface_r18.pth')
     save_tiny(weights / 'arcface' / 'arcface_r50.pth', seed=4)
     face = [aligned_face(64)]
 
     def same(found, path):
-        return torch.equal(embed_faces(found, face), embed_faces(choose_recogniser(str(path), None, weights), face))
+        return torch.equal(embed_faces(found, face), embed_faces(choose_recognizer(str(path), None, weights), face))
 
-    assert same(choose_recogniser(str(named), 'arcface_r50', weights), named)
-    assert same(choose_recogniser(None, 'arcface_r50', weights), weights / 'arcface' / 'arcface_r50.pth')
-    assert same(choose_recogniser(None, 'elsewhere/arcface_r50.pth', weights), weights / 'arcface' / 'arcface_r50.pth')
-    assert same(choose_recogniser(None, None, weights), weights / 'arcface' / 'arcface_r18.pth')
-    assert same(choose_recogniser(None, 'arcface_r100', weights), weights / 'arcface' / 'arcface_r18.pth')
+    assert same(choose_recognizer(str(named), 'arcface_r50', weights), named)
+    assert same(choose_recognizer(None, 'arcface_r50', weights), weights / 'arcface' / 'arcface_r50.pth')
+    assert same(choose_recognizer(None, 'elsewhere/arcface_r50.pth', weights), weights / 'arcface' / 'arcface_r50.pth')
+    assert same(choose_recognizer(None, None, weights), weights / 'arcface' / 'arcface_r18.pth')
+    assert same(choose_recognizer(None, 'arcface_r100', weights), weights / 'arcface' / 'arcface_r18.pth')
     with pytest.raises(
         CheckpointError,
-        match=r'^--ref needs a face recogniser, and none is in [^;:]* '
+        match=r'^--ref needs a face recognizer, and none is in [^;:]* '
         r'\(the network was trained with arcface_r100\): get one',
     ):
-        choose_recogniser(None, 'arcface_r100', tmp_path / 'empty', needed_by='--ref')
-    with pytest.raises(CheckpointError, match=r'-w auto needs a face recogniser, and none.*id-codeformer download'):
-        choose_recogniser(None, None, tmp_path / 'empty', needed_by='-w auto')
+        choose_recognizer(None, 'arcface_r100', tmp_path / 'empty', needed_by='--ref')
+    with pytest.raises(CheckpointError, match=r'-w auto needs a face recognizer, and none.*id-codeformer download'):
+        choose_recognizer(None, None, tmp_path / 'empty', needed_by='-w auto')
 
 
 @pytest.mark.parametrize('name', ['id.safetensors', 'id.pth'])
-def test_checkpoints_tell_the_network_and_its_recogniser(tmp_path, name):
-    restorer = FaceRestorer(save_id_model(tmp_path / name, recogniser='arcface_r18'), device='cpu')
+def test_checkpoints_tell_the_network_and_its_recognizer(tmp_path, name):
+    restorer = FaceRestorer(save_id_model(tmp_path / name, recognizer='arcface_r18'), device='cpu')
     assert restorer.takes_identity and restorer.told_by == ('arcface_r18', DIM)
     assert next(restorer.network.parameters()).dtype == torch.float32
     identity = F.normalize(torch.randn(1, DIM), dim=1)
@@ -618,11 +618,11 @@ def test_the_embedded_model_is_told_of_people_and_moves_towards_them(shared):
 
 
 def test_a_reference_reaches_network_summary_and_screen(run, files, tmp_path):
-    recogniser = ('--recogniser', files / 'recogniser.pth')
-    code, _, _, _ = run(*recogniser)
+    recognizer = ('--recognizer', files / 'recognizer.pth')
+    code, _, _, _ = run(*recognizer)
     assert code == 0
     blind = written_face(tmp_path)
-    code, summary, screen, _ = run('--ref', files / 'me.png', *recogniser)
+    code, summary, screen, _ = run('--ref', files / 'me.png', *recognizer)
     assert code == 0 and not np.array_equal(written_face(tmp_path), blind)
     (entry,) = summary['files'][0]['identity']
     fields = ('face', 'compared_with', 'person', 'before', 'after', 'w', 'warning', 'nearest', 'nearest_cosine')
@@ -633,15 +633,15 @@ def test_a_reference_reaches_network_summary_and_screen(run, files, tmp_path):
     (line,) = [line for line in screen.splitlines() if line.startswith('face.png') and 'reference' in line]
     assert line.split()[:6] == ['face.png', '0', 'reference', f'{entry["before"]:.2f}', f'{entry["after"]:.2f}', '0.8']
     told = written_face(tmp_path)
-    run('--ref', files / 'me.png', '--id_scale', 0, *recogniser)
+    run('--ref', files / 'me.png', '--id_scale', 0, *recognizer)
     assert not np.array_equal(written_face(tmp_path), told)
 
 
 def test_a_stranger_is_restored_blind_and_nobody_matched_is_said_with_the_best_cosine(run, files, tmp_path):
-    recogniser = ('--recogniser', files / 'recogniser.pth')
-    run(*recogniser)
+    recognizer = ('--recognizer', files / 'recognizer.pth')
+    run(*recognizer)
     blind = written_face(tmp_path)
-    code, summary, screen, errors = run('--ref', files / 'me.png', '--id_threshold', 0.9999, *recogniser)
+    code, summary, screen, errors = run('--ref', files / 'me.png', '--id_threshold', 0.9999, *recognizer)
     assert code == 0 and np.array_equal(written_face(tmp_path), blind)
     (entry,) = summary['files'][0]['identity']
     assert (entry['person'], entry['nearest']) == (None, 'reference')
@@ -649,25 +649,25 @@ def test_a_stranger_is_restored_blind_and_nobody_matched_is_said_with_the_best_c
     assert f'no face was taken for anybody of --ref; the best cosine is {cosine}, of face 0 of face.png' in errors
     insist = entry['warning'].split('insist with ')[1].split(';')[0].split()
     assert cosine in screen and insist[0] == '--id_threshold'
-    _, summary, _, errors = run('--ref', files / 'me.png', *insist, *recogniser)
+    _, summary, _, errors = run('--ref', files / 'me.png', *insist, *recognizer)
     assert summary['files'][0]['identity'][0]['person'] == 'reference' and 'no face was taken' not in errors
 
 
 def test_a_network_that_takes_no_identity_says_so_and_restores_as_before(run, files, tmp_path):
     code, summary, screen, _ = run(model='plain.pth')
-    assert code == 0 and summary['who'] == {'recogniser': None} and summary['files'][0]['identity'] == []
+    assert code == 0 and summary['who'] == {'recognizer': None} and summary['files'][0]['identity'] == []
     assert 'Identity is not measured' in screen and 'id-codeformer download arcface' in screen
     before = written_face(tmp_path)
-    flags = ('--ref', files / 'me.png', '--recogniser', files / 'recogniser.pth', '--id_search', 0)
+    flags = ('--ref', files / 'me.png', '--recognizer', files / 'recognizer.pth', '--id_search', 0)
     code, summary, screen, _ = run(*flags, model='plain.pth')
     assert code == 0 and np.array_equal(written_face(tmp_path), before)
     assert 'cannot be told who people are' in screen and summary['who']['network_is_told'] is False
     assert summary['files'][0]['identity'][0]['compared_with'] == 'reference'
 
 
-def test_a_network_is_not_told_what_another_recogniser_says_than_that_of_its_training(run, files, tmp_path):
-    save_id_model(files / 'of_r18.pth', recogniser='arcface_r18')
-    flags = ('--ref', files / 'me.png', '--id_search', 0, '--recogniser', files / 'recogniser.pth')
+def test_a_network_is_not_told_what_another_recognizer_says_than_that_of_its_training(run, files, tmp_path):
+    save_id_model(files / 'of_r18.pth', recognizer='arcface_r18')
+    flags = ('--ref', files / 'me.png', '--id_search', 0, '--recognizer', files / 'recognizer.pth')
     run(*flags[2:], model='of_r18.pth')
     blind = written_face(tmp_path)
     code, summary, _, errors = run(*flags, model='of_r18.pth')
@@ -677,12 +677,12 @@ def test_a_network_is_not_told_what_another_recogniser_says_than_that_of_its_tra
     code, _, _, errors = run('--identity', 'input', *flags[4:], model='of_r18.pth')
     assert code == 2 and 'trained with arcface_r18, and is not told what' in errors
     named = save_tiny(files / 'named' / 'arcface_r18.pth')
-    run(*flags[:4], '--recogniser', named, model='of_r18.pth')
+    run(*flags[:4], '--recognizer', named, model='of_r18.pth')
     assert not np.array_equal(written_face(tmp_path), blind)
 
 
 def test_without_reference_likeness_to_the_input_is_reported(run, files):
-    _, summary, screen, _ = run('--recogniser', files / 'recogniser.pth')
+    _, summary, screen, _ = run('--recognizer', files / 'recognizer.pth')
     (entry,) = summary['files'][0]['identity']
     assert (entry['compared_with'], entry['before'], entry['person']) == ('input', None, None)
     assert f'{entry["after"]:.2f}' in screen
@@ -690,10 +690,10 @@ def test_without_reference_likeness_to_the_input_is_reported(run, files):
 
 @pytest.mark.parametrize('told', [False, True])
 def test_auto_is_reported_for_each_face(run, files, tmp_path, told):
-    recogniser, calibration = files / 'recogniser.pth', tmp_path / 'calibration.json'
-    Calibration('tiny', sha256_of(recogniser), {'norm': 0.0}, -2.0, 'nothing').save(calibration)  # confidence 0.12
+    recognizer, calibration = files / 'recognizer.pth', tmp_path / 'calibration.json'
+    Calibration('tiny', sha256_of(recognizer), {'norm': 0.0}, -2.0, 'nothing').save(calibration)  # confidence 0.12
     flags = ('--ref', files / 'me.png', '--id_search', 0) if told else ('--calibration', calibration)
-    code, summary, screen, _ = run('-w', 'auto', '--recogniser', recogniser, *flags)
+    code, summary, screen, _ = run('-w', 'auto', '--recognizer', recognizer, *flags)
     (entry,) = summary['files'][0]['identity']
     assert code == 0 and summary['w'] == 'auto' and (entry['w'] in CANDIDATES if told else entry['w'] == 0.1)
     assert f' {entry["w"]:g}' in next(
@@ -703,7 +703,7 @@ def test_auto_is_reported_for_each_face(run, files, tmp_path, told):
 
 def test_whole_pictures_have_likeness_too(run, files, tmp_path):
     imwrite(files / 'photo' / 'photo.png', blurred_portrait())
-    flags = ('--ref', files / 'me.png', '--recogniser', files / 'recogniser.pth')
+    flags = ('--ref', files / 'me.png', '--recognizer', files / 'recognizer.pth')
     code, summary, _, errors = run(*flags, aligned=False, source='photo')
     assert code == 0 and [entry['face'] for entry in summary['files'][0]['identity']] == [0]
     imwrite(files / 'odd' / 'a.png', portrait())
@@ -714,19 +714,19 @@ def test_whole_pictures_have_likeness_too(run, files, tmp_path):
 
 
 def test_the_input_itself_is_told_when_that_is_asked_for(run, files, tmp_path, monkeypatch):
-    recogniser, calibration = files / 'recogniser.pth', tmp_path / 'calibration.json'
-    Calibration('tiny', sha256_of(recogniser), {'norm': 0.0}, 3.0, 'nothing').save(calibration)
-    assert run('--recogniser', recogniser)[0] == 0
+    recognizer, calibration = files / 'recognizer.pth', tmp_path / 'calibration.json'
+    Calibration('tiny', sha256_of(recognizer), {'norm': 0.0}, 3.0, 'nothing').save(calibration)
+    assert run('--recognizer', recognizer)[0] == 0
     blind = written_face(tmp_path)
-    code, summary, _, _ = run('--recogniser', recogniser, '--identity', 'input', '--calibration', calibration)
+    code, summary, _, _ = run('--recognizer', recognizer, '--identity', 'input', '--calibration', calibration)
     assert code == 0 and not np.array_equal(written_face(tmp_path), blind)
     assert summary['files'][0]['identity'][0]['compared_with'] == 'input'
     told = written_face(tmp_path)
     monkeypatch.setattr('basicsr.inference.build_conditioner.CALIBRATIONS', tmp_path)
-    assert run('--recogniser', recogniser, '--identity', 'input')[0] == 0
+    assert run('--recognizer', recognizer, '--identity', 'input')[0] == 0
     assert np.array_equal(written_face(tmp_path), told)
     Calibration('tiny', '0' * 64, {'norm': 0.0}, 3.0, 'nothing').save(calibration)
-    code, _, _, errors = run('--recogniser', recogniser, '--identity', 'input', '--calibration', calibration)
+    code, _, _, errors = run('--recognizer', recognizer, '--identity', 'input', '--calibration', calibration)
     assert code == 2 and 'other weights' in errors
 
 
@@ -735,9 +735,9 @@ def test_the_input_itself_is_told_when_that_is_asked_for(run, files, tmp_path, m
     [
         (('--ref', 'nowhere.png'), 'id.pth', 'nowhere.png: no such file or folder'),
         (('--ref', 'in'), 'id.pth', 'no reference can be used: '),
-        (('--ref', 'me.png', '--recogniser', 'none.pth'), 'id.pth', 'none.pth: no such file or recogniser'),
-        (('--ref', 'me.png', '--recogniser', ''), 'id.pth', '--ref needs a face recogniser, and none is in'),
-        (('-w', 'auto', '--recogniser', ''), 'plain.pth', '-w auto needs a face recogniser, and none is in'),
+        (('--ref', 'me.png', '--recognizer', 'none.pth'), 'id.pth', 'none.pth: no such file or recognizer'),
+        (('--ref', 'me.png', '--recognizer', ''), 'id.pth', '--ref needs a face recognizer, and none is in'),
+        (('-w', 'auto', '--recognizer', ''), 'plain.pth', '-w auto needs a face recognizer, and none is in'),
         (('-w', 'auto'), 'plain.pth', '-w auto without --ref: nothing in'),
         (('--identity', 'input'), 'plain.pth', 'cannot be told who the faces are'),
         (('--identity', 'input'), 'id.pth', 'id-codeformer recognizer calibrate'),
@@ -745,7 +745,7 @@ def test_the_input_itself_is_told_when_that_is_asked_for(run, files, tmp_path, m
 )
 def test_what_cannot_start_is_said_with_exit_code_2(run, files, flags, model, message, monkeypatch):
     monkeypatch.chdir(files)
-    flags = list(flags) if '--recogniser' in flags else [*flags, '--recogniser', 'recogniser.pth']
+    flags = list(flags) if '--recognizer' in flags else [*flags, '--recognizer', 'recognizer.pth']
     if flags[-1] == '':
         flags = flags[:-2]
     code, _, _, errors = run(*flags, model=model)
@@ -765,7 +765,7 @@ def test_flags_out_of_range_are_usage_errors(run, flag, value):
 
 @pytest.fixture
 def people(shared):
-    """References and other photographs of three people, and the recogniser."""
+    """References and other photographs of three people, and the recognizer."""
     folder = shared / 'data' / 'celebref512'
     return {sub.name: sorted(sub.iterdir()) for sub in sorted(folder.iterdir())[:3]}
 
@@ -828,7 +828,7 @@ def test_lone_faces_use_their_references_and_strangers_do_not(shared):
         rows = []
         for one in persons:
             guide = IdentityConditioner(embedder, People((one,), only=True), own, 128)
-            rows.append([guide.recognise([c], v[None], alone=True)[0] for c, v in zip(crops, vectors, strict=True)])
+            rows.append([guide.recognize([c], v[None], alone=True)[0] for c, v in zip(crops, vectors, strict=True)])
         found[severity] = np.array([[0 if f is None else 1 + f.assumed for f in row] for row in rows])
     for severity, share in {'small': 0.7, 'large': 0.4}.items():
         is_own = np.eye(len(persons), dtype=bool).repeat(2, axis=1)

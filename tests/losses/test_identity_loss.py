@@ -8,7 +8,7 @@ import pytest
 import torch
 import torch.distributed
 import torch.nn.functional as F
-from small_recogniser import save_onnx, save_tiny, smooth_faces
+from small_recognizer import save_onnx, save_tiny, smooth_faces
 from torch import Tensor, nn
 
 from basicsr.losses import IdentityLoss, build_loss
@@ -160,7 +160,7 @@ def test_the_loss_compiles_whole(loss: IdentityLoss, pair: tuple[Tensor, Tensor]
     torch.testing.assert_close(*gradients, rtol=1e-4, atol=1e-7)
 
 
-def test_the_recogniser_is_no_part_of_its_owner(loss: IdentityLoss) -> None:
+def test_the_recognizer_is_no_part_of_its_owner(loss: IdentityLoss) -> None:
     owner = nn.ModuleDict({'loss': loss, 'network': nn.Conv2d(3, 3, 1)}).train()
     assert set(owner.state_dict()) == {'network.weight', 'network.bias'}
     assert len(list(owner.parameters())) == 2
@@ -192,7 +192,7 @@ def test_distributed_training_sees_the_network_only(tmp_path: Path, loss: Identi
 # ---- faults
 
 
-def test_a_loss_without_a_recogniser_is_an_error(tmp_path: Path) -> None:
+def test_a_loss_without_a_recognizer_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match=r"give 'weights'.*arcface_r50"):
         build_loss({'type': 'IdentityLoss'})
     with pytest.raises(CheckpointError, match=r'nowhere\.pth: no such file'):
@@ -228,10 +228,10 @@ def test_targets_that_do_not_fit_are_errors(loss: IdentityLoss, pair: tuple[Tens
         ('mobilefacenet_casia128.pth', 'arcface_mbf512.onnx'),
     ],
 )
-def test_pixels_that_follow_the_loss_become_the_person_for_another_recogniser(
+def test_pixels_that_follow_the_loss_become_the_person_for_another_recognizer(
     shared: Path, teacher: str, judge: str
 ) -> None:
-    """One face's pixels are optimised towards another person: the loss vanishes, and a second recogniser agrees."""
+    """One face's pixels are optimised towards another person: the loss vanishes, and a second recognizer agrees."""
     folders = sorted((shared / 'data/celebref512').iterdir())
     start, target = (
         F.interpolate(to_tensor(imread(scan_images(folder)[0]))[None], size=(128, 128), mode='area')

@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from backbones import backbone_state
 from drawing import image
-from small_recogniser import save_tiny, smooth_faces
+from small_recognizer import save_tiny, smooth_faces
 from torch import nn
 
 from basicsr.faces.geometry import ffhq_template
@@ -144,7 +144,7 @@ def test_at_day_0_the_pull_alone_moves_the_face(vgg):
 
 
 def test_identity_triplet_in_closed_form(vgg, tmp_path):
-    path = save_tiny(tmp_path / 'recogniser.pth')
+    path = save_tiny(tmp_path / 'recognizer.pth')
     loss = DeepMetricLoss(weights=vgg, id_recognizer=path, id_weight=3.0, id_margin=0.4, loss_weight=0.5)
     output, gt, generated = smooth_faces(3, 64).split(1)
     terms = loss(output, gt, gt, generated, gt)

@@ -21,7 +21,7 @@ import scipy.linalg
 import skimage.data
 import torch
 import torchvision
-from small_recogniser import randomise, save_tiny, smooth_faces
+from small_recognizer import randomise, save_tiny, smooth_faces
 from torch import nn
 
 from basicsr.archs.inception_arch import _A, FIDInception, _Last
@@ -302,7 +302,7 @@ def folders(tmp_path: Path) -> Path:
 
 
 def run(folders: Path, *arguments: object, metrics: str = 'psnr,ssim,ids') -> int:
-    given = ['--gt', folders / 'gt', '--recogniser', folders / 'tiny.pth', '--out', folders / 'out', '--device', 'cpu']
+    given = ['--gt', folders / 'gt', '--recognizer', folders / 'tiny.pth', '--out', folders / 'out', '--device', 'cpu']
     if '--restored' not in arguments:
         given += ['--restored', folders / 'good']
     return script.main([*map(str, given), '--metrics', metrics, *map(str, arguments)])
@@ -613,7 +613,7 @@ def test_identity_variance_of_a_folder(folders: Path) -> None:
     faces = smooth_faces(5, 112, seed=9)
     for number, name in enumerate(['p/one__a', 'p/one__b', 'p/two__a', 'p/two__b', 'q/one__a']):
         imwrite(folders / 'multi' / f'{name}.png', to_image(faces[number]))
-    settings = Settings(recogniser=str(folders / 'tiny.pth'))
+    settings = Settings(recognizer=str(folders / 'tiny.pth'))
     metrics = ['ids', 'identity_variance']
     done = evaluate([folders / 'multi', folders / 'good'], {'gt': folders / 'gt'}, metrics, settings)
     embedder = FaceEmbedder(folders / 'tiny.pth')
@@ -780,7 +780,7 @@ def test_figures_of_real_faces_equal_independent_code(shared: Path, tmp_path: Pa
         imwrite(tmp_path / 'out' / f'{path.stem}.png', cv2.GaussianBlur(image, (0, 0), 2))
     weights = shared / 'weights'
     settings = Settings(
-        recogniser=str(weights / 'arcface_mbf512.onnx'), weights={'feature': str(weights / 'vgg16_features_fp16.pth')}
+        recognizer=str(weights / 'arcface_mbf512.onnx'), weights={'feature': str(weights / 'vgg16_features_fp16.pth')}
     )
     done = evaluate([tmp_path / 'out'], {'gt': tmp_path / 'gt'}, ['psnr', 'feature', 'ids'], settings).runs[0]
     state = torch.load(weights / 'vgg16_features_fp16.pth', weights_only=True)

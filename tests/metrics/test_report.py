@@ -15,7 +15,7 @@ import numpy as np
 import onnxruntime
 import pytest
 from scipy.ndimage import gaussian_filter
-from small_recogniser import save_tiny, smooth_faces
+from small_recognizer import save_tiny, smooth_faces
 
 from basicsr.metrics.builders import Settings
 from basicsr.metrics.charts import boxes, histogram, scatter, standalone
@@ -60,7 +60,7 @@ def folders(tmp_path: Path) -> Path:
 
 def test_the_report_in_a_browser(browser: str, folders: Path) -> None:
     restored = [folders / 'good', folders / 'bad']
-    settings = Settings(recogniser=str(folders / 'tiny.pth'))
+    settings = Settings(recognizer=str(folders / 'tiny.pth'))
     write_report(folders, evaluate(restored, {'gt': folders / 'gt'}, ['psnr', 'ids'], settings))
     page = (folders / 'report.html').read_text(encoding='utf-8')
     (folders / 'asked.html').write_text(page.replace('</body>', f'{ASK}</body>'), encoding='utf-8')
@@ -161,7 +161,7 @@ def test_figures_of_real_folders_equal_other_code(source: str, side: int, shared
         imwrite(tmp_path / 'out' / f'{path.stem}.png', worse)
     weights = shared / 'weights' / 'arcface_mbf512.onnx'
     session = onnxruntime.InferenceSession(str(weights), providers=['CPUExecutionProvider'])
-    settings = Settings(recogniser=str(weights))
+    settings = Settings(recognizer=str(weights))
     run = evaluate([tmp_path / 'out'], {'gt': tmp_path / 'gt'}, ['psnr', 'ssim', 'ids'], settings).runs[0]
     assert len(run.scores) == 3 and not run.problems
     for name, scores in run.scores.items():

@@ -7,7 +7,7 @@ import gc
 import pytest
 import torch
 from small import batch_of, stage_options
-from small_recogniser import save_tiny
+from small_recognizer import save_tiny
 
 from basicsr.models import build_model
 from basicsr.models.identity_term import part_of, restrict
@@ -20,9 +20,9 @@ REAL = {'mbf512': 'arcface_mbf512.onnx', 'casia128': 'mobilefacenet_casia128.pth
 
 
 @pytest.fixture(params=['random', *(pytest.param(name, marks=pytest.mark.shared) for name in REAL)])
-def recogniser(request, tmp_path):
+def recognizer(request, tmp_path):
     if request.param == 'random':
-        return save_tiny(tmp_path / 'recogniser.pth')
+        return save_tiny(tmp_path / 'recognizer.pth')
     return request.getfixturevalue('shared') / 'weights' / REAL[request.param]
 
 
@@ -48,8 +48,8 @@ def identity_gradients(model, batch):
 
 
 @pytest.mark.parametrize('stage', [2, 3])
-def test_identity_alone_reaches_encoder_transformer_and_fusion_and_nothing_frozen(stage, tmp_path, recogniser):
-    model = build_model(options(stage, tmp_path, recogniser))
+def test_identity_alone_reaches_encoder_transformer_and_fusion_and_nothing_frozen(stage, tmp_path, recognizer):
+    model = build_model(options(stage, tmp_path, recognizer))
     term, norms = identity_gradients(model, batch_of(model.opt))
     assert term.item() > 0
     for part in ('encoder', 'feat_emb', 'ft_layers', 'position_emb', 'idx_pred_layer'):
@@ -74,7 +74,7 @@ def test_the_soft_look_up_has_the_hard_value_bit_for_bit_and_the_gradient_of_the
 
 @pytest.mark.parametrize('reach', [['transformer'], ['encoder'], ['cft'], ['encoder', 'cft']])
 def test_reach_keeps_the_gradient_within_the_parts_named_and_leaves_it_as_it_is_there(reach, tmp_path):
-    weights = save_tiny(tmp_path / 'recogniser.pth')
+    weights = save_tiny(tmp_path / 'recognizer.pth')
     gradients, values = [], []
     for chosen in (reach, ['encoder', 'transformer', 'cft']):
         model = build_model(options(3, tmp_path, weights, grad_to=chosen))
@@ -91,7 +91,7 @@ def test_reach_keeps_the_gradient_within_the_parts_named_and_leaves_it_as_it_is_
 
 @pytest.mark.parametrize('grad_through_skips', [False, True])
 def test_the_fused_features_lead_to_the_encoder_only_where_the_options_say_so(grad_through_skips, tmp_path):
-    opt = options(3, tmp_path, save_tiny(tmp_path / 'recogniser.pth'), grad_through_skips=grad_through_skips)
+    opt = options(3, tmp_path, save_tiny(tmp_path / 'recognizer.pth'), grad_through_skips=grad_through_skips)
     model = build_model(opt)
     batch = batch_of(opt)
     prediction = model.predict(batch['in'], model.net_g.connect_list, None)
@@ -115,7 +115,7 @@ def test_restrict_gives_the_value_and_gradients_of_the_loss_at_the_parameters_na
 
 
 def test_an_fp16_overflow_of_a_restricted_term_leaves_out_the_step_and_the_run_goes_on(tmp_path):
-    model = build_model(options(2, tmp_path, save_tiny(tmp_path / 'recogniser.pth'), grad_to=['transformer']))
+    model = build_model(options(2, tmp_path, save_tiny(tmp_path / 'recognizer.pth'), grad_to=['transformer']))
     model.scaler = torch.amp.GradScaler('cpu', init_scale=2.0**127)
     before = {name: value.clone() for name, value in model.net_g.state_dict().items()}
     model.optimize_parameters([batch_of(model.opt)], 1)
@@ -125,7 +125,7 @@ def test_an_fp16_overflow_of_a_restricted_term_leaves_out_the_step_and_the_run_g
 
 @pytest.mark.parametrize('stage', [2, 3])
 def test_a_step_with_identity_logs_its_parts_and_moves_what_a_step_without_does_not(stage, tmp_path):
-    weights = save_tiny(tmp_path / 'recogniser.pth')
+    weights = save_tiny(tmp_path / 'recognizer.pth')
     model = build_model(options(stage, tmp_path, weights, loss_weight=1.0, sub_batch=1))
     batch = batch_of(model.opt)
     model.optimize_parameters([batch], 1)
@@ -143,7 +143,7 @@ def test_a_step_with_identity_logs_its_parts_and_moves_what_a_step_without_does_
 
 def test_the_share_is_that_of_the_gradient_at_the_logits(tmp_path):
     """With the code losses all but off, the identity term has all of the gradient; restricted or not."""
-    weights = save_tiny(tmp_path / 'recogniser.pth')
+    weights = save_tiny(tmp_path / 'recognizer.pth')
     for reach in (['encoder', 'transformer', 'cft'], ['transformer']):
         small = {'feat_loss_weight': 1e-9, 'entropy_loss_weight': 1e-9}
         model = build_model(options(2, tmp_path, weights, small.items(), loss_weight=1.0, grad_to=reach))
@@ -152,7 +152,7 @@ def test_the_share_is_that_of_the_gradient_at_the_logits(tmp_path):
 
 
 def test_identity_falls_when_it_is_trained_alone(tmp_path):
-    weights = save_tiny(tmp_path / 'recogniser.pth')
+    weights = save_tiny(tmp_path / 'recognizer.pth')
     off = {'feat_loss_weight': 1e-9, 'entropy_loss_weight': 1e-9}
     model = build_model(options(2, tmp_path, weights, off.items(), loss_weight=1.0))
     batch = batch_of(model.opt)
@@ -172,7 +172,7 @@ def tensors_with_a_graph() -> int:
 @pytest.mark.parametrize('reach', [['encoder', 'transformer', 'cft'], ['transformer']])
 def test_an_iteration_leaves_nothing_of_its_graph(reach, tmp_path):
     """A hook that held what it hangs on kept every iteration's logits, until the memory was full."""
-    model = build_model(options(2, tmp_path, save_tiny(tmp_path / 'recogniser.pth'), grad_to=reach))
+    model = build_model(options(2, tmp_path, save_tiny(tmp_path / 'recognizer.pth'), grad_to=reach))
     batch = batch_of(model.opt)
     before = tensors_with_a_graph()
     for iteration in (1, 2):
@@ -181,7 +181,7 @@ def test_an_iteration_leaves_nothing_of_its_graph(reach, tmp_path):
 
 
 def test_every_start_iter_and_sub_batch(tmp_path):
-    weights = save_tiny(tmp_path / 'recogniser.pth')
+    weights = save_tiny(tmp_path / 'recognizer.pth')
     model = build_model(options(2, tmp_path, weights, every=2, start_iter=2, sub_batch=1))
     batch = batch_of(model.opt)
     decoded = []
@@ -203,7 +203,7 @@ def test_no_image_is_decoded_without_an_identity_loss(tmp_path):
 
 
 def test_accumulated_and_bf16_iterations_have_the_term_too(tmp_path):
-    weights = save_tiny(tmp_path / 'recogniser.pth')
+    weights = save_tiny(tmp_path / 'recognizer.pth')
     exact = build_model(options(2, tmp_path, weights))
     batch = batch_of(exact.opt)
     exact.optimize_parameters([batch], 1)
@@ -216,7 +216,7 @@ def test_accumulated_and_bf16_iterations_have_the_term_too(tmp_path):
 
 
 def test_stage1_takes_an_identity_loss_on_its_reconstructions(tmp_path):
-    weights = save_tiny(tmp_path / 'recogniser.pth')
+    weights = save_tiny(tmp_path / 'recognizer.pth')
     model = build_model(options(1, tmp_path, weights, {'net_d_start_iter': 9}.items(), every=2))
     batch = batch_of(model.opt)
     model.optimize_parameters([batch], 1)
@@ -226,7 +226,7 @@ def test_stage1_takes_an_identity_loss_on_its_reconstructions(tmp_path):
 
 
 def test_the_seeds_stage_trains_image_and_code_losses_together(tmp_path):
-    weights = save_tiny(tmp_path / 'recogniser.pth')
+    weights = save_tiny(tmp_path / 'recognizer.pth')
     opt = options(3, tmp_path, weights, {'fidelity_weight': 0.7, 'curriculum': None}.items())
     opt = {**opt, 'model_type': 'CodeFormerModel'}
     opt['datasets']['train']['type'] = 'FFHQBlindDataset'
@@ -249,7 +249,7 @@ def test_the_seeds_stage_trains_image_and_code_losses_together(tmp_path):
     ],
 )
 def test_mistakes_are_errors(change, words, tmp_path):
-    opt = options(2, tmp_path, **{'weights': save_tiny(tmp_path / 'recogniser.pth'), **change})
+    opt = options(2, tmp_path, **{'weights': save_tiny(tmp_path / 'recognizer.pth'), **change})
     with pytest.raises((OptionError, ValueError), match=words):
         check_options(opt)
         build_model(opt)
@@ -257,7 +257,7 @@ def test_mistakes_are_errors(change, words, tmp_path):
 
 def conditioned(stage, root, references, train=()):
     """Options and a batch of a stage with an IDCodeFormer, whose new outputs are not zero, and drawn references."""
-    opt = options(stage, root, save_tiny(root / 'recogniser.pth'), train, sub_batch=1)
+    opt = options(stage, root, save_tiny(root / 'recognizer.pth'), train, sub_batch=1)
     opt['network_g'] |= {'type': 'IDCodeFormer', 'identity_dim': 16, 'identity_dropout': 0.0}
     model = build_model(opt)
     with torch.no_grad():

@@ -1,11 +1,11 @@
-"""What the styling path is taught: the gradient of a recogniser, and nothing that any other term says."""
+"""What the styling path is taught: the gradient of a recognizer, and nothing that any other term says."""
 
 from __future__ import annotations
 
 import pytest
 import torch
 from small import batch_of, stage_options
-from small_recogniser import save_tiny
+from small_recognizer import save_tiny
 from torch import nn
 
 from basicsr.models import build_model
@@ -13,8 +13,8 @@ from basicsr.utils.options import OptionError
 
 
 def taught(root, stage=3, grid=4, lesson=(), **train):
-    """Options of a stage with an IDCodeFormer that learns of a small recogniser."""
-    section = {'weights': str(save_tiny(root / 'recogniser.pth')), **dict(lesson)}
+    """Options of a stage with an IDCodeFormer that learns of a small recognizer."""
+    section = {'weights': str(save_tiny(root / 'recognizer.pth')), **dict(lesson)}
     opt = stage_options(stage, root, style_opt=section, **train)
     opt['network_g'] |= {'type': 'IDCodeFormer', 'identity_dim': 16, 'identity_dropout': 0.0, 'style_grid': grid}
     return opt

@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from conftest import ROOT
 from small import CODEFORMER, batch_of, make_faces, stage_options
-from small_recogniser import save_tiny, smooth_faces
+from small_recognizer import save_tiny, smooth_faces
 
 from basicsr.cli import recognizer_calibrate as calibrate_confidence
 from basicsr.cli.recognizer_calibrate import Sample, curve, damaged, fit, predict, quality, ranges_at
@@ -34,7 +34,7 @@ SHIPPED = ROOT / 'options/confidence/arcface_mbf512.json'
 
 @pytest.fixture(scope='module')
 def weights(tmp_path_factory):
-    return save_tiny(tmp_path_factory.mktemp('recogniser') / 'recogniser.pth')
+    return save_tiny(tmp_path_factory.mktemp('recognizer') / 'recognizer.pth')
 
 
 @pytest.fixture(scope='module')
@@ -45,7 +45,7 @@ def embedder(weights):
 def calibrated(folder, embedder, **changes):
     """A calibration of `embedder`, as a file."""
     values = {'weights': {'norm': 0.5, 'sharpness': 1.0}, 'bias': 0.2, 'fitted_on': 'nothing', **changes}
-    Calibration(**{'recogniser': 'tiny', 'recogniser_sum': sha256_of(embedder.path), **values}).save(folder / 'c.json')
+    Calibration(**{'recognizer': 'tiny', 'recognizer_sum': sha256_of(embedder.path), **values}).save(folder / 'c.json')
     return folder / 'c.json'
 
 
@@ -126,12 +126,12 @@ def test_a_file_that_is_no_calibration_says_so_and_how_to_make_one(change, messa
     assert str(file) in str(caught.value) and 'id-codeformer recognizer calibrate' in str(caught.value)
 
 
-def test_a_calibration_of_another_recogniser_is_an_error(tmp_path, embedder):
+def test_a_calibration_of_another_recognizer_is_an_error(tmp_path, embedder):
     other = FaceEmbedder(save_tiny(tmp_path / 'other.pth', seed=4))
     file = calibrated(tmp_path, embedder)
     InputIdentity(embedder, file)
     with pytest.raises(
-        CheckpointError, match=r"for the recogniser 'tiny'.*other\.pth.*id-codeformer recognizer calibrate"
+        CheckpointError, match=r"for the recognizer 'tiny'.*other\.pth.*id-codeformer recognizer calibrate"
     ):
         InputIdentity(other, file)
 
@@ -151,7 +151,7 @@ def test_input_identity_gives_unit_vectors_and_confidence_without_gradient(tmp_p
 
 def test_the_shipped_calibration_can_be_read_and_rises():
     calibration = Calibration.read(SHIPPED)
-    assert calibration.recogniser == SHIPPED.stem and len(calibration.recogniser_sum) == 64
+    assert calibration.recognizer == SHIPPED.stem and len(calibration.recognizer_sum) == 64
     low, middle, high = calibration(torch.tensor([[2.0, -1.5], [3.1, -0.8], [4.2, 0.0]]))
     assert low < middle < high
 
@@ -240,7 +240,7 @@ def test_the_script_makes_a_file_that_works_and_shows_its_curve(tmp_path, embedd
     rows = list(csv.DictReader((output.parent / 'mine.csv').open()))
     assert sum(int(row['faces']) for row in rows) == 6
     choices = list(csv.DictReader((output.parent / 'mine_features.csv').open()))
-    assert len(choices) == 15 and {row['recogniser_runs'] for row in choices} == {'1', '2', '3'}
+    assert len(choices) == 15 and {row['recognizer_runs'] for row in choices} == {'1', '2', '3'}
     assert (output.parent / 'mine.png').is_file()
     before = output.read_bytes()
     assert run_script(tmp_path, weights)[0] == 0 and output.read_bytes() == before
@@ -282,9 +282,9 @@ def test_a_step_of_training_is_told_what_the_low_quality_faces_say(stage, tmp_pa
     model.optimize_parameters([batch], 1)
     outs = [layer.out.weight for layer in model.net_g.id_layers]
     assert all(out.any() for out in outs), 'the output of the cross-attention starts at zero and must have learnt'
-    recogniser = model.source.of_input.embedder.network
-    assert all(torch.equal(value, before[name]) for name, value in recogniser.state_dict().items())
-    assert all(parameter.grad is None for parameter in recogniser.parameters())
+    recognizer = model.source.of_input.embedder.network
+    assert all(torch.equal(value, before[name]) for name, value in recognizer.state_dict().items())
+    assert all(parameter.grad is None for parameter in recognizer.parameters())
     assert not [name for name in model.net_g.state_dict() if 'embedder' in name]
 
 

@@ -1,4 +1,4 @@
-"""Face recognisers: told by their files, exact crops, ONNX graphs that learn nothing new, and frozen."""
+"""Face recognizers: told by their files, exact crops, ONNX graphs that learn nothing new, and frozen."""
 
 from __future__ import annotations
 
@@ -16,18 +16,18 @@ import pytest
 import torch
 import torch.nn.functional as F
 from safetensors.torch import save_file
-from small_recogniser import TINY, randomise, save_onnx, save_tiny, smooth_faces
+from small_recognizer import TINY, randomise, save_onnx, save_tiny, smooth_faces
 from torch import Tensor, nn
 
 from basicsr.archs import build_network
 from basicsr.faces.geometry import apply_affine, invert_affine, similarity_transform
-from basicsr.recognition.embedder import GREY, ORIGIN_UNKNOWN, FaceEmbedder, load_recogniser
+from basicsr.recognition.embedder import GREY, ORIGIN_UNKNOWN, FaceEmbedder, load_recognizer
 from basicsr.recognition.face_crop import FaceCrop
-from basicsr.recognition.files import find_recogniser
+from basicsr.recognition.files import find_recognizer
 from basicsr.recognition.iresnet import IResNet
 from basicsr.recognition.mobilefacenet import MobileFaceNet
 from basicsr.recognition.onnx_network import onnx_network, read_onnx
-from basicsr.recognition.registry import RECOGNISERS
+from basicsr.recognition.registry import RECOGNIZERS
 from basicsr.recognition.resnet_arcface import ResNetArcFace
 from basicsr.utils.checkpoint import CheckpointError, save_atomic
 from basicsr.utils.image import imwrite, to_image
@@ -79,7 +79,7 @@ def test_iresnet_keys_are_those_of_arcface_torch() -> None:
 def test_an_iresnet_computes_the_published_blocks(tiny: Path) -> None:
     """The same sum written out from the state dict: pre-norm, two convolutions of which the second shrinks, no ReLU."""
     state = torch.load(tiny, weights_only=True)
-    network = load_recogniser(tiny)[1].eval()
+    network = load_recognizer(tiny)[1].eval()
 
     def norm(x: Tensor, name: str) -> Tensor:
         mean, var, weight, bias = (state[f'{name}.{key}'] for key in ('running_mean', 'running_var', 'weight', 'bias'))
@@ -133,8 +133,8 @@ def test_facexlib_s_networks_are_told_by_their_keys(tmp_path: Path) -> None:
         {key: torch.zeros(value.shape).half() for key, value in network.state_dict().items()},
         tmp_path / 'se.safetensors',
     )
-    entry, loaded = load_recogniser(tmp_path / 'se.safetensors')
-    other = replace(RECOGNISERS['arcface_ir_se50'], **ORIGIN_UNKNOWN)  # not the released file, by its sum
+    entry, loaded = load_recognizer(tmp_path / 'se.safetensors')
+    other = replace(RECOGNIZERS['arcface_ir_se50'], **ORIGIN_UNKNOWN)  # not the released file, by its sum
     assert (entry, type(loaded)) == (other, Backbone)
     assert all(p.dtype == torch.float32 and p.device.type == 'cpu' for p in loaded.parameters())
 
@@ -154,14 +154,14 @@ def test_both_forms_of_mobilefacenet_are_told_by_their_last_kernel(tmp_path: Pat
     embedder = FaceEmbedder(tmp_path / '068.ckpt')
     expected = 'mobilefacenet_casia128' if size == (112, 96) else 'mobilefacenet_112x112'
     assert embedder.name == f'{expected} (068.ckpt)'
-    assert embedder.recogniser.training_set == 'not known'  # another file than the one that is known
-    assert embedder.recogniser.url is None
+    assert embedder.recognizer.training_set == 'not known'  # another file than the one that is known
+    assert embedder.recognizer.url is None
     assert embedder.preprocess(smooth_faces()).shape == (2, 3, *size)
     assert embedder(smooth_faces()).shape == (2, embedder.dim)
 
 
 def test_iresnets_of_every_size_are_read_off_their_keys(tmp_path: Path, tiny: Path) -> None:
-    entry, network = load_recogniser(tiny)
+    entry, network = load_recognizer(tiny)
     assert (entry.name, entry.embedding, entry.training_set) == ('arcface_r10', 16, 'not known')
     assert IResNet.sizes(network.state_dict()) == TINY
     deep = randomise(IResNet((3, 4, 14, 3), (2, 2, 2, 2), 8))
@@ -174,7 +174,7 @@ def test_another_network_than_expected_is_an_error_that_names_both(tiny: Path) -
         CheckpointError, match=r'tiny\.pth: found arcface_r10, .*16 numbers; expected arcface_resnet18_grey'
     ):
         FaceEmbedder(tiny, arch='arcface_resnet18_grey')
-    with pytest.raises(CheckpointError, match=r"unknown recogniser 'arcface_r5'.*arcface_r50"):
+    with pytest.raises(CheckpointError, match=r"unknown recognizer 'arcface_r5'.*arcface_r50"):
         FaceEmbedder(tiny, arch='arcface_r5')
 
 
@@ -183,7 +183,7 @@ def test_foreign_incomplete_and_damaged_files_are_errors(tmp_path: Path, tiny: P
     cases = {
         'foreign.pth': (
             {'encoder.weight': torch.ones(2)},
-            r'no face recogniser.*encoder\.weight.*expected such as layer1',
+            r'no face recognizer.*encoder\.weight.*expected such as layer1',
         ),
         'short.pth': ({k: v for k, v in state.items() if k != 'layer3.0.bn2.weight'}, r'1 missing \(layer3\.0\.bn2'),
         'layerless.pth': ({k: v for k, v in state.items() if 'layer3' not in k}, r'layerless\.pth.*layer3\.0\.conv1'),
@@ -201,10 +201,10 @@ def test_foreign_incomplete_and_damaged_files_are_errors(tmp_path: Path, tiny: P
 # ---- finding files
 
 
-@pytest.mark.parametrize('name', RECOGNISERS)
-def test_a_missing_recogniser_says_where_to_get_it(name: str, home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize('name', RECOGNIZERS)
+def test_a_missing_recognizer_says_where_to_get_it(name: str, home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv('CODEFORMER_WEIGHTS', str(home / 'weights'))
-    entry = RECOGNISERS[name]
+    entry = RECOGNIZERS[name]
     with pytest.raises(CheckpointError, match='no such file') as error:
         FaceEmbedder(name)
     assert str(home) in str(error.value)
@@ -224,10 +224,10 @@ def test_a_name_of_the_table_finds_its_file(home: Path, monkeypatch: pytest.Monk
     monkeypatch.setenv('CODEFORMER_WEIGHTS', str(home))
     (home / 'arcface').mkdir()
     path = save_onnx(home / 'arcface/arcface_mbf512.onnx')
-    assert find_recogniser('arcface_mbf512') == path
+    assert find_recognizer('arcface_mbf512') == path
 
 
-def test_the_recogniser_of_an_insightface_pack_is_told_by_its_graph(home: Path) -> None:
+def test_the_recognizer_of_an_insightface_pack_is_told_by_its_graph(home: Path) -> None:
     folder = home / '.insightface/models/buffalo_l'
     folder.mkdir(parents=True)
     save_onnx(folder / '1k3d68.onnx', size=(192, 192), embedding=3309, shape=(0, -1))
@@ -238,8 +238,8 @@ def test_the_recogniser_of_an_insightface_pack_is_told_by_its_graph(home: Path) 
     expected = save_onnx(folder / 'w600k_r50.onnx', batch='None', embedding=512)
     for weights in ('buffalo_l', folder):
         embedder = FaceEmbedder(weights)
-        assert find_recogniser(weights) == expected
-        assert (embedder.name, embedder.dim, embedder.recogniser.training_set) == ('w600k_r50', 512, 'WebFace600K')
+        assert find_recognizer(weights) == expected
+        assert (embedder.name, embedder.dim, embedder.recognizer.training_set) == ('w600k_r50', 512, 'WebFace600K')
     FaceEmbedder('buffalo_l', arch='buffalo_l')
     with pytest.raises(CheckpointError, match=r'found w600k_r50.*expected antelopev2'):
         FaceEmbedder('buffalo_l', arch='antelopev2')
@@ -250,7 +250,7 @@ def test_the_recogniser_of_an_insightface_pack_is_told_by_its_graph(home: Path) 
 
 def test_the_table_and_the_manifest_agree() -> None:
     manifest = {entry.file: entry for entry in read_manifest(ROOT / 'weights/manifest.yml')['arcface']}
-    fetched = [entry for entry in RECOGNISERS.values() if 'id-codeformer download' in entry.where_to_get_it]
+    fetched = [entry for entry in RECOGNIZERS.values() if 'id-codeformer download' in entry.where_to_get_it]
     assert {entry.file for entry in fetched} == set(manifest)
     for entry in fetched:
         assert (manifest[entry.file].url, manifest[entry.file].sha256) == (entry.url, entry.sha256)
@@ -290,13 +290,13 @@ def test_a_graph_that_normalises_gets_plain_pixels(tmp_path: Path) -> None:
     plain = FaceEmbedder(save_onnx(tmp_path / 'plain.onnx'))
     inside = FaceEmbedder(save_onnx(tmp_path / 'inside.onnx', normalises=True))
     faces = smooth_faces()
-    assert (inside.recogniser.mean, inside.recogniser.std) == (0, 1)
+    assert (inside.recognizer.mean, inside.recognizer.std) == (0, 1)
     assert inside.preprocess(faces).max() > 100
     torch.testing.assert_close(inside(faces), plain(faces), rtol=1e-4, atol=1e-5)
 
 
-def test_onnx_files_that_are_no_recogniser_are_errors(tmp_path: Path) -> None:
-    with pytest.raises(CheckpointError, match=r'no face recogniser. Found inputs \[\(1, 3, 96, 96\)\].*expected'):
+def test_onnx_files_that_are_no_recognizer_are_errors(tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match=r'no face recognizer. Found inputs \[\(1, 3, 96, 96\)\].*expected'):
         FaceEmbedder(save_onnx(tmp_path / 'age.onnx', size=(96, 96)))
     path = save_onnx(tmp_path / 'cut.onnx')
     path.write_bytes(path.read_bytes()[:300])
@@ -329,9 +329,9 @@ def places(matrix: np.ndarray, size: tuple[int, int]) -> np.ndarray:
 @pytest.mark.parametrize('side', [64, 128, 192, 512])
 def test_the_crop_is_exact_to_a_thousandth_of_a_pixel(entry: str, side: int) -> None:
     """Interpolating and averaging leave a ramp what it is, so that a crop of it tells its own place."""
-    recogniser = RECOGNISERS[entry]
-    crop = FaceCrop(recogniser.template, recogniser.size)(ramps(side, side))[0].permute(1, 2, 0).numpy() - 1
-    expected = places(similarity_transform(ffhq_template(side), recogniser.template), recogniser.size)
+    recognizer = RECOGNIZERS[entry]
+    crop = FaceCrop(recognizer.template, recognizer.size)(ramps(side, side))[0].permute(1, 2, 0).numpy() - 1
+    expected = places(similarity_transform(ffhq_template(side), recognizer.template), recognizer.size)
     inside = ((expected > 1.5) & (expected < side - 2.5)).all(axis=2)
     assert inside.mean() > 0.85
     assert np.abs(crop - expected)[inside].max() < 1e-3
@@ -350,7 +350,7 @@ def test_landmarks_override_the_template_for_each_picture() -> None:
 
 def test_the_narrow_crop_is_the_square_one_without_its_outer_columns() -> None:
     faces = torch.rand(1, 3, 256, 256)
-    narrow, square = RECOGNISERS['mobilefacenet_casia128'], RECOGNISERS['arcface_r50']
+    narrow, square = RECOGNIZERS['mobilefacenet_casia128'], RECOGNIZERS['arcface_r50']
     wide = FaceCrop(square.template, square.size)(faces)
     torch.testing.assert_close(FaceCrop(narrow.template, narrow.size)(faces), wide[..., 8:104], rtol=1e-4, atol=1e-4)
 
@@ -414,7 +414,7 @@ def test_embeddings_are_unit_vectors_of_the_normalised_crop(tiny: Path) -> None:
     embedder = build_network({'type': 'FaceEmbedder', 'weights': str(tiny)})
     faces = smooth_faces(3)
     crops = FaceCrop(ARCFACE_112, (112, 112))((faces + 1) / 2) * 2 - 1
-    expected = F.normalize(load_recogniser(tiny)[1].eval()(crops))
+    expected = F.normalize(load_recognizer(tiny)[1].eval()(crops))
     torch.testing.assert_close(embedder(faces), expected, rtol=1e-4, atol=1e-5)
     torch.testing.assert_close(embedder(faces).norm(dim=1), torch.ones(3))
     assert embedder(faces).shape == (3, embedder.dim)
@@ -432,14 +432,14 @@ def test_flipping_takes_the_mean_of_a_crop_and_its_mirror_image(tiny: Path) -> N
 @pytest.mark.parametrize('channels', ['rgb', 'bgr', 'grey'])
 def test_channels_and_scale_are_the_table_s(tiny: Path, channels: str) -> None:
     embedder = FaceEmbedder(tiny)
-    embedder.recogniser = replace(embedder.recogniser, channels=channels, mean=100.0, std=50.0)
+    embedder.recognizer = replace(embedder.recognizer, channels=channels, mean=100.0, std=50.0)
     colour = torch.tensor([51.0, 102.0, 204.0])
     crop = embedder.preprocess((colour / 127.5 - 1).view(1, 3, 1, 1).expand(1, 3, 128, 128))[0, :, 50, 50]
     order = {'rgb': colour, 'bgr': colour.flip(0), 'grey': (colour * torch.tensor(GREY)).sum()[None]}[channels]
     torch.testing.assert_close(crop, (order - 100) / 50, rtol=1e-4, atol=1e-4)
 
 
-def test_the_recogniser_is_frozen_and_in_nobody_s_state_dict(tiny: Path) -> None:
+def test_the_recognizer_is_frozen_and_in_nobody_s_state_dict(tiny: Path) -> None:
     owner = nn.ModuleDict({'embedder': FaceEmbedder(tiny), 'own': nn.Linear(1, 1)})
     owner.train()
     embedder = owner['embedder']
@@ -467,7 +467,7 @@ def test_importing_networks_imports_no_recognition_package() -> None:
     assert done.stdout.strip() == '[]'
 
 
-# ---- real recognisers on real faces
+# ---- real recognizers on real faces
 
 
 @pytest.fixture
@@ -519,17 +519,17 @@ def test_swapped_channels_tell_people_worse(shared: Path, few: Path, file: str) 
     from basicsr.cli.recognizer_check import cosines, embed_people
 
     embedder = FaceEmbedder(shared / 'weights' / file)
-    right = embedder.recogniser
+    right = embedder.recognizer
     gaps = []
     for channels in (right.channels, {'rgb': 'bgr', 'bgr': 'rgb'}[right.channels]):
-        embedder.recogniser = replace(right, channels=channels)
+        embedder.recognizer = replace(right, channels=channels)
         same, different = cosines(*embed_people(embedder, few))
         gaps.append(float(same.mean() - different.mean()))
     assert gaps[0] > gaps[1] + 0.01
 
 
 @pytest.mark.shared
-def test_the_shared_onnx_recogniser_answers_as_in_onnxruntime(shared: Path) -> None:
+def test_the_shared_onnx_recognizer_answers_as_in_onnxruntime(shared: Path) -> None:
     path = shared / 'weights/arcface_mbf512.onnx'
     embedder = FaceEmbedder(path)
     crops = embedder.preprocess(smooth_faces(3, 192))

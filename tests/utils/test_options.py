@@ -386,7 +386,7 @@ def test_former_names_of_keys_are_read(tmp_path):
             'codebook_ema': {'decay': 0.5, 'dead_code_threshold': 0.1},
             'identity_opt': {'grad_to': ['cft'], 'grad_through_skips': True},
         },
-        'datasets': {'train': {'mismatch_prob': 0.25, 'recogniser': 'x'}},
+        'datasets': {'train': {'mismatch_prob': 0.25, 'recognizer': 'x'}},
     }
     file.write_text('train: {codebook_average: {}, codebook_ema: {}}')
     with pytest.raises(OptionError, match="'codebook_average' is the former name of 'codebook_ema'"):
