@@ -47,9 +47,9 @@ class FFHQBlindDataset(Dataset):
         opt: `dataroot_gt`, `io_backend` (see `open_files`), `gt_size`, `in_size` (default `gt_size`), `mean`, `std`,
             `use_hflip` (default true), `use_corrupt` (default true; false: the input is the resized picture),
             `gen_inpaint_mask` (default false; true: the input is the resized picture, white under brush strokes, and
-            `use_corrupt` has no effect; see `brush_mask`), `mask_prob` (default 1; below it the other inputs have no strokes
-            and are degraded as usual), the degradation keys of `DegradationRanges` (missing ones as
-            LARGE for `gt_size` pixels) and of `ColourRanges`, `latent_gt_path`, `seed` (default 0), `on_error`
+            `use_corrupt` has no effect; see `brush_mask`), `mask_prob` (default 1; the share of inputs with strokes,
+            the others are degraded as usual), the degradation keys of `DegradationRanges` (missing ones as LARGE for
+            `gt_size` pixels) and of `ColourRanges`, `latent_gt_path`, `seed` (default 0), `on_error`
             ('raise', or 'skip': a picture that cannot be used is listed in `skipped` and the next good one takes its
             place). The loader's keys, `filename_tmpl` and the boxes of face parts (`PART_KEYS`) have no effect here.
 

@@ -31,8 +31,8 @@ from basicsr.utils.progress import track
 if TYPE_CHECKING:
     from basicsr.inference.onnx_network import OnnxNetwork
 
-OFFICIAL = Path('CodeFormer') / 'codeformer.pth'
 SMALL = Path('small') / 'codeformer_128.safetensors'
+SMALL_TASKS = SMALL.with_name('tasks_128.safetensors')  # its encoder for colourization and inpainting
 BACKENDS = ('torch', 'onnx')
 PRECISIONS = {'fp32': torch.float32, 'bf16': torch.bfloat16, 'fp16': torch.float16}
 
@@ -66,34 +66,28 @@ def find_model(model: str | os.PathLike, weights_dir: str | os.PathLike, task: T
 
     Raises:
         FileNotFoundError: it is not there; the message says how to get it.
-        ValueError: there is no small model for the task.
         HubError: see `fetch_from_hub`.
     """
     if is_hub_address(model):
         path = fetch_from_hub(os.fspath(model))
         return path, f'{os.fspath(model)} ({path.name})'
     folder = Path(weights_dir)
-    if task.weights is not None and model in ('auto', 'official', 'small'):
-        if model == 'small':
-            raise ValueError(f'--model small: it restores only; for {task.name} leave --model out, or give a file')
-        published = folder / task.weights
-        if not published.is_file():
-            raise FileNotFoundError(f'{published} is not there; get it with: id-codeformer download {task.group}')
-        return published, f'official CodeFormer weights to {task.name} ({published})'
-    official = folder / OFFICIAL
+    use = '' if task is RESTORE else f' to {task.name}'
+    official = folder / task.weights
     if model == 'official' or (model == 'auto' and official.is_file()):
         if not official.is_file():
-            raise FileNotFoundError(f'{official} is not there; get it with: id-codeformer download CodeFormer')
-        return official, f'official CodeFormer weights ({official})'
+            raise FileNotFoundError(f'{official} is not there; get it with: id-codeformer download {task.group}')
+        return official, f'official CodeFormer weights{use} ({official})'
     if model in ('auto', 'small'):
-        places = [place / SMALL for place in (folder, packaged('weights'))]
+        file = SMALL if task is RESTORE else SMALL_TASKS
+        places = [place / file for place in (folder, packaged('weights'))]
         small = next((place for place in places if place.is_file()), None)
         if small is None:
             raise FileNotFoundError(
                 f'{places[0]}, which comes with the package, is not there; give the weights folder (--weights_dir) '
                 'or a file (--model)'
             )
-        return small, f'embedded small model ({small})'
+        return small, f'embedded small model{use} ({small})'
     path = Path(model)
     if not path.is_file():
         raise FileNotFoundError(
@@ -138,10 +132,10 @@ def load_model(
     try:
         return path, name, load_restorer(path, map_location=device).requires_grad_(False)
     except CheckpointError as error:
-        if model != 'auto' or path.name == SMALL.name or task.weights is not None:
+        if model != 'auto' or path.name in (SMALL.name, SMALL_TASKS.name):
             raise
         logger.warning('%s. The embedded small model is used instead; fetch the official weights again', error)
-        return load_model('small', weights_dir, device)
+        return load_model('small', weights_dir, device, task)
 
 
 def bound_kept_memory(network: nn.Module) -> None:

@@ -14,7 +14,6 @@ from basicsr.archs.quantizer import perplexity
 from basicsr.losses import code_cross_entropy, code_feature_loss
 from basicsr.models.alignment_term import AlignmentTerm
 from basicsr.models.base_model import BaseModel, Batch, Terms
-from basicsr.models.encoder_term import EncoderTerm
 from basicsr.models.identity_source import IdentitySource
 from basicsr.models.identity_term import IdentityTerm
 from basicsr.models.image_losses import ImageLosses
@@ -34,12 +33,12 @@ class CodeFormerIdxModel(BaseModel):
 
     Options (`train`): `use_hq_feat_loss`, `feat_loss_weight`, `cross_entropy_loss`, `entropy_loss_weight`,
     `identity_opt` (see `IdentityTerm`), `alignment_opt` (see `AlignmentTerm`), `style_opt` (see `StyleGradientLoss`),
-    `encoder_opt` (see `EncoderTerm`), `identity_input` (see `IdentitySource`), `fidelity_weight` (w of the validation pictures).
+    `identity_input` (see `IdentitySource`), `fidelity_weight` (w of the validation pictures).
     """
 
     LOSS_SECTIONS = frozenset({
         'use_hq_feat_loss', 'feat_loss_weight', 'cross_entropy_loss', 'entropy_loss_weight',
-        'identity_opt', 'alignment_opt', 'style_opt', 'encoder_opt', 'losses',
+        'identity_opt', 'alignment_opt', 'style_opt', 'losses',
     })  # fmt: skip
     default_w = 0.0
 
@@ -65,7 +64,6 @@ class CodeFormerIdxModel(BaseModel):
         self.identity = IdentityTerm(self, self.net_g) if train.get('identity_opt') else None
         self.alignment = AlignmentTerm(self, self.net_g) if train.get('alignment_opt') else None
         self.style_loss = StyleGradientLoss(self, self.net_g) if train.get('style_opt') else None
-        self.encoder_term = EncoderTerm(self, self.net_g) if train.get('encoder_opt') else None
         self.image_losses = ImageLosses(self)
         self.ste_temperature = float(train.get('ste_temperature', 1.0))
 
@@ -106,8 +104,6 @@ class CodeFormerIdxModel(BaseModel):
             terms |= self.alignment(prediction, iteration, w, who)
         if self.style_loss:
             terms |= self.style_loss(prediction, batch, w, who)
-        if self.encoder_term:
-            terms |= self.encoder_term(prediction, batch['gt'])
         return terms
 
     def decoded_losses(self, prediction: Prediction, gt: Tensor, iteration: int, who: Identity | None) -> Terms:
@@ -123,7 +119,7 @@ class CodeFormerIdxModel(BaseModel):
     def code_only_losses(self, batch: Batch, source: str, iteration: int, decodes: bool = False) -> Terms:
         """Return the loss sum of stage II on faces `batch[source]`; the listed losses only if it `decodes`."""
         who = self.who(batch, source)
-        prediction = self.predict(batch[source], self.encoder_term.sides if self.encoder_term else (), who)
+        prediction = self.predict(batch[source], (), who)
         terms = self.code_losses(prediction.logits, prediction.lq_feat, self.target_codes(batch))
         if decodes:
             terms |= self.decoded_losses(prediction, batch['gt'], iteration, who)

@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from typing import Any
 
 from basicsr.models.alignment_term import AlignmentTerm
-from basicsr.models.encoder_term import EncoderTerm
 from basicsr.models.identity_source import IdentitySource
 from basicsr.models.style_gradient_loss import StyleGradientLoss
 
@@ -111,7 +110,6 @@ TRAIN: Table = {
     ),
     'alignment_opt': Option(AlignmentTerm.OPTIONS, 'IDCodeFormer: two references, one result'),
     'style_opt': Option(StyleGradientLoss.OPTIONS, 'IDCodeFormer with IA-CFT: gradient of a recognizer as objective'),
-    'encoder_opt': Option(EncoderTerm.OPTIONS, 'features of the encoder as those that a trained one has of the good face'),
     'registration_opt': Option(dict, 'CodeFormer++, stage 1'),
     'metric_opt': Option(dict, 'CodeFormer++, stage 2'),
     'losses': Option(
@@ -175,7 +173,7 @@ DATASET: Table = {
     'gen_inpaint_mask': Option(
         bool, 'the input is the good face, pure white under brush strokes; `use_corrupt` has no effect', False
     ),
-    'mask_prob': Option(float, 'share of the inputs that get brush strokes; the others are degraded as usual', 1, least=0),
+    'mask_prob': Option(float, 'share of inputs with brush strokes; the others are degraded as usual', 1, least=0),
     'latent_gt_path': Option(str, 'codes of the good faces (`id-codeformer data latents`)'),
     'component_path': Option(str, 'accepted, without effect'),
     'kernel_list': Option(list, 'kinds of blur: `iso`, `aniso`'),
