@@ -16,9 +16,9 @@ from torch import nn
 from basicsr.archs import CodeFormer, CodeFormerPlusPlus
 from basicsr.archs.factory import load_network
 from basicsr.archs.vqgan_arch import Upsample
-from basicsr.faces.tone import Tone, fix_colour
+from basicsr.faces.tone import Tone, fix_colour, recolour
 from basicsr.inference.code_search import CodeSearch
-from basicsr.inference.tasks import RESTORE, Task
+from basicsr.inference.tasks import COLORIZE, RESTORE, Task
 from basicsr.utils.checkpoint import CheckpointError
 from basicsr.utils.finite import check_finite
 from basicsr.utils.folders import packaged, weights_folder
@@ -180,6 +180,7 @@ class FaceRestorer:
         takes_identity: the network can be told who the faces are.
         told_by: the recogniser whose embeddings it takes, if its checkpoint says so, and how many numbers they have.
         default_w, default_adain: what is meant where `restore` is given none.
+        recolours: results have the light of the input, and of the network the colours alone.
         description: which weights these are.
 
     Raises:
@@ -214,6 +215,8 @@ class FaceRestorer:
         folder = weights_folder() if weights_dir is None else weights_dir
         path, name, network = load_model(model, folder, self.device, task)
         network = network.to(PRECISIONS[precision]).to(memory_format=torch.channels_last)
+        small_task = path.name == SMALL_TASKS.name
+        self.recolours = small_task and task is COLORIZE
         self.color_fix = path.name == SMALL.name and task is RESTORE if color_fix is None else color_fix
         self.task = task
         self.precision = precision
@@ -223,7 +226,7 @@ class FaceRestorer:
         self.backend = backend
         self.takes_identity = network.takes_identity and backend == 'torch'
         self.told_by = (network.recogniser, network.identity_dim)
-        self.default_w, self.default_adain = task.w, task.adain
+        self.default_w, self.default_adain = 0.0 if small_task else task.w, task.adain
         self.settings: dict[str, Any] = {}
         if isinstance(network, CodeFormerPlusPlus):
             if task is RESTORE:
@@ -322,6 +325,8 @@ class FaceRestorer:
             restored += self._run(torch.stack(inputs[part]), w, adain, **known)
         if self.color_fix:
             restored = [fix_colour(face, original) for face, original in zip(restored, shown, strict=True)]
+        if self.recolours:
+            restored = [recolour(face, original) for face, original in zip(restored, shown, strict=True)]
         return [
             to_levels(face if tone.is_usual else tone.undo(face, original))
             for face, tone, original in zip(restored, tones, fitted, strict=True)
