@@ -316,13 +316,13 @@ class FaceRestorer:
         restored: list[np.ndarray] = []
         for start in track(range(0, len(inputs), size), 'face' if size == 1 else 'batch'):
             part = slice(start, start + size)
-            known: dict[str, Any] = {}
+            cond: dict[str, Any] = {}
             if search is not None:
-                known['search'] = search.only(part)
+                cond['search'] = search.only(part)
             if identity is not None:
-                told = None if mask is None else self._moved(mask[part])
-                known |= {'identity': self._moved(identity[part]), 'mask': told, 'id_scale': id_scale}
-            restored += self._run(torch.stack(inputs[part]), w, adain, **known)
+                weights = None if mask is None else self._moved(mask[part])
+                cond |= {'identity': self._moved(identity[part]), 'mask': weights, 'id_scale': id_scale}
+            restored += self._run(torch.stack(inputs[part]), w, adain, **cond)
         if self.color_fix:
             restored = [fix_colour(face, original) for face, original in zip(restored, shown, strict=True)]
         if self.recolours:
@@ -357,9 +357,9 @@ class FaceRestorer:
 
     @torch.inference_mode(False)  # a search needs gradients, whatever the caller's mode
     @torch.no_grad()
-    def _run(self, batch: torch.Tensor, w: float, adain: bool, **known: Any) -> list[np.ndarray]:
+    def _run(self, batch: torch.Tensor, w: float, adain: bool, **cond: Any) -> list[np.ndarray]:
         """(N,3,S,S) in [-1, 1] to N pictures (S,S,3), float32 from 0 to 255."""
-        return self._pictures(self.network(self._moved(batch), w=w, adain=adain, **self.settings, **known)[0])
+        return self._pictures(self.network(self._moved(batch), w=w, adain=adain, **self.settings, **cond)[0])
 
     def _pictures(self, output: torch.Tensor) -> list[np.ndarray]:
         """Turn the network's output (N,3,S,S) in [-1, 1] into N pictures (S,S,3), float32 from 0 to 255.
