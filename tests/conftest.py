@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from backbones import backbone_state
 
 if 'PYTEST_XDIST_WORKER' in os.environ:  # each of several workers, and what it starts, has a core to itself
     os.environ['OMP_NUM_THREADS'] = '1'
@@ -28,3 +29,11 @@ def shared() -> Path:
 def seeded() -> None:
     """Every test starts from the same generator state."""
     torch.manual_seed(0)
+
+
+@pytest.fixture(scope='session')
+def vgg(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The first layers of a VGG16 with drawn weights."""
+    path = tmp_path_factory.mktemp('backbones') / 'vgg16.pth'
+    torch.save(backbone_state('vgg16', 9), path)
+    return path

@@ -13,10 +13,10 @@ from basicsr.faces.detection import DEFAULT_DETECTOR, FaceDetector, build_detect
 from basicsr.faces.paste import PARSING_FILE, ParsingMask
 from basicsr.inference.build_conditioner import IdentityConfig, build_conditioner
 from basicsr.inference.encoded_face import CachingRestorer
-from basicsr.inference.face_restorer import OFFICIAL
 from basicsr.inference.face_selection import EVERY_FACE, FaceSelection
 from basicsr.inference.identity_conditioner import IdentityConditioner
 from basicsr.inference.image_restorer import ImageRestorer
+from basicsr.inference.tasks import RESTORE
 from basicsr.utils.picture import MAX_MEGAPIXELS
 
 if TYPE_CHECKING:  # spandrel imports torchvision, which takes seconds
@@ -59,7 +59,7 @@ class Engine:
 
     def _models(self) -> dict[str, str]:
         """Names that the page shows to what `FaceRestorer` takes."""
-        named = ['auto', 'small', *(['official'] if (self.weights_dir / OFFICIAL).is_file() else [])]
+        named = ['auto', 'small', *(['official'] if (self.weights_dir / RESTORE.weights).is_file() else [])]
         given = {} if self.model in ('auto', 'small', 'official') else {Path(self.model).name: self.model}
         return {**given, **{name: name for name in named}}
 

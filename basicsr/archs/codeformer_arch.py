@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from basicsr.archs.identity import Identity
 from basicsr.archs.vqgan_arch import ResBlock, VQAutoEncoder
 from basicsr.utils.checkpoint import load_state, load_state_dict_file
 from basicsr.utils.registry import ARCH_REGISTRY, nearest
@@ -167,15 +168,15 @@ class CodeFormer(VQAutoEncoder):
         )
         self.fix(fix_modules)
 
-    def transformer_blocks(self) -> Iterable[Callable[[Tensor, Tensor], Tensor]]:
+    def transformer_blocks(self, identity: Identity | None = None) -> Iterable[Callable[[Tensor, Tensor], Tensor]]:
         """Return the blocks for tokens (L,N,dim), in order; their second argument is the position (L,1,dim)."""
         return cast(Iterable[Callable[[Tensor, Tensor], Tensor]], self.ft_layers)
 
-    def predict_logits(self, lq_feat: Tensor, **known: Any) -> Tensor:
+    def predict_logits(self, lq_feat: Tensor, identity: Identity | None = None) -> Tensor:
         """Predict code logits (N,s*s,codebook_size), positions row-major, from encoder features (N,emb_dim,s,s)."""
         tokens = self.feat_emb(lq_feat.flatten(2).permute(2, 0, 1))  # (L,N,dim)
         position = self.position_emb.unsqueeze(1)  # (L,1,dim)
-        for block in self.transformer_blocks(**known):
+        for block in self.transformer_blocks(identity):
             if self.encoder.grad_checkpointing and torch.is_grad_enabled():
                 tokens = checkpoint(block, tokens, position, use_reentrant=False)
             else:
@@ -207,7 +208,9 @@ class CodeFormer(VQAutoEncoder):
         soft = soft.transpose(1, 2).unflatten(2, (self.latent_side, self.latent_side))
         return self.lookup_codes(logits).detach() + (soft - soft.detach())  # the bracket is zero
 
-    def decode(self, codes: Tensor, seen: Mapping[int, Tensor], w: float | Tensor) -> Tensor:
+    def decode(
+        self, codes: Tensor, seen: Mapping[int, Tensor], w: float | Tensor, identity: Identity | None = None
+    ) -> Tensor:
         """Code features (N,emb_dim,s,s) -> faces (N,3,S,S), fused at weight `w` with the encoder features `seen`."""
 
         def fuse(side: int, feat: Tensor) -> Tensor:
@@ -216,12 +219,18 @@ class CodeFormer(VQAutoEncoder):
         return self.generator(codes, {side: partial(fuse, side) for side in seen})
 
     def render(
-        self, codes: Tensor, lq_feat: Tensor, seen: Mapping[int, Tensor], w: float | Tensor, adain: bool, **known: Any
+        self,
+        codes: Tensor,
+        lq_feat: Tensor,
+        seen: Mapping[int, Tensor],
+        w: float | Tensor,
+        adain: bool,
+        identity: Identity | None = None,
     ) -> Tensor:
         """`decode`, the codes first given the statistics of the encoder's features with `adain`."""
         if adain:
             codes = adaptive_instance_normalization(codes, lq_feat)
-        return self.decode(codes, seen, w, **known)
+        return self.decode(codes, seen, w, identity)
 
     def forward(
         self,
@@ -231,7 +240,6 @@ class CodeFormer(VQAutoEncoder):
         code_only: bool = False,
         adain: bool = False,
         search: Search | None = None,
-        **known: Any,
     ) -> tuple[Any, ...]:
         """Restore faces.
 
@@ -246,21 +254,33 @@ class CodeFormer(VQAutoEncoder):
                 does and its training does not.
             search: finds better logits than the predicted ones; no gradient goes through it. It renders at the first
                 of several weights.
-            known: what a network that knows more of the faces than their pixels passes to its own parts.
 
         Returns:
             (logits, features) with `code_only`, else (image (N,3,out_size,out_size), logits, features);
             logits (N,positions,codebook_size), features (N,emb_dim,s,s).
         """
+        return self.restore(x, w, detach_16, code_only, adain, search)
+
+    def restore(
+        self,
+        x: Tensor,
+        w: float | Tensor | tuple[float | Tensor, ...],
+        detach_16: bool,
+        code_only: bool,
+        adain: bool,
+        search: Search | None,
+        identity: Identity | None = None,
+    ) -> tuple[Any, ...]:
+        """Compute `forward`, for faces whose identity a conditioned network takes."""
         weights = w if isinstance(w, tuple) else (w,)
         fusing = [isinstance(weight, Tensor) or weight > 0 for weight in weights]
         lq_feat, seen = self.encode(x, self.connect_list if any(fusing) and not code_only else ())
-        logits = self.predict_logits(lq_feat, **known)  # (N,s*s,K)
+        logits = self.predict_logits(lq_feat, identity)  # (N,s*s,K)
         if code_only:
             return logits, lq_feat
 
         def render(codes: Tensor, index: int = 0) -> Tensor:
-            return self.render(codes, lq_feat, seen if fusing[index] else {}, weights[index], adain, **known)
+            return self.render(codes, lq_feat, seen if fusing[index] else {}, weights[index], adain, identity)
 
         if search is not None:
             logits = search(logits, lambda tried: render(self.lookup_codes_ste(tried).to(lq_feat.dtype)))

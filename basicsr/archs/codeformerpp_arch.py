@@ -181,7 +181,7 @@ class CodeFormerPlusPlus(nn.Module):
 
     @torch.no_grad()
     def restore_twice(
-        self, x: Tensor, w: float | Tensor | None = None, adain: bool | None = None, **known: Any
+        self, x: Tensor, w: float | Tensor | None = None, adain: bool | None = None, **cond: Any
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Restore faces faithfully and freely from one encoding and one Transformer pass.
 
@@ -189,14 +189,14 @@ class CodeFormerPlusPlus(nn.Module):
             x: low-quality faces (N,3,S,S).
             w: fidelity weight of I_F; None for `w_identity`.
             adain: None for `prior_adain`.
-            known: `search`, and what the prior may know of the faces; see its `forward`.
+            cond: `search`, and what the prior may know of the faces; see its `forward`.
 
         Returns:
             I_F and I_G (N,3,S,S), equal to the prior's at the two weights bit for bit; logits and features as there.
         """
         weights = (self.w_identity if w is None else w, self.w_generated)
         adain = self.prior_adain if adain is None else adain
-        (faithful, generated), logits, lq_feat = self.prior(x, w=weights, adain=adain, **known)
+        (faithful, generated), logits, lq_feat = self.prior(x, w=weights, adain=adain, **cond)
         return faithful, generated, logits, lq_feat
 
     def align(self, generated: Tensor, faithful: Tensor) -> Tensor:
@@ -216,7 +216,7 @@ class CodeFormerPlusPlus(nn.Module):
         texture: float | Tensor = 1.0,
         adain: bool | None = None,
         search: Search | None = None,
-        **known: Any,
+        **cond: Any,
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Restore faces.
 
@@ -226,7 +226,7 @@ class CodeFormerPlusPlus(nn.Module):
             texture: how much of the texture is added, 0 to 1; at 0 neither aligner nor transfer network is computed.
             adain: None for `prior_adain`.
             search: see `CodeFormer.forward`; it renders by the prior alone.
-            known: what the prior may know of the faces (`identity`, `mask`, `id_scale`).
+            cond: what the prior may know of the faces (`identity`, `mask`, `id_scale`).
 
         Returns:
             the image (N,3,S,S), and the prior's logits and features.
@@ -235,6 +235,6 @@ class CodeFormerPlusPlus(nn.Module):
             weight = self.w_identity if w is None else w
             adain = self.prior_adain if adain is None else adain
             with torch.no_grad():
-                return cast(Any, self.prior(x, w=weight, adain=adain, search=search, **known))
-        faithful, generated, logits, lq_feat = self.restore_twice(x, w, adain, search=search, **known)
+                return cast(Any, self.prior(x, w=weight, adain=adain, search=search, **cond))
+        faithful, generated, logits, lq_feat = self.restore_twice(x, w, adain, search=search, **cond)
         return self.tgrn(faithful, self.texture_source(faithful, generated), texture), logits, lq_feat

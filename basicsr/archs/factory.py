@@ -22,6 +22,7 @@ from basicsr.utils.checkpoint import (
     unwrap,
     without_prefix,
 )
+from basicsr.utils.download import sha256_of
 from basicsr.utils.registry import ARCH_REGISTRY
 
 STATED = (
@@ -222,6 +223,27 @@ def _stated(checkpoint: Mapping[str, Any], path: str | os.PathLike) -> Mapping[s
     return stated
 
 
+def _on_base(state: Mapping[str, Tensor], path: Path, map_location: str) -> dict[str, Tensor]:
+    """Complete a part of a network by the file that its header names, `base`, in the same folder.
+
+    So a network for another task, whose encoder alone differs, is as small as that encoder.
+
+    Raises:
+        CheckpointError: no such file there, another one than that the part was trained on, or other shapes.
+    """
+    header = read_metadata(path)
+    name = header.get('base')
+    if name is None:
+        return dict(state)
+    file = path.parent / Path(name).name
+    if not file.is_file() or sha256_of(file) != header.get('base_sha256'):
+        raise CheckpointError(f'{path}: a part of the network in {file.name}, which must lie beside it as it was then')
+    base = unwrap(read_checkpoint(file, map_location), None, str(file))
+    if odd := sorted(key for key, value in state.items() if key not in base or base[key].shape != value.shape):
+        raise CheckpointError(f'{path}: its {odd[0]} has no place in {file.name}')
+    return {**base, **state}
+
+
 def _completed(sizes: Mapping[str, Any], stated: Mapping[str, Any]) -> dict[str, Any]:
     """Complete the sizes read off the shapes by what the checkpoint states and shapes do not tell."""
     told = {
@@ -241,8 +263,8 @@ def read_network(
     """Read the options (`type` and sizes) and the weights of the network in a file.
 
     Args:
-        path: a `.pth` or `.safetensors` file; what trainers and wrappers put around the weights is taken away
-            (`unwrap`, `without_prefix`).
+        path: a `.pth` or `.safetensors` file, or a part of one (see `_on_base`); what trainers and wrappers put around
+            the weights is taken away (`unwrap`, `without_prefix`).
         map_location: where to put the weights.
         key: the entry to take instead of the first usual one.
 
@@ -255,6 +277,7 @@ def read_network(
     sizes_of = [tensor.numel() for tensor in state.values()]
     if sum(sizes_of) > Path(path).stat().st_size or 0 in sizes_of:
         raise CheckpointError(f'{path}: its parameters are empty, or share their values')
+    state = _on_base(state, Path(path), map_location)
     with building(state, path):
         return _completed(describe(state), stated), state
 

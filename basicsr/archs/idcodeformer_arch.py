@@ -9,53 +9,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
-from typing import Any, NamedTuple, cast
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from basicsr.archs.codeformer_arch import CodeFormer, Search
+from basicsr.archs.identity import Identity, unit
 from basicsr.utils.registry import ARCH_REGISTRY
-
-
-def unit(vectors: Tensor, dim: int) -> Tensor:
-    """Normalize vectors along `dim`, and keep zero.
-
-    The usual 1e-12 is zero in float16.
-    """
-    return F.normalize(vectors, dim=dim, eps=max(1e-12, torch.finfo(vectors.dtype).tiny))
-
-
-class Identity(NamedTuple):
-    """Identity of the faces of a batch.
-
-    Attributes:
-        vectors: unit embeddings of the references (N,R,D); zero where there is none.
-        confidence: how far each can be trusted (N,R), from 0 (as if it were not there) to 1.
-    """
-
-    vectors: Tensor
-    confidence: Tensor
-
-    def first(self, faces: int) -> Identity:
-        """Return the identity of the first faces of the batch."""
-        return Identity(self.vectors[:faces], self.confidence[:faces])
-
-    def only(self, reference: int) -> Identity:
-        """Return the identity by one of the references alone."""
-        part = slice(reference, reference + 1)
-        return Identity(self.vectors[:, part], self.confidence[:, part])
-
-    @property
-    def known(self) -> Tensor:
-        """Confidence of the most trusted reference of each face (N,)."""
-        return self.confidence.amax(1)
-
-    @property
-    def mean(self) -> Tensor:
-        """The mean embedding (N,D) by confidence, of unit length; zero where nothing is known."""
-        return unit((self.confidence[..., None] * self.vectors).sum(1), dim=1)
 
 
 def spread(vectors: Tensor) -> Tensor:
@@ -163,8 +125,9 @@ class IdentityStyle(nn.Module):
         return gamma * (feat - mean) / deviation + beta
 
     def forward(self, side: int, feat: Tensor, identity: Identity) -> Tensor:
-        """Return the addition to a decoder feature (N,C,H,W), in proportion to the identity's confidence."""
-        return identity.known[:, None, None, None] * self.styled(feat, self.statistics(side, identity))
+        """Return the addition to a decoder feature (N,C,H,W), in proportion to the identity's confidence and scale."""
+        strength = identity.scale * identity.max_confidence
+        return strength[:, None, None, None] * self.styled(feat, self.statistics(side, identity))
 
 
 @ARCH_REGISTRY.register()
@@ -224,7 +187,9 @@ class IDCodeFormer(CodeFormer):
         self.ia_cft = ia_cft
         self.fix(fix_modules)
 
-    def identify(self, faces: int, identity: Tensor | None = None, mask: Tensor | None = None) -> Identity:
+    def identify(
+        self, faces: int, identity: Tensor | None = None, mask: Tensor | None = None, id_scale: float = 1.0
+    ) -> Identity:
         """Return the identity of a batch; in training, that of a share of the faces is dropped.
 
         Args:
@@ -232,6 +197,7 @@ class IDCodeFormer(CodeFormer):
             identity: embeddings (N,D), or (N,R,D) of R references each; None knows nothing of anybody.
             mask: which of the references there are (N,R), bool, or how far each can be trusted, from 0 (it is not
                 there) to 1; None means all. Values are not checked in compiled and exported networks.
+            id_scale: strength of the styling path, 0 (as CodeFormer) to 2.
 
         Raises:
             ValueError: shapes that do not fit, or a confidence out of its range.
@@ -257,13 +223,15 @@ class IDCodeFormer(CodeFormer):
         if self.training and self.identity_dropout:
             confidence = confidence * (torch.rand(faces, 1, device=confidence.device) >= self.identity_dropout)
         there = confidence[..., None] > 0
-        return Identity(unit(identity.where(there, 0), dim=2), confidence)
+        return Identity(unit(identity.where(there, 0), dim=2), confidence, id_scale)
 
-    def transformer_blocks(self, who: Identity, id_scale: float = 1.0) -> Iterable[Callable[[Tensor, Tensor], Tensor]]:
+    def transformer_blocks(self, identity: Identity | None = None) -> Iterable[Callable[[Tensor, Tensor], Tensor]]:
         """Self-attention and feed-forward as CodeFormer has them, each followed by cross-attention."""
         if not self.condition_transformer:
             return super().transformer_blocks()
-        tokens, bias = self.id_tokens(who)
+        if identity is None:
+            raise ValueError('this network takes the identity of the faces, see `identify`')
+        tokens, bias = self.id_tokens(identity)
 
         def block(layer: nn.Module, cross: nn.Module, x: Tensor, position: Tensor) -> Tensor:
             return cross(layer(x, position), position, tokens, bias)
@@ -271,12 +239,16 @@ class IDCodeFormer(CodeFormer):
         return [partial(block, layer, cross) for layer, cross in zip(self.ft_layers, self.id_layers, strict=True)]
 
     def decode(
-        self, codes: Tensor, seen: Mapping[int, Tensor], w: float | Tensor, who: Identity, id_scale: float = 1.0
+        self, codes: Tensor, seen: Mapping[int, Tensor], w: float | Tensor, identity: Identity | None = None
     ) -> Tensor:
         """CodeFormer's, with the styling path added at each side of `connect_list`, at any w."""
-        if not self.ia_cft or not id_scale:
+        if not self.ia_cft:
             return super().decode(codes, seen, w)
-        return self.decode_styled(codes, seen, w, lambda side, feat: id_scale * self.id_style(side, feat, who))
+        if identity is None:
+            raise ValueError('this network takes the identity of the faces, see `identify`')
+        if not identity.scale:
+            return super().decode(codes, seen, w)
+        return self.decode_styled(codes, seen, w, lambda side, feat: self.id_style(side, feat, identity))
 
     def decode_styled(
         self,
@@ -312,5 +284,5 @@ class IDCodeFormer(CodeFormer):
             identity, mask: see `identify`.
             id_scale: strength of the styling path, 0 (as CodeFormer) to 2.
         """
-        who = self.identify(x.shape[0], identity, mask)
-        return super().forward(x, w, detach_16, code_only, adain, search, who=who, id_scale=id_scale)
+        embedded = self.identify(x.shape[0], identity, mask, id_scale)
+        return self.restore(x, w, detach_16, code_only, adain, search, embedded)

@@ -47,8 +47,9 @@ class FFHQBlindDataset(Dataset):
         opt: `dataroot_gt`, `io_backend` (see `open_files`), `gt_size`, `in_size` (default `gt_size`), `mean`, `std`,
             `use_hflip` (default true), `use_corrupt` (default true; false: the input is the resized picture),
             `gen_inpaint_mask` (default false; true: the input is the resized picture, white under brush strokes, and
-            `use_corrupt` has no effect; see `brush_mask`), the degradation keys of `DegradationRanges` (missing ones as
-            LARGE for `gt_size` pixels) and of `ColourRanges`, `latent_gt_path`, `seed` (default 0), `on_error`
+            `use_corrupt` has no effect; see `brush_mask`), `mask_prob` (default 1; the share of inputs with strokes,
+            the others are degraded as usual), the degradation keys of `DegradationRanges` (missing ones as LARGE for
+            `gt_size` pixels) and of `ColourRanges`, `latent_gt_path`, `seed` (default 0), `on_error`
             ('raise', or 'skip': a picture that cannot be used is listed in `skipped` and the next good one takes its
             place). The loader's keys, `filename_tmpl` and the boxes of face parts (`PART_KEYS`) have no effect here.
 
@@ -62,7 +63,7 @@ class FFHQBlindDataset(Dataset):
             *FILE_KEYS,
             *(field.name for kind in (DegradationRanges, ColourRanges) for field in fields(kind)),
             *PART_KEYS,
-            *('in_size', 'gt_size', 'use_hflip', 'use_corrupt', 'use_motion_kernel', 'gen_inpaint_mask'),
+            *('in_size', 'gt_size', 'use_hflip', 'use_corrupt', 'use_motion_kernel', 'gen_inpaint_mask', 'mask_prob'),
             *('latent_gt_path', 'on_error'),
         }
     )
@@ -75,6 +76,7 @@ class FFHQBlindDataset(Dataset):
         self.seed = int(opt.get('seed') or 0)
         self.use_hflip, self.use_corrupt = bool(opt.get('use_hflip', True)), bool(opt.get('use_corrupt', True))
         self.gen_inpaint_mask = bool(opt.get('gen_inpaint_mask', False))
+        self.mask_prob = float(opt.get('mask_prob', 1))
         self.ranges = DegradationRanges.from_options(opt, self.default_ranges.scaled(self.gt_size))
         self.colour = ColourRanges.from_options(opt)
         self.normalise = Normalise(opt)
@@ -139,7 +141,7 @@ class FFHQBlindDataset(Dataset):
 
     def damage(self, image: np.ndarray, ranges: DegradationRanges, rng: np.random.Generator) -> Tensor:
         """Return the low-quality side of `image`, float32 (gt_size,gt_size,3) in [0, 1]: (3,in_size,in_size)."""
-        if self.gen_inpaint_mask:
+        if self.gen_inpaint_mask and (self.mask_prob >= 1 or rng.random() < self.mask_prob):
             whole = to_bytes(resize_square(image, self.in_size))
             return self.normalise(whitened(whole, brush_mask(self.in_size, rng)))
         if not self.use_corrupt:

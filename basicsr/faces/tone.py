@@ -69,6 +69,7 @@ class Tone:
 # Scales of the colour fix, parts of the face's side; an iris is 0.046 wide.
 COARSE, FINE_LUMA, FINE_CHROMA = 1 / 24, 0.02, 0.012
 CHROMA_BLUR = 0.008  # of damage beyond that of luma: JPEG and video halve the resolution of colours
+RECOLOUR_BLUR = 0.012  # of colours that are taken over, a part of the side
 LOCAL = 0.02  # where differences are told from noise
 STEPS = 4  # of back-projection
 BLURS = (0.0, 0.004, 0.008, 0.012, 0.016, 0.024, 0.032, 0.045)  # of damage that are tried
@@ -105,6 +106,20 @@ def fix_colour(restored: np.ndarray, original: np.ndarray) -> np.ndarray:
     change = cv2.resize(change, restored.shape[:2], interpolation=cv2.INTER_CUBIC)
     fixed = (luma - middle) * gain + middle + chroma + change
     return fixed - _rims(fixed @ LUMA, luma_in[..., 0])[..., None]
+
+
+def recolour(coloured: np.ndarray, original: np.ndarray) -> np.ndarray:
+    """`original` in the colours of another picture of the face, whose detail may be another person's.
+
+    Args:
+        coloured: RGB levels (n,n,3), from 0 to 255.
+        original: of the same size; its luma stays.
+
+    Returns:
+        float32 (n,n,3), not clipped.
+    """
+    luma, chroma = _split(original)[0], _split(coloured)[1]
+    return luma + cv2.GaussianBlur(chroma, (0, 0), RECOLOUR_BLUR * len(chroma))
 
 
 def _rims(luma: np.ndarray, luma_in: np.ndarray) -> np.ndarray:

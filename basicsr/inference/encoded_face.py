@@ -7,7 +7,7 @@ import os
 import threading
 from collections import OrderedDict
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, cast
 
 import numpy as np
@@ -15,6 +15,8 @@ import torch
 from torch import Tensor
 
 from basicsr.archs import CodeFormer, CodeFormerPlusPlus, IDCodeFormer
+from basicsr.archs.codeformer_arch import Search
+from basicsr.archs.identity import Identity
 from basicsr.inference.face_restorer import FaceRestorer
 
 MOST_BYTES = 2**30
@@ -28,13 +30,13 @@ class EncodedFace:
         codes: most likely codes (1,emb_dim,s,s).
         lq_feat: features of the encoder (1,emb_dim,s,s).
         seen: its features for the fusion, by side.
-        known: what the decoder is told of the person.
+        identity: whom it shows, for a network that takes that.
     """
 
     codes: Tensor
     lq_feat: Tensor
     seen: Mapping[int, Tensor]
-    known: Mapping[str, Any] = field(default_factory=dict)
+    identity: Identity | None = None
 
     @property
     def nbytes(self) -> int:
@@ -43,10 +45,12 @@ class EncodedFace:
 
     def decode(self, network: CodeFormer, w: float, adain: bool) -> Tensor:
         """Decode the face (1,3,S,S) at a fidelity weight, 0 to 1."""
-        return network.render(self.codes, self.lq_feat, self.seen if w > 0 else {}, w, adain, **self.known)
+        return network.render(self.codes, self.lq_feat, self.seen if w > 0 else {}, w, adain, self.identity)
 
 
-def encode(network: CodeFormer, face: Tensor, w: float, adain: bool, **known: Any) -> EncodedFace:
+def encode(
+    network: CodeFormer, face: Tensor, w: float, adain: bool, search: Search | None = None, **cond: Any
+) -> EncodedFace:
     """Encode a face and predict its codes.
 
     Args:
@@ -54,23 +58,21 @@ def encode(network: CodeFormer, face: Tensor, w: float, adain: bool, **known: An
         face: (1,3,S,S) in [-1, 1].
         w: at which a search for codes renders, 0 to 1.
         adain: likewise.
-        known: `identity`, `mask`, `id_scale` and `search`, as `CodeFormer.forward` takes them.
+        search: see `CodeFormer.forward`.
+        cond: `identity`, `mask` and `id_scale`, as `IDCodeFormer.forward` takes them.
     """
-    search = known.pop('search', None)
-    if isinstance(network, IDCodeFormer):
-        id_scale = known.pop('id_scale', 1.0)
-        known = {'who': network.identify(1, **known), 'id_scale': id_scale}
+    identity = network.identify(1, **cond) if isinstance(network, IDCodeFormer) else None
     lq_feat, seen = network.encode(face, network.connect_list)
-    logits = network.predict_logits(lq_feat, **known)
+    logits = network.predict_logits(lq_feat, identity)
     if search is not None:
         fused = seen if w > 0 else {}
 
         def render(tried: Tensor) -> Tensor:
             codes = network.lookup_codes_ste(tried).to(lq_feat.dtype)
-            return network.render(codes, lq_feat, fused, w, adain, **known)
+            return network.render(codes, lq_feat, fused, w, adain, identity)
 
         logits = search(logits, render)
-    return EncodedFace(network.lookup_codes(logits), lq_feat, seen, known)
+    return EncodedFace(network.lookup_codes(logits), lq_feat, seen, identity)
 
 
 class CachingRestorer(FaceRestorer):
@@ -101,14 +103,14 @@ class CachingRestorer(FaceRestorer):
 
     @torch.inference_mode(False)  # a search needs gradients, whatever the caller's mode
     @torch.no_grad()
-    def _run(self, batch: Tensor, w: float, adain: bool, **known: Any) -> list[np.ndarray]:
+    def _run(self, batch: Tensor, w: float, adain: bool, **cond: Any) -> list[np.ndarray]:
         network = self.network
         codeformer = cast(CodeFormer, network.prior if isinstance(network, CodeFormerPlusPlus) else network)
-        key = _key(batch, known)
+        key = _key(batch, cond)
         with self._lock:
             encoded = self._kept.pop(key, None)
         if encoded is None:
-            encoded = encode(codeformer, self._moved(batch), w, adain, **known)
+            encoded = encode(codeformer, self._moved(batch), w, adain, **cond)
         self._keep(key, encoded)
         output = encoded.decode(codeformer, w, adain)
         texture = self.settings.get('texture', 0)
@@ -125,12 +127,12 @@ class CachingRestorer(FaceRestorer):
                 self._kept.popitem(last=False)
 
 
-def _key(face: Tensor, known: Mapping[str, Any]) -> bytes:
+def _key(face: Tensor, cond: Mapping[str, Any]) -> bytes:
     """Tell encodings apart: by the pixels, and by all that is known of the person."""
     digest = hashlib.sha256(face.numpy().tobytes())
-    search = known.get('search')
-    parts = [known.get('identity'), known.get('mask'), None if search is None else search.targets]
+    search = cond.get('search')
+    parts = [cond.get('identity'), cond.get('mask'), None if search is None else search.targets]
     for part in parts:
         digest.update(b'-' if part is None else part.float().cpu().numpy().tobytes())
-    digest.update(repr((known.get('id_scale'), None if search is None else search.steps)).encode())
+    digest.update(repr((cond.get('id_scale'), None if search is None else search.steps)).encode())
     return digest.digest()

@@ -16,9 +16,9 @@ from torch import nn
 from basicsr.archs import CodeFormer, CodeFormerPlusPlus
 from basicsr.archs.factory import load_network
 from basicsr.archs.vqgan_arch import Upsample
-from basicsr.faces.tone import Tone, fix_colour
+from basicsr.faces.tone import Tone, fix_colour, recolour
 from basicsr.inference.code_search import CodeSearch
-from basicsr.inference.tasks import RESTORE, Task
+from basicsr.inference.tasks import COLORIZE, RESTORE, Task
 from basicsr.utils.checkpoint import CheckpointError
 from basicsr.utils.finite import check_finite
 from basicsr.utils.folders import packaged, weights_folder
@@ -31,8 +31,8 @@ from basicsr.utils.progress import track
 if TYPE_CHECKING:
     from basicsr.inference.onnx_network import OnnxNetwork
 
-OFFICIAL = Path('CodeFormer') / 'codeformer.pth'
 SMALL = Path('small') / 'codeformer_128.safetensors'
+SMALL_TASKS = SMALL.with_name('tasks_128.safetensors')  # its encoder for colourization and inpainting
 BACKENDS = ('torch', 'onnx')
 PRECISIONS = {'fp32': torch.float32, 'bf16': torch.bfloat16, 'fp16': torch.float16}
 
@@ -66,34 +66,28 @@ def find_model(model: str | os.PathLike, weights_dir: str | os.PathLike, task: T
 
     Raises:
         FileNotFoundError: it is not there; the message says how to get it.
-        ValueError: there is no small model for the task.
         HubError: see `fetch_from_hub`.
     """
     if is_hub_address(model):
         path = fetch_from_hub(os.fspath(model))
         return path, f'{os.fspath(model)} ({path.name})'
     folder = Path(weights_dir)
-    if task.weights is not None and model in ('auto', 'official', 'small'):
-        if model == 'small':
-            raise ValueError(f'--model small: it restores only; for {task.name} leave --model out, or give a file')
-        published = folder / task.weights
-        if not published.is_file():
-            raise FileNotFoundError(f'{published} is not there; get it with: id-codeformer download {task.group}')
-        return published, f'official CodeFormer weights to {task.name} ({published})'
-    official = folder / OFFICIAL
+    use = '' if task is RESTORE else f' to {task.name}'
+    official = folder / task.weights
     if model == 'official' or (model == 'auto' and official.is_file()):
         if not official.is_file():
-            raise FileNotFoundError(f'{official} is not there; get it with: id-codeformer download CodeFormer')
-        return official, f'official CodeFormer weights ({official})'
+            raise FileNotFoundError(f'{official} is not there; get it with: id-codeformer download {task.group}')
+        return official, f'official CodeFormer weights{use} ({official})'
     if model in ('auto', 'small'):
-        places = [place / SMALL for place in (folder, packaged('weights'))]
+        file = SMALL if task is RESTORE else SMALL_TASKS
+        places = [place / file for place in (folder, packaged('weights'))]
         small = next((place for place in places if place.is_file()), None)
         if small is None:
             raise FileNotFoundError(
                 f'{places[0]}, which comes with the package, is not there; give the weights folder (--weights_dir) '
                 'or a file (--model)'
             )
-        return small, f'embedded small model ({small})'
+        return small, f'embedded small model{use} ({small})'
     path = Path(model)
     if not path.is_file():
         raise FileNotFoundError(
@@ -138,10 +132,10 @@ def load_model(
     try:
         return path, name, load_restorer(path, map_location=device).requires_grad_(False)
     except CheckpointError as error:
-        if model != 'auto' or path.name == SMALL.name or task.weights is not None:
+        if model != 'auto' or path.name in (SMALL.name, SMALL_TASKS.name):
             raise
         logger.warning('%s. The embedded small model is used instead; fetch the official weights again', error)
-        return load_model('small', weights_dir, device)
+        return load_model('small', weights_dir, device, task)
 
 
 def bound_kept_memory(network: nn.Module) -> None:
@@ -186,6 +180,7 @@ class FaceRestorer:
         takes_identity: the network can be told who the faces are.
         told_by: the recognizer whose embeddings it takes, if its checkpoint says so, and how many numbers they have.
         default_w, default_adain: what is meant where `restore` is given none.
+        recolours: results have the light of the input, and of the network the colours alone.
         description: which weights these are.
 
     Raises:
@@ -220,6 +215,8 @@ class FaceRestorer:
         folder = weights_folder() if weights_dir is None else weights_dir
         path, name, network = load_model(model, folder, self.device, task)
         network = network.to(PRECISIONS[precision]).to(memory_format=torch.channels_last)
+        small_task = path.name == SMALL_TASKS.name
+        self.recolours = small_task and task is COLORIZE
         self.color_fix = path.name == SMALL.name and task is RESTORE if color_fix is None else color_fix
         self.task = task
         self.precision = precision
@@ -229,7 +226,7 @@ class FaceRestorer:
         self.backend = backend
         self.takes_identity = network.takes_identity and backend == 'torch'
         self.told_by = (network.recognizer, network.identity_dim)
-        self.default_w, self.default_adain = task.w, task.adain
+        self.default_w, self.default_adain = 0.0 if small_task else task.w, task.adain
         self.settings: dict[str, Any] = {}
         if isinstance(network, CodeFormerPlusPlus):
             if task is RESTORE:
@@ -319,15 +316,17 @@ class FaceRestorer:
         restored: list[np.ndarray] = []
         for start in track(range(0, len(inputs), size), 'face' if size == 1 else 'batch'):
             part = slice(start, start + size)
-            known: dict[str, Any] = {}
+            cond: dict[str, Any] = {}
             if search is not None:
-                known['search'] = search.only(part)
+                cond['search'] = search.only(part)
             if identity is not None:
-                told = None if mask is None else self._moved(mask[part])
-                known |= {'identity': self._moved(identity[part]), 'mask': told, 'id_scale': id_scale}
-            restored += self._run(torch.stack(inputs[part]), w, adain, **known)
+                weights = None if mask is None else self._moved(mask[part])
+                cond |= {'identity': self._moved(identity[part]), 'mask': weights, 'id_scale': id_scale}
+            restored += self._run(torch.stack(inputs[part]), w, adain, **cond)
         if self.color_fix:
             restored = [fix_colour(face, original) for face, original in zip(restored, shown, strict=True)]
+        if self.recolours:
+            restored = [recolour(face, original) for face, original in zip(restored, shown, strict=True)]
         return [
             to_levels(face if tone.is_usual else tone.undo(face, original))
             for face, tone, original in zip(restored, tones, fitted, strict=True)
@@ -358,9 +357,9 @@ class FaceRestorer:
 
     @torch.inference_mode(False)  # a search needs gradients, whatever the caller's mode
     @torch.no_grad()
-    def _run(self, batch: torch.Tensor, w: float, adain: bool, **known: Any) -> list[np.ndarray]:
+    def _run(self, batch: torch.Tensor, w: float, adain: bool, **cond: Any) -> list[np.ndarray]:
         """(N,3,S,S) in [-1, 1] to N pictures (S,S,3), float32 from 0 to 255."""
-        return self._pictures(self.network(self._moved(batch), w=w, adain=adain, **self.settings, **known)[0])
+        return self._pictures(self.network(self._moved(batch), w=w, adain=adain, **self.settings, **cond)[0])
 
     def _pictures(self, output: torch.Tensor) -> list[np.ndarray]:
         """Turn the network's output (N,3,S,S) in [-1, 1] into N pictures (S,S,3), float32 from 0 to 255.

@@ -14,9 +14,9 @@ class Task:
         name: for `--task`.
         w: fidelity weight where none is given.
         adain: match the statistics of features where nothing is said of it.
-        upscale: enlargement of whole pictures where none is given.
-        weights: file below the weights folder; None: those of `find_model`.
+        weights: official file below the weights folder.
         group: of the manifest, which fetches `weights`.
+        upscale: enlargement of whole pictures where none is given.
         adjusts_tones: show underexposed and faded faces with the usual contrast, see `Tone`.
         keeps_grey: a face without colour stays so.
         only_blurred: leave faces alone that are sharp already.
@@ -25,16 +25,24 @@ class Task:
     name: str
     w: float
     adain: bool
+    weights: Path
+    group: str
     upscale: float = 1
-    weights: Path | None = None
-    group: str = ''
     adjusts_tones: bool = True
     keeps_grey: bool = True
     only_blurred: bool = False
 
 
 FOLDER = Path('CodeFormer')
-RESTORE = Task('restore', w=0.8, adain=True, upscale=2, only_blurred=True)
+RESTORE = Task(
+    'restore',
+    w=0.8,
+    adain=True,
+    weights=FOLDER / 'codeformer.pth',
+    group='CodeFormer',
+    upscale=2,
+    only_blurred=True,
+)
 COLORIZE = Task(
     'colorize',
     w=0.0,

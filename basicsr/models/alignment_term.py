@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from basicsr.archs import CodeFormer, IDCodeFormer
-from basicsr.archs.idcodeformer_arch import Identity
+from basicsr.archs.identity import Identity
 from basicsr.models.base_model import BaseModel, Terms
 from basicsr.models.prediction import Prediction
 from basicsr.utils.options import OptionError
@@ -44,7 +44,7 @@ class AlignmentTerm:
         if not self.weight > 0 or not self.tau > 0 or self.every < 1 or self.faces < 1:
             raise OptionError('train:alignment_opt: loss_weight and tau must be above 0, every and sub_batch 1 or more')
 
-    def __call__(self, prediction: Prediction, iteration: int, w: float, who: Identity | None) -> Terms:
+    def __call__(self, prediction: Prediction, iteration: int, w: float, identity: Identity | None) -> Terms:
         """Return the weighted term, or none in an iteration that has none.
 
         Raises:
@@ -52,18 +52,18 @@ class AlignmentTerm:
         """
         if iteration % self.every:
             return {}
-        if who is None or who.vectors.shape[1] < 2:
+        if identity is None or identity.vectors.shape[1] < 2:
             raise OptionError('train:alignment_opt needs two references a face (datasets:train:references: 2)')
-        part = who.first(self.faces)
+        part = identity.first(self.faces)
         # A face with one reference, or whose identity was dropped, has nothing to align.
         both = (part.confidence[:, :2] > 0).all(1)
         one, other = (self._restore(prediction, w, part.only(reference)) for reference in (0, 1))
         distance = F.mse_loss(one, other, reduction='none').mean((1, 2, 3))
         return {'l_align': self.weight * (distance * both).sum() / both.sum().clamp(min=1)}
 
-    def _restore(self, prediction: Prediction, w: float, who: Identity) -> Tensor:
+    def _restore(self, prediction: Prediction, w: float, identity: Identity) -> Tensor:
         """Return the first faces under one reference, (n,3,S,S)."""
         with self.model.autocast():
-            logits = self.network.predict_logits(prediction.lq_feat[: self.faces], who=who)
+            logits = self.network.predict_logits(prediction.lq_feat[: self.faces], identity)
             seen = prediction.fused(self.faces)
-            return self.network.decode(self.network.lookup_codes_ste(logits, self.tau), seen, w, who=who).float()
+            return self.network.decode(self.network.lookup_codes_ste(logits, self.tau), seen, w, identity).float()

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from basicsr.archs import CodeFormer, IDCodeFormer
-from basicsr.archs.idcodeformer_arch import Identity
+from basicsr.archs.identity import Identity
 from basicsr.archs.quantizer import perplexity
 from basicsr.losses import code_cross_entropy, code_feature_loss
 from basicsr.models.alignment_term import AlignmentTerm
@@ -17,7 +17,7 @@ from basicsr.models.base_model import BaseModel, Batch, Terms
 from basicsr.models.identity_source import IdentitySource
 from basicsr.models.identity_term import IdentityTerm
 from basicsr.models.image_losses import ImageLosses
-from basicsr.models.prediction import Prediction, known
+from basicsr.models.prediction import Prediction
 from basicsr.models.style_gradient_loss import StyleGradientLoss
 from basicsr.models.target_codes import TargetCodes
 from basicsr.utils.options import OptionError
@@ -81,49 +81,50 @@ class CodeFormerIdxModel(BaseModel):
         self.log['perplexity'] = perplexity(predicted, self.net_g.codebook_size).item()
         return terms
 
-    def who(self, batch: Batch, faces: str) -> Identity | None:
+    def identify(self, batch: Batch, faces: str) -> Identity | None:
         """Return the identity of faces `batch[faces]` (see `IdentitySource`); None for an unconditioned network."""
         if not isinstance(self.net_g, IDCodeFormer):
             return None
-        return self.net_g.identify(len(batch['gt']), **self.source(batch, faces))
+        cond = self.source(batch, faces)
+        return self.net_g.identify(len(batch['gt']), cond['identity'], cond['mask'])
 
-    def predict(self, source: Tensor, sides: Sequence[int], who: Identity | None) -> Prediction:
+    def predict(self, source: Tensor, sides: Sequence[int], identity: Identity | None) -> Prediction:
         """Features of degraded faces (N,3,S,S), those for the fusion at `sides`, and code logits."""
         with self.autocast():
             lq_feat, seen = self.net_g.encode(source, sides, detach=False)
-            return Prediction(lq_feat, seen, self.net_g.predict_logits(lq_feat, **known(who)))
+            return Prediction(lq_feat, seen, self.net_g.predict_logits(lq_feat, identity))
 
     def identity_terms(
-        self, prediction: Prediction, batch: Batch, iteration: int, w: float, who: Identity | None
+        self, prediction: Prediction, batch: Batch, iteration: int, w: float, identity: Identity | None
     ) -> Terms:
         """Return the terms that keep the person, where the options ask for them; see the three classes."""
         terms: Terms = {}
         if self.identity:
-            terms |= self.identity(prediction, batch, iteration, w, who)
+            terms |= self.identity(prediction, batch, iteration, w, identity)
         if self.alignment:
-            terms |= self.alignment(prediction, iteration, w, who)
+            terms |= self.alignment(prediction, iteration, w, identity)
         if self.style_loss:
-            terms |= self.style_loss(prediction, batch, w, who)
+            terms |= self.style_loss(prediction, batch, w, identity)
         return terms
 
-    def decoded_losses(self, prediction: Prediction, gt: Tensor, iteration: int, who: Identity | None) -> Terms:
+    def decoded_losses(self, prediction: Prediction, gt: Tensor, iteration: int, identity: Identity | None) -> Terms:
         """Return the listed losses, of faces decoded at w = 0 so that the gradient reaches encoder and Transformer."""
         count = self.image_losses.faces(iteration, len(gt))
         if not count:
             return {}
         with self.autocast():
             codes = self.net_g.lookup_codes_ste(prediction.logits[:count], self.ste_temperature)
-            output = self.net_g.decode(codes, {}, 0, **known(who and who.first(count)))
+            output = self.net_g.decode(codes, {}, 0, identity and identity.first(count))
         return self.image_losses(output.float(), gt[:count], iteration)
 
     def code_only_losses(self, batch: Batch, source: str, iteration: int, decodes: bool = False) -> Terms:
         """Return the loss sum of stage II on faces `batch[source]`; the listed losses only if it `decodes`."""
-        who = self.who(batch, source)
-        prediction = self.predict(batch[source], (), who)
+        identity = self.identify(batch, source)
+        prediction = self.predict(batch[source], (), identity)
         terms = self.code_losses(prediction.logits, prediction.lq_feat, self.target_codes(batch))
         if decodes:
-            terms |= self.decoded_losses(prediction, batch['gt'], iteration, who)
-        return terms | self.identity_terms(prediction, batch, iteration, 0, who)
+            terms |= self.decoded_losses(prediction, batch['gt'], iteration, identity)
+        return terms | self.identity_terms(prediction, batch, iteration, 0, identity)
 
     def generator_losses(self, batch: Batch, iteration: int) -> Terms:
         """Return the loss sum of stage II."""
@@ -132,6 +133,6 @@ class CodeFormerIdxModel(BaseModel):
     @torch.no_grad()
     def infer(self, batch: Batch) -> Tensor:
         """Return the restored face at `train:fidelity_weight`, with AdaIN if `val:adain` says so."""
-        told = self.source(batch, 'lq')
+        cond = self.source(batch, 'lq')
         with self.autocast():
-            return self.get_bare_model()(batch['lq'], w=self.w, adain=self.adain, **told)[0].float()
+            return self.get_bare_model()(batch['lq'], w=self.w, adain=self.adain, **cond)[0].float()

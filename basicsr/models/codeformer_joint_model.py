@@ -13,7 +13,6 @@ from basicsr.models.base_model import Batch, Terms
 from basicsr.models.codeformer_idx_model import CodeFormerIdxModel
 from basicsr.models.gan import AdversarialLosses
 from basicsr.models.image_losses import random_window, window_side
-from basicsr.models.prediction import known
 from basicsr.models.schedule import Curriculum
 from basicsr.utils.options import OptionError
 from basicsr.utils.registry import MODEL_REGISTRY
@@ -84,19 +83,19 @@ class CodeFormerJointModel(CodeFormerIdxModel):
             return self.code_only_losses(batch, 'in_large_de', iteration)
         if phase.severity == 'both':
             batch = {**batch, 'in': every_second(batch['in'], batch['in_large_de'], iteration)}
-        gt, net, who, w = batch['gt'], self.net_g, self.who(batch, 'in'), phase.weight(iteration)
-        prediction = self.predict(batch['in'], net.connect_list, who)
+        gt, net, identity, w = batch['gt'], self.net_g, self.identify(batch, 'in'), phase.weight(iteration)
+        prediction = self.predict(batch['in'], net.connect_list, identity)
         with self.autocast():
             codes = net.lookup_codes(prediction.logits).detach()
             if self.end_to_end:  # the same codes, with a gradient
                 codes = net.lookup_codes_ste(prediction.logits, self.ste_temperature)
-            output = net.decode(codes, prediction.fused(detach=not self.end_to_end), w, **known(who))
+            output = net.decode(codes, prediction.fused(detach=not self.end_to_end), w, identity)
         whole = output.float(), gt
         self.output, self.target = random_window(self.crop, *whole)
         terms = self.image_losses(self.output, self.target, iteration, whole)
         terms |= self.gan.generator_terms(self.output, terms, iteration)
         terms |= self.code_losses(prediction.logits, prediction.lq_feat, self.target_codes(batch))
-        return terms | self.identity_terms(prediction, batch, iteration, w, who)
+        return terms | self.identity_terms(prediction, batch, iteration, w, identity)
 
     def discriminator_losses(self, batch: Batch, iteration: int) -> Terms:
         """Real against restored, where an image was decoded."""

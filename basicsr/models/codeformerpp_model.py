@@ -21,7 +21,7 @@ from basicsr.losses.registration_loss import REFERENCE_SIDE, similarity
 from basicsr.models.base_model import BaseModel, Batch, Terms, logger
 from basicsr.models.codeformer_joint_model import every_second
 from basicsr.models.gan import AdversarialLosses
-from basicsr.models.image_losses import ImageLosses
+from basicsr.models.image_losses import ImageLosses, random_window, window_side
 from basicsr.utils.options import OptionError
 from basicsr.utils.registry import MODEL_REGISTRY
 
@@ -147,7 +147,11 @@ class CodeFormerPPModel(_PlusPlusModel):
     """Stage 2: texture transfer. Loss: pixel + perceptual [+ metric] [+ identity] [+ adversarial].
 
     `train:metric_opt` (see `DeepMetricLoss`), `identity_opt` (see `IdentityLoss`) and `gan_opt` with `network_d` are
-    left out where the options have none.
+    left out where the options have none. With `train:crop` texture is transferred, and judged, in a random window of
+    this many pixels, a multiple of 4; recognizers see whole faces, so the two identity terms must be off then.
+
+    Raises:
+        OptionError: see above.
     """
 
     LOSS_SECTIONS = frozenset({'pixel_opt', 'perceptual_opt', 'gan_opt', 'metric_opt', 'identity_opt', 'losses'})
@@ -164,6 +168,13 @@ class CodeFormerPPModel(_PlusPlusModel):
         self.metric = cast(DeepMetricLoss, build_loss(metric).to(self.device)) if metric else None
         self.identity = cast(IdentityLoss, build_loss(identity).to(self.device)) if identity else None
         self.gan = AdversarialLosses(self, lambda: self.net_g.tgrn.last.weight)
+        self.crop = window_side(self)
+        if self.crop % 4:
+            raise OptionError(f'train:crop {self.crop}: the texture transfer needs a multiple of 4')
+        if self.crop and (self.identity or (self.metric and self.metric.identity)):
+            raise OptionError(
+                'train:crop: a recognizer needs whole faces; leave it out, or identity_opt and metric_opt:id_recognizer'
+            )
         if self.net_g.texture_from == 'I_warp' and not self.net_g.registers:
             logger.warning(
                 'network_g: the aligner is untrained, so I_G is not registered; give path:pretrain_network_g, the '
@@ -172,26 +183,18 @@ class CodeFormerPPModel(_PlusPlusModel):
 
     def generator_losses(self, batch: Batch, iteration: int) -> Terms:
         """Return the loss sum of stage 2."""
-        gt = batch['gt']
+        gt, landmarks = batch['gt'], batch.get('landmarks')
         faithful, generated = self.restore_twice(batch, iteration)
+        with self.autocast(), torch.no_grad():
+            warped = self.net_g.texture_source(faithful, generated).float()
+        positive = hard_positive(faithful, warped, component_mask(gt.shape[3], landmarks).to(gt.device))
+        gt, faithful, generated, warped, positive = random_window(self.crop, gt, faithful, generated, warped, positive)
         with self.autocast():
-            with torch.no_grad():
-                warped = self.net_g.texture_source(faithful, generated).float()
             output = self.net_g.tgrn(faithful, warped).float()
-        self.output = output
+        self.output, self.target = output, gt
         terms = self.image_losses(output, gt, iteration)
         terms |= self.gan.generator_terms(output, terms, iteration)
-        return terms | self._person_terms(batch, iteration, faithful, generated, warped, output)
-
-    def _person_terms(
-        self, batch: Batch, iteration: int, faithful: Tensor, generated: Tensor, warped: Tensor, output: Tensor
-    ) -> Terms:
-        """Metric and identity terms."""
-        gt, landmarks = batch['gt'], batch.get('landmarks')
-        terms: Terms = {}
         if self.metric is not None:
-            mask = component_mask(gt.shape[3], landmarks).to(gt.device)
-            positive = hard_positive(faithful, warped, mask)
             with self.autocast():
                 found = self.metric(output, gt, faithful, generated, positive, landmarks)
             terms['l_dml'] = found.texture
@@ -205,7 +208,7 @@ class CodeFormerPPModel(_PlusPlusModel):
 
     def discriminator_losses(self, batch: Batch, iteration: int) -> Terms:
         """Real against restored."""
-        return self.gan.discriminator_terms(batch['gt'], self.output, iteration)
+        return self.gan.discriminator_terms(self.target, self.output, iteration)
 
     @torch.no_grad()
     def infer(self, batch: Batch) -> Tensor:

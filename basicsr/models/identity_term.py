@@ -15,10 +15,10 @@ import torch
 from torch import Tensor, nn
 
 from basicsr.archs import CodeFormer
-from basicsr.archs.idcodeformer_arch import Identity
+from basicsr.archs.identity import Identity
 from basicsr.losses import IdentityLoss, build_loss
 from basicsr.models.base_model import BaseModel, Terms
-from basicsr.models.prediction import Prediction, known
+from basicsr.models.prediction import Prediction
 from basicsr.utils.options import OptionError
 from basicsr.utils.registry import nearest
 
@@ -121,7 +121,7 @@ class IdentityTerm:
         batch: Mapping[str, Any],
         iteration: int,
         w: float,
-        who: Identity | None,
+        identity: Identity | None,
     ) -> Terms:
         """Return the weighted term, or none in an iteration that has none.
 
@@ -130,7 +130,7 @@ class IdentityTerm:
             batch: its `gt` (N,3,S,S) in [-1, 1] and, where there are any, `landmarks` (N,5,2).
             iteration: of the run.
             w: weight of the fusion.
-            who: whom the faces show, for a network that is conditioned on it.
+            identity: whom the faces show, for a network that is conditioned on it.
         """
         if iteration <= self.start or not self.loss.is_due(iteration):
             return {}
@@ -142,7 +142,7 @@ class IdentityTerm:
         with self.model.autocast():
             codes = self.network.lookup_codes_ste(part, self.tau)
             seen = prediction.fused(count, detach=not self.grad_through_skips)
-            output = self.network.decode(codes, seen, w, **known(who and who.first(count)))
+            output = self.network.decode(codes, seen, w, identity and identity.first(count))
         value = self.loss(output.float(), batch['gt'][:count], None if landmarks is None else landmarks[:count])
         self.model.log['ids_cosine'] = 1 - value.item() / self.loss.loss_weight
         self._watch(value, part, logits, self._now() - begin)

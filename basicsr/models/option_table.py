@@ -173,6 +173,7 @@ DATASET: Table = {
     'gen_inpaint_mask': Option(
         bool, 'the input is the good face, pure white under brush strokes; `use_corrupt` has no effect', False
     ),
+    'mask_prob': Option(float, 'share of inputs with brush strokes; the others are degraded as usual', 1, least=0),
     'latent_gt_path': Option(str, 'codes of the good faces (`id-codeformer data latents`)'),
     'component_path': Option(str, 'accepted, without effect'),
     'kernel_list': Option(list, 'kinds of blur: `iso`, `aniso`'),

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from torch import Tensor
-
-from basicsr.archs.idcodeformer_arch import Identity
 
 
 class Prediction(NamedTuple):
@@ -26,8 +24,3 @@ class Prediction(NamedTuple):
     def fused(self, faces: int | None = None, detach: bool = True) -> dict[int, Tensor]:
         """Return the fused features of the first faces (all by default); detached, as published, or not."""
         return {side: (feat.detach() if detach else feat)[:faces] for side, feat in self.seen.items()}
-
-
-def known(who: Identity | None) -> dict[str, Any]:
-    """Return the argument by which a conditioned network's parts are told whom they see; none for another network."""
-    return {} if who is None else {'who': who}

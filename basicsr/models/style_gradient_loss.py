@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from basicsr.archs import CodeFormer, IDCodeFormer
-from basicsr.archs.idcodeformer_arch import Identity
+from basicsr.archs.identity import Identity
 from basicsr.models.base_model import BaseModel, Batch, Terms
 from basicsr.models.prediction import Prediction
 from basicsr.recognition.embedder import FaceEmbedder
@@ -54,24 +54,24 @@ class StyleGradientLoss:
         self.network = network
         self.embedder = FaceEmbedder(section.get('weights')).to(model.device)
 
-    def __call__(self, prediction: Prediction, batch: Batch, w: float, who: Identity | None) -> Terms:
+    def __call__(self, prediction: Prediction, batch: Batch, w: float, identity: Identity | None) -> Terms:
         """Return the weighted term.
 
         Args:
             prediction: of the network; gets no gradient.
             batch: its `gt` (N,3,S,S) in [-1, 1].
             w: weight of the fusion.
-            who: whom the faces show; those who are told nothing do not count.
+            identity: whom the faces show; those who are told nothing do not count.
         """
-        if who is None:
+        if identity is None:
             return {}
-        other = Identity(who.vectors.roll(-1, 0), who.confidence.roll(-1, 0))
+        other = identity.rolled()
         right = self.right(prediction, batch['gt'].roll(-1, 0), w)
         said = torch.cat([self.network.id_style.statistics(side, other).float().flatten(1) for side in right], dim=1)
         wanted = torch.cat([part.flatten(1) for part in right.values()], dim=1)
         wanted = self.strength * wanted.shape[1] ** 0.5 * F.normalize(wanted, dim=1)
         # Where nobody is told anything the loss is 0, and not absent: processes average the same gradients.
-        counts = (other.known > 0).float()
+        counts = (other.max_confidence > 0).float()
         share = counts / counts.sum().clamp(min=1)
         self.model.log['style_cosine'] = (F.cosine_similarity(said, wanted) * share).sum().item()
         return {'l_style': self.weight * ((said - wanted).square().mean(1) * share).sum() / self.strength**2}

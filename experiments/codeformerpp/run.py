@@ -70,7 +70,7 @@ def changes(args: argparse.Namespace, size: int, sets: dict[str, Path]) -> tuple
         'network_g:prior_path': args.prior, 'datasets:train:dataroot_gt': args.train,
         'datasets:train:gt_size': size, 'datasets:train:in_size': size,
         'train:perceptual_opt:weights': args.vgg, 'train:metric_opt:weights': args.vgg,
-        'train:metric_opt:id_recognizer': args.recognizer, **(TRIAL if args.trial else {}),
+        **(TRIAL if args.trial else {}),
     }  # fmt: skip
     return plan, [f'{key}={value}' for key, value in options.items()]
 
@@ -100,7 +100,6 @@ def parser() -> argparse.ArgumentParser:
     add('--faces', type=Path, default=Path('datasets/faces_val'), help='held-out clean faces')
     add('--people', type=Path, default=Path('datasets/people_val'), help=f'with the folders {" and ".join(PEOPLE)}')
     add('--vgg', default='weights/vgg/vgg16-397923af.pth', help='VGG16 in torchvision names')
-    add('--recognizer', default='weights/arcface/arcface_mbf512.onnx', help='of the training loss')
     add('--judge', default='mobilefacenet_casia128', help='of the judging; another one')
     add('--niqe', default='weights/metrics/niqe_pris_params.npz', help="NIQE's statistics")
     add('--limit', type=int, help='pairs made of each set (all by default)')

@@ -20,6 +20,7 @@ import torch
 
 from basicsr.cli.arguments import ArgumentParser
 from basicsr.utils.checkpoint import CheckpointError, read_checkpoint, read_metadata, unwrap
+from basicsr.utils.download import sha256_of
 from basicsr.utils.files import replacing
 
 
@@ -33,13 +34,15 @@ def _read(file: Path) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
     return unwrap(checkpoint, 'params_ema', str(file)), checkpoint['network']
 
 
-def release(sources: Sequence[Path], target: Path, ia_cft: Path | None = None) -> None:
+def release(sources: Sequence[Path], target: Path, ia_cft: Path | None = None, base: Path | None = None) -> None:
     """Write the mean of the averaged weights in `sources` to `target`, the network's options in the header.
 
     Args:
         sources: checkpoints of one network.
         target: a safetensors file.
         ia_cft: a checkpoint or released file with IA-CFT for that network, which is taken from there as it is.
+        base: a released file that the training started from; only what differs from it is written, and `target` can be
+            loaded where that file lies beside it.
 
     Raises:
         CheckpointError: a file is no checkpoint of a training, or its weights are not those of the first network.
@@ -60,22 +63,35 @@ def release(sources: Sequence[Path], target: Path, ia_cft: Path | None = None) -
     state = {name: value.half() for name, value in state.items()}
     paths = ('vqgan_path', 'model_path')  # of the machine it was trained on
     network = {name: value for name, value in network.items() if name not in paths}
+    header = {'format': 'pt'}
+    if base:
+        whole, network = _read(base)
+        state = {name: value for name, value in state.items() if not torch.equal(value, whole[name])}
+        header |= {'base': base.name, 'base_sha256': sha256_of(base)}
     with replacing(target) as partial:
-        safetensors.torch.save_file(state, partial, metadata={'network': json.dumps(network), 'format': 'pt'})
+        safetensors.torch.save_file(state, partial, metadata={'network': json.dumps(network), **header})
     print(f'{target}: {network["type"]}, {target.stat().st_size / 1e6:.1f} MB')
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line; return the exit code."""
     parser = ArgumentParser(description='Write the embedded small model from training checkpoints.')
-    parser.add_argument('--codeformer', type=Path, required=True, nargs='+', help='of stage III; of several, the mean')
+    parser.add_argument('--codeformer', type=Path, nargs='+', help='of stage III; of several, the mean')
     parser.add_argument('--ia_cft', type=Path, help='a checkpoint of IA-CFT on that network, which is added')
-    parser.add_argument('--vqgan', type=Path, required=True, help='stage I checkpoint')
+    parser.add_argument('--vqgan', type=Path, help='stage I checkpoint')
+    parser.add_argument('--tasks', type=Path, help='of options/small/CodeFormer_128_tasks.yml, on the released network')
     parser.add_argument('--output', type=Path, default=Path('weights/small'))
     args = parser.parse_args(argv)
+    if not (args.codeformer or args.vqgan or args.tasks):
+        parser.error('nothing to write; give --codeformer, --vqgan or --tasks')
     try:
-        release(args.codeformer, args.output / 'codeformer_128.safetensors', args.ia_cft)
-        release([args.vqgan], args.output / 'vqgan_128.safetensors')
+        network = args.output / 'codeformer_128.safetensors'
+        if args.codeformer:
+            release(args.codeformer, network, args.ia_cft)
+        if args.vqgan:
+            release([args.vqgan], args.output / 'vqgan_128.safetensors')
+        if args.tasks:
+            release([args.tasks], args.output / 'tasks_128.safetensors', base=network)
     except CheckpointError as error:
         print(error, file=sys.stderr)
         return 1

@@ -9,7 +9,7 @@ from small import CODEFORMER
 
 from basicsr.archs import CodeFormer, IDCodeFormer, build_network
 from basicsr.archs.factory import load_network
-from basicsr.archs.idcodeformer_arch import Identity
+from basicsr.archs.identity import Identity
 from basicsr.models.schema import check_options
 from basicsr.utils.checkpoint import load_state, save_atomic
 from basicsr.utils.options import OptionError
@@ -51,9 +51,9 @@ def awake(**options):
 
 def test_what_is_known_of_a_face_is_what_its_most_trusted_reference_tells():
     who = Identity(torch.eye(3)[None], torch.tensor([[1.0, 0.0, 0.2]]))
-    assert who.known.tolist() == [1]
+    assert who.max_confidence.tolist() == [1]
     assert torch.allclose(who.mean, torch.tensor([[1.0, 0.0, 0.2]]) / 1.04**0.5)
-    assert who.only(2).known.tolist() == pytest.approx([0.2])
+    assert who.only(2).max_confidence.tolist() == pytest.approx([0.2])
 
 
 @pytest.mark.parametrize('parts', PARTS)
@@ -95,8 +95,10 @@ def test_none_an_all_masked_row_and_a_dropped_identity_are_the_same():
 def test_dropout_drops_its_share_in_training_and_nothing_otherwise():
     network, _ = fresh(identity_dropout=0.25)
     identity = embeddings(4000)
-    assert network.identify(4000, identity).known.all()
-    assert network.train().identify(4000, identity).known.float().mean().item() == pytest.approx(0.75, abs=0.03)
+    assert network.identify(4000, identity).max_confidence.all()
+    assert network.train().identify(4000, identity).max_confidence.float().mean().item() == pytest.approx(
+        0.75, abs=0.03
+    )
 
 
 @torch.no_grad()

@@ -75,3 +75,8 @@ def test_the_input_of_inpainting_is_the_face_under_white_strokes(tmp_path: Path,
     assert not torch.equal(dataset[0]['in'], dataset[2]['in'])  # the same face, another mask
     if kind == 'FFHQBlindJointDataset':
         assert not torch.equal(dataset[0]['in'], dataset[0]['in_large_de'])
+    mixed = build_dataset({**opt, 'mask_prob': 0.5, 'use_corrupt': True})
+    inputs = [mixed[index]['in'] for index in range(12)]
+    grey = [bool((face.max(0).values - face.min(0).values < 0.02).all()) for face in inputs]
+    masked = [bool((face == 1).all(0).any()) for face in inputs]
+    assert 2 < sum(grey) < 10 and not any(each and other for each, other in zip(grey, masked, strict=True))

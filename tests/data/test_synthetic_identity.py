@@ -149,7 +149,7 @@ def test_a_step_is_told_what_the_recognizer_sees_in_the_references(stage, tmp_pa
     embedder = FaceEmbedder(tmp_path / 'recognizer.pth')
     with torch.no_grad():
         for number in range(2):
-            told = model.who(batch, 'in').vectors[:, number]
+            told = model.identify(batch, 'in').vectors[:, number]
             torch.testing.assert_close(told, embedder(batch['reference'][:, number]))
     model.optimize_parameters([batch], 1)
     assert all(layer.out.weight.any() for layer in model.net_g.id_layers)
@@ -161,7 +161,7 @@ def test_photographs_without_a_recognizer_and_networks_that_do_not_ask_are_error
     batch = {'gt': image(2, 1, 64), 'in': image(2, 2, 64), 'reference': image(2, 3, 64)[:, None]}
     model = build_model({**opt, 'train': {**opt['train'], 'identity_reference': None}})
     with pytest.raises(OptionError, match="train:identity_reference: 'weights' is missing"):
-        model.who(batch, 'in')
+        model.identify(batch, 'in')
     with pytest.raises(OptionError, match="train:identity_reference: 'weights' is missing"):
         build_model({**opt, 'train': {**opt['train'], 'identity_reference': {'weights': ''}}})
     with pytest.raises(OptionError, match="network_g:recognizer is 'arcface_ir_se50', but train:identity_reference"):

@@ -7,8 +7,10 @@ from pathlib import Path
 
 import pytest
 import torch
+from small_faces import save_tiny_model
 
-from basicsr.utils.checkpoint import read_checkpoint, read_metadata, save_atomic
+from basicsr.archs.factory import load_network
+from basicsr.utils.checkpoint import CheckpointError, read_checkpoint, read_metadata, save_atomic
 from experiments.small_model.release import main
 
 
@@ -56,3 +58,40 @@ def test_weights_alone_are_refused(tmp_path: Path, capsys: pytest.CaptureFixture
     save_atomic({'params_ema': {'shared': torch.ones(2)}}, bare)
     assert main(['--codeformer', str(bare), '--vqgan', str(bare), '--output', str(tmp_path / 'out')]) == 1
     assert f"{bare}: no entry 'network'" in capsys.readouterr().err
+
+
+@pytest.fixture
+def part(tmp_path: Path) -> Path:
+    """A released network and, beside it, the part of it that another training changed."""
+    whole = torch.load(save_tiny_model(tmp_path / 'whole.pth'), weights_only=True)['params_ema']
+    output = tmp_path / 'out'
+    first = checkpoint(tmp_path / 'first.pth', **whole)
+    assert main(['--codeformer', first, '--output', str(output)]) == 0
+    changed = {name: value + 1 if name.startswith('encoder.') else value for name, value in whole.items()}
+    assert main(['--tasks', checkpoint(tmp_path / 'tasks.pth', **changed), '--output', str(output)]) == 0
+    return output / 'tasks_128.safetensors'
+
+
+def test_a_part_of_a_network_is_completed_by_the_file_beside_it(part: Path) -> None:
+    assert {name.split('.')[0] for name in read_checkpoint(part)} == {'encoder'}
+    base = load_network(part.with_name('codeformer_128.safetensors')).state_dict()
+    for name, value in load_network(part).state_dict().items():
+        moved = 1 if name.startswith('encoder.') else 0
+        assert torch.allclose(value, base[name] + moved, atol=2e-3), name
+
+
+def test_a_part_without_its_network_is_refused_by_name(part: Path) -> None:
+    base = part.with_name('codeformer_128.safetensors')
+    content = base.read_bytes()
+    base.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
+    with pytest.raises(CheckpointError, match=f'{part}: a part of the network in {base.name}, which must lie beside'):
+        load_network(part)
+    base.unlink()
+    with pytest.raises(CheckpointError, match=f'{part}: a part of the network in {base.name}'):
+        load_network(part)
+
+
+def test_nothing_to_release_is_said(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit, match='2'):
+        main([])
+    assert 'give --codeformer, --vqgan or --tasks' in capsys.readouterr().err

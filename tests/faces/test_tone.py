@@ -8,7 +8,7 @@ import pytest
 from small_faces import aligned_face
 
 import basicsr.faces.tone as tone_module
-from basicsr.faces.tone import LUMA, SPREAD, Tone, fix_colour
+from basicsr.faces.tone import LUMA, SPREAD, Tone, fix_colour, recolour
 from basicsr.inference import FaceRestorer
 
 SKIN, BROWN, BLUE = (205, 160, 140), (95, 70, 55), (90, 115, 150)
@@ -155,3 +155,15 @@ def test_overshoot_beside_an_edge_is_taken_back_but_lights_in_eyes_stay():
     fixed = fix_colour(drawn, rounded(blurred(face, 1)))
     assert fixed[20:108, 24:30].max() < 206 and fixed[20:108, 30:36].min() > 78
     assert fixed[58:60, 48:50].min() > 220
+
+
+# Colourization
+
+
+def test_colours_are_taken_over_and_the_light_stays():
+    original = np.repeat((aligned_face(128) @ LUMA)[..., None], 3, 2)
+    coloured = blurred(aligned_face(128), 2) * 0.7 + 20
+    result = recolour(coloured, original)
+    assert np.abs(result @ LUMA - original[..., 0]).max() < 0.05
+    taken, given = result - (result @ LUMA)[..., None], coloured - (coloured @ LUMA)[..., None]
+    assert np.abs(taken.mean((0, 1)) - given.mean((0, 1))).max() < 0.5 and np.abs(taken).mean() > 2

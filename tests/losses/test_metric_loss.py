@@ -5,7 +5,6 @@ from __future__ import annotations
 import pytest
 import torch
 import torch.nn.functional as F
-from backbones import backbone_state
 from drawing import image
 from small_recognizer import save_tiny, smooth_faces
 from torch import nn
@@ -13,14 +12,6 @@ from torch import nn
 from basicsr.faces.geometry import ffhq_template
 from basicsr.losses import DeepMetricLoss, build_loss
 from basicsr.losses.metric_loss import component_mask, hard_positive, low_frequencies
-
-
-@pytest.fixture(scope='module')
-def vgg(tmp_path_factory):
-    """The first layers of a VGG16 with drawn weights."""
-    path = tmp_path_factory.mktemp('backbones') / 'vgg16.pth'
-    torch.save(backbone_state('vgg16', 9), path)
-    return path
 
 
 class Pixels(nn.Module):

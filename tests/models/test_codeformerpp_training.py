@@ -8,9 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 from drawing import fill
-from small import CODEFORMER, stage_options
-from test_metric_loss import vgg  # noqa: F401  a fixture
-from test_stages import batch_of
+from small import CODEFORMER, batch_of, stage_options
 
 from basicsr.archs import build_network
 from basicsr.archs.face_aligner_arch import warp
@@ -20,6 +18,7 @@ from basicsr.losses.registration_loss import residual_bend, similarity, smoothne
 from basicsr.models import build_model
 from basicsr.models.codeformer_joint_model import every_second
 from basicsr.models.codeformerpp_model import random_bend
+from basicsr.models.image_losses import random_window
 from basicsr.models.schema import check_options
 from basicsr.utils.checkpoint import load_state_dict_file, save_atomic
 from basicsr.utils.options import OptionError
@@ -79,7 +78,7 @@ def test_faces_that_are_not_bent_have_no_known_bend(tmp_path):
     assert set(terms) == {'l_lncc', 'l_smooth'}
 
 
-def test_stage_2_sums_what_its_options_ask_for(tmp_path, vgg):  # noqa: F811
+def test_stage_2_sums_what_its_options_ask_for(tmp_path, vgg):
     metric = {'type': 'DeepMetricLoss', 'weights': str(vgg), 'margin': 0.3, 'loss_weight': 2.0}
     opt = options(2, tmp_path, metric_opt=metric)
     check_options(opt)
@@ -93,6 +92,25 @@ def test_stage_2_sums_what_its_options_ask_for(tmp_path, vgg):  # noqa: F811
     assert 0 <= model.log['dml_active'] <= 1
     opt['train'].pop('metric_opt')
     assert set(build_model(opt).generator_losses(batch, 2)) == {'l_g_pix'}
+
+
+def test_texture_is_transferred_in_a_window_of_the_faces(tmp_path, vgg):
+    metric = {'type': 'DeepMetricLoss', 'weights': str(vgg), 'margin': 0.3}
+    model = build_model(options(2, tmp_path, metric_opt=metric, crop=32))
+    fill(model.net_g.dam), fill(model.net_g.tgrn)
+    batch = batch_of(model.opt)
+    torch.manual_seed(3)
+    terms = model.generator_losses(batch, 1)
+    torch.manual_seed(3)
+    faithful, generated = model.restore_twice(batch, 1)
+    warped = model.net_g.texture_source(faithful, generated)
+    gt, faithful, warped = random_window(32, batch['gt'], faithful, warped)
+    assert model.output.shape == (2, 3, 32, 32) and torch.equal(model.target, gt)
+    torch.testing.assert_close(model.output, model.net_g.tgrn(faithful, warped))
+    assert terms['l_g_pix'].item() == pytest.approx((model.output - gt).abs().mean().item(), rel=1e-5)
+    assert terms['l_dml'].item() > 0
+    with pytest.raises(OptionError, match='train:crop 30: the texture transfer needs a multiple of 4'):
+        build_model(options(2, tmp_path, crop=30))
 
 
 @pytest.mark.parametrize(('stage', 'part'), [(1, 'dam'), (2, 'tgrn')])

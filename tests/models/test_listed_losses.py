@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from small import stage_options
-from test_stages import batch_of
+from small import batch_of, stage_options
 from torch import nn
 
 from basicsr.models import build_model

@@ -274,7 +274,7 @@ def test_a_step_of_training_is_told_what_the_low_quality_faces_say(stage, tmp_pa
     check_options(opt)
     model = build_model(opt)
     batch = batch_of(opt)
-    who = model.who(batch, 'in')
+    who = model.identify(batch, 'in')
     embeddings, confidence = model.source.of_input(batch['in'])
     torch.testing.assert_close(who.vectors[:, 0], embeddings)
     assert torch.equal(who.confidence[:, 0], confidence)
@@ -315,7 +315,7 @@ def test_without_the_option_and_without_references_faces_are_restored_blind(tmp_
     opt = input_options(2, tmp_path, embedder)
     del opt['train']['identity_input']
     model = build_model(opt)
-    assert not model.who(batch_of(opt), 'in').known.any()
+    assert not model.identify(batch_of(opt), 'in').max_confidence.any()
 
 
 def test_options_that_do_not_fit_are_errors(tmp_path, embedder):
