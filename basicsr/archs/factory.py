@@ -23,6 +23,7 @@ from basicsr.utils.checkpoint import (
     without_prefix,
 )
 from basicsr.utils.download import sha256_of
+from basicsr.utils.options import with_current_names
 from basicsr.utils.registry import ARCH_REGISTRY
 
 STATED = (
@@ -214,7 +215,7 @@ def _stated(checkpoint: Mapping[str, Any], path: str | os.PathLike) -> Mapping[s
     """
     try:
         stated = checkpoint['network'] if 'network' in checkpoint else read_metadata(path).get('network', '{}')
-        stated = json.loads(stated) if isinstance(stated, str) else stated
+        stated = with_current_names(json.loads(stated) if isinstance(stated, str) else stated, str(path))
     except (ValueError, RecursionError) as error:
         raise CheckpointError(f'{path}: its `network` is no JSON') from error
     stated = {} if stated is None else stated

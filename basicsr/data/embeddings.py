@@ -103,8 +103,9 @@ class Embeddings:
             raise DataError(f'{file}: no such file; {remedy}')
         try:
             with safetensors.safe_open(file, framework='pt') as opened:
-                about = opened.metadata() or {}
+                header = opened.metadata() or {}
                 tensors = {name: opened.get_tensor(name) for name in ('digests', 'stamps', 'vectors')}
+            about = {name.replace('recogniser', 'recognizer'): value for name, value in header.items()}  # as before
             names = about['recognizer'], about['recognizer_sum']
             result = cls(*names, seed=int(about['seed']), file=file, **tensors)
         except (safetensors.SafetensorError, OSError, KeyError, ValueError) as error:
@@ -142,7 +143,7 @@ class Embeddings:
                 stamps[row] = _sums([stamp])[0]
         return replace(self, stamps=stamps)
 
-    def check_recogniser(self, wanted: str) -> None:
+    def check_recognizer(self, wanted: str) -> None:
         """They are of the recognizer `wanted`: its name, or its weights file.
 
         Raises:
@@ -191,7 +192,7 @@ def open_embeddings(opt: Mapping[str, Any]) -> Embeddings:
     """
     table = Embeddings.read(option(opt, 'embeddings'))
     if opt.get('recognizer'):
-        table.check_recogniser(opt['recognizer'])
+        table.check_recognizer(opt['recognizer'])
     return table
 
 

@@ -99,7 +99,8 @@ class Calibration:
         if not Path(file).is_file():
             raise CheckpointError(f'{file}: no such file; {remedy}')
         try:
-            content: dict[str, Any] = json.loads(Path(file).read_text(encoding='utf-8'))
+            stored: dict[str, Any] = json.loads(Path(file).read_text(encoding='utf-8'))
+            content = {name.replace('recogniser', 'recognizer'): value for name, value in stored.items()}  # as before
             weights = {name: float(weight) for name, weight in content.pop('weights').items()}
             result = cls(weights=weights, bias=float(content.pop('bias')), **content)
         except (ValueError, TypeError, KeyError, AttributeError) as error:

@@ -31,7 +31,7 @@ RENAMED: Mapping[str, str] = {
     'codebook_average': 'codebook_ema',
     'mistaken': 'mismatch_prob',
     'reach': 'grad_to',
-    'recognizer': 'recogniser',  # another spelling
+    'recogniser': 'recognizer',
     'restart_under': 'dead_code_threshold',
     'through_fusion': 'grad_through_skips',
 }

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import safetensors.torch
 import skimage.data
 import torch
 from small import CODEFORMER, stage_options
@@ -301,6 +302,16 @@ def test_embedding_again_computes_only_what_is_missing(place, monkeypatch, capsy
     again = Embeddings.read(file)
     assert torch.equal(again.vectors[:-1], first.vectors) and len(again.vectors) == 8
     assert not list(place.glob('.*part'))
+
+
+def test_embeddings_under_the_former_spelling_are_read(place):
+    file = place / 'faces.safetensors'
+    table = Embeddings.read(file)
+    tensors = {'digests': table.digests, 'stamps': table.stamps, 'vectors': table.vectors}
+    header = {'recogniser': 'tiny', 'recogniser_sum': table.recognizer_sum, 'seed': '0'}
+    safetensors.torch.save_file(tensors, file, header)
+    again = Embeddings.read(file)
+    assert (again.recognizer, again.recognizer_sum) == ('tiny', table.recognizer_sum)
 
 
 def test_files_that_are_as_they_were_are_not_read(place, monkeypatch):

@@ -149,6 +149,13 @@ def test_input_identity_gives_unit_vectors_and_confidence_without_gradient(tmp_p
     assert not who.state_dict() and not list(who.parameters())
 
 
+def test_a_calibration_under_the_former_spelling_is_read(tmp_path, embedder):
+    file = calibrated(tmp_path, embedder)
+    present = Calibration.read(file)
+    file.write_text(file.read_text().replace('recognizer', 'recogniser'))
+    assert Calibration.read(file) == present
+
+
 def test_the_shipped_calibration_can_be_read_and_rises():
     calibration = Calibration.read(SHIPPED)
     assert calibration.recognizer == SHIPPED.stem and len(calibration.recognizer_sum) == 64

@@ -483,9 +483,9 @@ def few(shared: Path, tmp_path: Path) -> Path:
 def test_photographs_of_one_person_are_near_and_of_two_are_not(
     shared: Path, file: str, capsys: pytest.CaptureFixture
 ) -> None:
-    from basicsr.cli import recognizer_check as check_recogniser
+    from basicsr.cli import recognizer_check
 
-    assert check_recogniser.main([str(shared / 'weights' / file), '-i', str(shared / 'data/celebref512')]) == 0
+    assert recognizer_check.main([str(shared / 'weights' / file), '-i', str(shared / 'data/celebref512')]) == 0
     assert f'name          {Path(file).stem}\n' in capsys.readouterr().out
     assert FaceEmbedder(shared / 'weights' / file).name == Path(file).stem
 
@@ -494,23 +494,23 @@ def test_photographs_of_one_person_are_near_and_of_two_are_not(
 def test_people_who_cannot_be_compared_are_an_error(
     tmp_path: Path, names: tuple[str, ...], capsys: pytest.CaptureFixture
 ) -> None:
-    from basicsr.cli import recognizer_check as check_recogniser
+    from basicsr.cli import recognizer_check
 
     (tmp_path / 'people').mkdir()
     for name in names:
         imwrite(tmp_path / 'people' / name, to_image(smooth_faces(1)[0]))
-    assert check_recogniser.main([str(save_tiny(tmp_path / 'tiny.pth')), '-i', str(tmp_path / 'people')]) == 2
+    assert recognizer_check.main([str(save_tiny(tmp_path / 'tiny.pth')), '-i', str(tmp_path / 'people')]) == 2
     assert 'people: needs two folders of pictures or more' in capsys.readouterr().err
 
 
 @pytest.mark.shared
 def test_a_shifted_crop_does_not_pass_the_check(shared: Path, few: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from basicsr.cli import recognizer_check as check_recogniser
+    from basicsr.cli import recognizer_check
 
     arguments = [str(shared / 'weights/mobilefacenet_casia128.pth'), '-i', str(few)]
-    assert check_recogniser.main(arguments) == 0
+    assert recognizer_check.main(arguments) == 0
     monkeypatch.setattr('basicsr.recognition.registry.ARCFACE_112', ARCFACE_112 + np.array([0, 12]))
-    assert check_recogniser.main(arguments) == 1
+    assert recognizer_check.main(arguments) == 1
 
 
 @pytest.mark.shared
