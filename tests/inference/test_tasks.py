@@ -16,6 +16,7 @@ from small_faces import aligned_face, blurred_portrait, portrait, save_tiny_mode
 
 from basicsr.archs.factory import load_network
 from basicsr.cli import restore
+from basicsr.faces.tone import LUMA
 from basicsr.inference.image_restorer import is_grey
 from basicsr.inference.inpainting import MaskReader, nearest_face
 from basicsr.inference.runner import Job
@@ -204,7 +205,7 @@ def test_missing_weights_are_one_line_with_the_command(
     task: str, group: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     save(tmp_path / 'a.png', aligned_face(64))
-    argv = ['-i', str(tmp_path / 'a.png'), '-o', str(tmp_path / 'out'), '--task', task]
+    argv = ['-i', str(tmp_path / 'a.png'), '-o', str(tmp_path / 'out'), '--task', task, '--model', 'official']
     assert restore.main([*argv, '--weights_dir', str(tmp_path)]) == 2
     (line,) = capsys.readouterr().err.splitlines()
     assert f'codeformer_{group}.pth is not there; get it with: id-codeformer download {group}' in line
@@ -221,7 +222,6 @@ def test_missing_weights_are_one_line_with_the_command(
         (['--task', 'colorize', '--color_fix'], '--color_fix keeps the colours of the input'),
         (['--mask_path', 'x'], 'only --task inpaint has masks'),
         (['--task', 'inpaint', '--mask_path', 'none'], '--mask_path none: no such file or folder'),
-        (['--task', 'inpaint', '--model', 'small'], '--model small: it restores only'),
     ],
 )
 def test_flags_that_do_not_go_together_are_refused(
@@ -241,3 +241,30 @@ def test_the_published_commands(name: str, model: Path, tmp_path: Path, monkeypa
         runpy.run_path(str(ROOT / f'inference_{name}.py'), run_name='__main__')
     assert stop.value.code == 0
     assert imread(tmp_path / 'out' / 'restored_faces' / 'a_x.png').shape == (64, 64, 3)
+
+
+# ---- the embedded model
+
+
+def test_the_embedded_model_gives_a_grey_face_its_colours_and_keeps_its_light(tmp_path: Path) -> None:
+    face = aligned_face(256)
+    save(tmp_path / 'in' / 'a.png', grey(face))
+    argv = ['-i', str(tmp_path / 'in'), '-o', str(tmp_path / 'out'), '--task', 'colorize', '--has_aligned']
+    assert restore.main([*argv, '--weights_dir', str(tmp_path), '--device', 'cpu']) == 0
+    result = load(tmp_path / 'out' / 'restored_faces' / 'a.png').astype(float)
+    assert np.abs(result @ LUMA - grey(face)).mean() < 1
+    true, found = (image - (image @ LUMA)[..., None] for image in (face.astype(float), result))
+    assert np.abs(found - true).mean() < 0.6 * np.abs(true).mean()
+    summary = json.loads((tmp_path / 'out' / 'summary.json').read_text())
+    assert summary['w'] == 0 and 'embedded small model to colorize' in summary['model']
+
+
+def test_the_embedded_model_fills_strokes_in_a_face(tmp_path: Path) -> None:
+    face, mask = masked_face(256)
+    save(tmp_path / 'in' / 'a.png', face)
+    argv = ['-i', str(tmp_path / 'in'), '-o', str(tmp_path / 'out'), '--task', 'inpaint', '--has_aligned']
+    assert restore.main([*argv, '--weights_dir', str(tmp_path), '--device', 'cpu']) == 0
+    result, whole = load(tmp_path / 'out' / 'restored_faces' / 'a.png'), aligned_face(256)
+    assert np.array_equal(result[~mask], face[~mask])
+    errors = [np.abs(each[mask].astype(float) - whole[mask]).mean() for each in (result, face)]
+    assert errors[0] < 0.3 * errors[1]
