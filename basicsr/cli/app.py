@@ -11,10 +11,9 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from basicsr.cli.arguments import ArgumentParser, positive, whole_number
-from basicsr.faces.detection import DEFAULT_DETECTOR, DETECTORS
+from basicsr.cli.restore_flags import add_shared_flags
 from basicsr.utils.errors import MissingExtraError
 from basicsr.utils.files import user_path
-from basicsr.utils.folders import WEIGHTS_VARIABLE, weights_folder
 from basicsr.utils.picture import MAX_MEGAPIXELS
 from basicsr.utils.stopping import stop_signals
 
@@ -26,30 +25,13 @@ def build_parser() -> argparse.ArgumentParser:
     add('--port', type=whole_number, help='of the page on this machine (default: 7860, or the next free one)')
     add('--share', action='store_true', help='also give the page a public address, through servers of Gradio')
     add('--open', action='store_true', help='open the page in the browser')
-    add(
-        '--model',
-        type=user_path,
-        default='auto',
-        help='auto (official weights if downloaded, else small), official, small, or a file',
-    )
-    add('--device', default='auto', help='auto, cpu, cuda, cuda:N, or mps, which is untested (default: auto)')
-    add(
-        '--detection_model',
-        default=DEFAULT_DETECTOR,
-        help=f'{", ".join(DETECTORS)} (default: {DEFAULT_DETECTOR}, whose weights come with its package)',
-    )
+    add_shared_flags(parser)
     add('--recognizer', type=user_path, help="face recognizer: file, pack or name (default: the network's)")
     add(
         '--max_megapixels',
         type=positive,
         default=MAX_MEGAPIXELS,
         help=f'largest picture and result, and all pictures of a visitor together (default: {MAX_MEGAPIXELS:g})',
-    )
-    add(
-        '--weights_dir',
-        type=user_path,
-        default=str(weights_folder()),
-        help=f"the weights folder (default: ${WEIGHTS_VARIABLE}, else that of the clone or the user's cache)",
     )
     return parser
 

@@ -12,9 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from basicsr.cli.arguments import (
-    AUTO,
-)
+from basicsr.cli.arguments import AUTO
 from basicsr.cli.restore_flags import build_parser
 from basicsr.faces.detection import build_detector
 from basicsr.faces.paste import PARSING_FILE, ParsingMask
@@ -204,8 +202,11 @@ def duration(seconds: float) -> str:
     return f'{seconds / 60:.0f} min' if seconds < 6000 else f'{seconds / 3600:.0f} h'
 
 
-def check_output(path: Path) -> None:
-    """Raise ValueError where the folder for the results is a file, or has the name of one."""
+def check_output(name: str) -> None:
+    """Raise ValueError where the folder for the results has no name, is a file, or has the name of one."""
+    path = Path(name)
+    if not name:
+        raise ValueError('-o: an empty path; name a folder for the results')
     if path.is_file():
         raise ValueError(f'{path}: a file; -o names a folder for the results')
     if has_known_name(path) and not path.is_dir():
@@ -306,7 +307,7 @@ def restore(args: argparse.Namespace, signals: Stopping) -> int:
     """See `main`."""
     output, stop, runner = Path(args.output_path), None, None
     try:
-        check_output(output)
+        check_output(args.output_path)
         inputs = expand_inputs(args.input_path)
         run = plan(args, inputs, output)
         try:
@@ -359,7 +360,8 @@ def say_results(run: RunSummary, inputs: Sequence[Path], output: Path, saved: bo
     root, records = inputs[0] if len(inputs) == 1 else Path(), run.records
     if run.kept:
         print(f'{len(run.kept)} file(s) were done by an earlier run')
-    print(format_table(records, root))
+    if records or not run.kept:
+        print(format_table(records, root))
     if any(record.identity for record in records):
         print(format_identity(records, root))
     if asks_for_people and records and (note := nobody_matched(records, root)):

@@ -135,11 +135,6 @@ def add_face_flags(group: argparse._ArgumentGroup) -> None:
     add('--force', action='store_true', help='restore faces that are already sharper than the model can make them, too')
     add('--draw_box', action='store_true', help='mark the faces in the result, with their numbers')
     add(
-        '--detection_model',
-        default=DEFAULT_DETECTOR,
-        help=f'{", ".join(DETECTORS)} (default: {DEFAULT_DETECTOR}, whose weights come with its package)',
-    )
-    add(
         '--det_threshold',
         type=between(LEAST_SCORE, 1),
         help=f'least score of a face, {LEAST_SCORE:g} to 1 (default: {MIN_SCORE:g}; insightface: '
@@ -162,12 +157,6 @@ def add_face_flags(group: argparse._ArgumentGroup) -> None:
 def add_network_flags(group: argparse._ArgumentGroup) -> None:
     """Add the flags of the face network, its device and precision."""
     add = group.add_argument
-    add(
-        '--model',
-        type=user_path,
-        default='auto',
-        help='auto (official weights if downloaded, else small), official, small, a file, or hf:OWNER/NAME[/FILE]',
-    )
     add('--texture', type=between(0, 1), help='how much texture a CodeFormer++ adds, 0 to 1 (default: 1)')
     add(
         '--adain',
@@ -185,7 +174,7 @@ def add_network_flags(group: argparse._ArgumentGroup) -> None:
         default=True,
         help='give pasted faces the noise of the picture around them (default: on)',
     )
-    add('--device', default='auto', help='auto, cpu, cuda, cuda:N, or mps, which is untested (default: auto)')
+    add_shared_flags(group)
     add('--precision', choices=list(PRECISIONS), default='fp32', help='of the network (default: fp32)')
     add(
         '--backend',
@@ -194,6 +183,23 @@ def add_network_flags(group: argparse._ArgumentGroup) -> None:
         help='what runs the face network: torch, or onnx for ONNX Runtime, which restores blind (default: torch)',
     )
     add('--batch_size', type=int, default=8, help='faces at a time (default: 8)')
+
+
+def add_shared_flags(group: argparse._ActionsContainer) -> None:
+    """Add the flags of `restore` that `app` has, too."""
+    add = group.add_argument
+    add(
+        '--model',
+        type=user_path,
+        default='auto',
+        help='auto (official weights if downloaded, else small), official, small, a file, or hf:OWNER/NAME[/FILE]',
+    )
+    add(
+        '--detection_model',
+        default=DEFAULT_DETECTOR,
+        help=f'{", ".join(DETECTORS)} (default: {DEFAULT_DETECTOR}, whose weights come with its package)',
+    )
+    add('--device', default='auto', help='auto, cpu, cuda, cuda:N, or mps, which is untested (default: auto)')
     add(
         '--weights_dir',
         type=user_path,

@@ -70,9 +70,11 @@ def build_conditioner(
         CheckpointError: see `choose_recognizer`; or the calibration is missing, damaged or of another recognizer.
         FileNotFoundError: a reference is not there.
         ValueError: `own` asks for it, but the network listens to nobody, or to another recognizer; no reference can be
-            used.
+            used; or a calibration is given that nothing uses.
     """
     listens = restorer.takes_identity
+    if wishes.calibration and not wishes.needs:
+        raise ValueError('--calibration: only --ref, -w auto and --identity input use it; leave it out')
     if wishes.own and not listens:
         raise ValueError(f'--identity input: {restorer.description} cannot be told who the faces are; leave it out')
     told_by, dim = restorer.told_by if listens else (None, None)

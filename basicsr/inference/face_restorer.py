@@ -56,7 +56,7 @@ def choose_device(name: str) -> str:
     try:
         torch.zeros(1, device=name).cpu()
     except (RuntimeError, AssertionError) as error:  # NotImplementedError of devices that hold nothing is among them
-        first = str(error).splitlines()[0]
+        first = str(error).splitlines()[0].split('. ')[0]  # what follows are lists of all that torch has
         raise ValueError(f"device '{name}': there is no such {kind} device here ({first}); use auto") from error
     return name
 

@@ -13,9 +13,10 @@ from pathlib import Path
 import cv2
 import numpy as np
 
+from basicsr.faces.face import Face
 from basicsr.faces.geometry import apply_affine, ellipse_distance, scaling, warp
 from basicsr.faces.paste import paste_face
-from basicsr.inference.image_restorer import RESTORED, FaceResult, ImageRestorer, ImageResult
+from basicsr.inference.image_restorer import LEFT_OUT, FaceResult, ImageRestorer, ImageResult
 from basicsr.inference.report import FileRecord
 from basicsr.inference.runner import Job, Runner, attempt, read_square
 from basicsr.utils.image import is_image_file, resized, scan_images, to_8_bits, whitened
@@ -67,18 +68,29 @@ class MaskReader:
             ImageReadError: the mask cannot be read.
             ValueError: there is none, it has another size, or nothing is masked.
         """
-        if self.path is None:
-            mask, source = white_pixels(image), str(job.path)
-            remedy = 'paint what is to be filled pure white, or give masks with --mask_path'
-        else:
-            file = self._find(job)
-            mask, source = to_8_bits(read_picture(file).image).max(axis=2) > MIDDLE, str(file)
-            remedy = 'a mask is white where something is to be filled'
-        if mask.shape != image.shape[:2]:
-            sizes = ('x'.join(map(str, each.shape[1::-1])) for each in (mask, image))
-            raise ValueError('{}: the mask is {}, and the picture {}; give both in one size'.format(source, *sizes))
+        if self.path is not None:
+            mask = self.read(job)
+            check_mask(mask, image)
+            return mask
+        mask = white_pixels(image)
         if not mask.any():
-            raise ValueError(f'{source}: nothing is masked; {remedy}')
+            remedy = 'paint what is to be filled pure white, or give masks with --mask_path'
+            raise ValueError(f'{job.path}: nothing is masked; {remedy}')
+        return mask
+
+    def read(self, job: Job) -> np.ndarray:
+        """Return the mask that a file gives for a job: bool (H,W), true somewhere.
+
+        Raises:
+            ImageReadError: the mask cannot be read.
+            ValueError: there is none, or nothing is masked.
+        """
+        if self.path is None:
+            raise ValueError(f'{job.path}: no frame of a clip is purely white anywhere; give a mask with --mask_path')
+        file = self._find(job)
+        mask = to_8_bits(read_picture(file).image).max(axis=2) > MIDDLE
+        if not mask.any():
+            raise ValueError(f'{file}: nothing is masked; a mask is white where something is to be filled')
         return mask
 
     def _find(self, job: Job) -> Path:
@@ -94,6 +106,13 @@ class MaskReader:
         if found is None:
             raise ValueError(f'{job.path}: no mask of that name in {self.path} (--mask_path)')
         return found
+
+
+def check_mask(mask: np.ndarray, image: np.ndarray) -> None:
+    """Raise ValueError unless a mask (H,W) has the size of its picture."""
+    if mask.shape != image.shape[:2]:
+        sizes = ('x'.join(map(str, each.shape[1::-1])) for each in (mask, image))
+        raise ValueError('--mask_path: the mask is {}, and the picture {}; give both in one size'.format(*sizes))
 
 
 @dataclass
@@ -138,25 +157,65 @@ class Inpainter(ImageRestorer):
         return self._fill(image, mask, [replace(face, matrix=scaling(self.restorer.size / image.shape[0]))])
 
     def _fill(self, image: np.ndarray, mask: np.ndarray, faces: Sequence[FaceResult]) -> ImageResult:
-        size = self.restorer.size
         done = self.restore_crops(self._recognize([[self._shown(face, mask) for face in faces]]))
-        canvas = image.copy()
-        restored = [face for face in done if face.status == RESTORED]
+        canvas = self._filled(image, mask, done)
+        if self.draw_box:
+            self._draw_boxes(canvas, done, range(len(done)))
+        return ImageResult(canvas, done)
+
+    def _filled(self, image: np.ndarray, mask: np.ndarray, faces: Sequence[FaceResult]) -> np.ndarray:
+        """Return a picture with the masked parts of the restored ones of `faces`."""
+        size, canvas = self.restorer.size, image.copy()
+        restored = [face for face in faces if face.restored is not None]
         owner = nearest_face(mask, [face.matrix for face in restored], size)
         for number, face in enumerate(restored):
             if face.restored is not None:
                 painted = image.copy()
                 paste_face(painted, face.restored, face.matrix, np.ones((size, size), np.float32))
                 canvas[owner == number] = painted[owner == number]
-        if self.draw_box:
-            self._draw_boxes(canvas, done, range(len(done)))
-        return ImageResult(canvas, done)
+        return canvas
 
     def _shown(self, face: FaceResult, mask: np.ndarray) -> FaceResult:
         """Return a face as the network sees it: white where `mask` (H,W) of the picture is, at the network's side."""
         size = self.restorer.size
         crop = face.crop if face.crop.shape[0] == size else resized(face.crop, size, size)
         return replace(face, crop=whitened(crop, seen_mask(mask, face.matrix, size)))
+
+
+@dataclass
+class FrameInpainter(Inpainter):
+    """Fills the same masked part of every frame of a clip.
+
+    Args: those of `Inpainter`, and
+        mask: bool (H,W), of the size of the frames.
+    """
+
+    mask: np.ndarray = field(kw_only=True)
+
+    def find(self, image: np.ndarray) -> list[Face]:
+        """Return the faces of a frame, looked for where the mask is bridged."""
+        check_mask(self.mask, image)
+        return super().find(bridge(image, self.mask))
+
+    def cut_out(self, image: np.ndarray, face: Face, status: str) -> FaceResult:
+        """Return the aligned crop of a face, white where the mask is."""
+        crop = super().cut_out(bridge(image, self.mask), face, status)
+        if not seen_mask(self.mask, crop.matrix, self.restorer.size).any():
+            return replace(crop, status=LEFT_OUT, reason='nothing of it is masked')
+        return self._shown(crop, self.mask)
+
+    def finish(
+        self,
+        image: np.ndarray,
+        faces: Sequence[FaceResult],
+        numbers: Sequence[int] | None = None,
+        enlarged: np.ndarray | None = None,
+    ) -> np.ndarray:
+        """Return a frame with the masked parts of its faces filled; see `ImageRestorer.finish`."""
+        canvas = self._filled(image, self.mask, faces)
+        if self.draw_box:
+            self._draw_boxes(canvas, faces, range(len(faces)) if numbers is None else numbers)
+        return canvas
 
 
 def seen_mask(mask: np.ndarray, matrix: np.ndarray, size: int) -> np.ndarray:
@@ -212,6 +271,11 @@ class InpaintingRunner(Runner):
         if not isinstance(self.restorer, Inpainter):
             raise TypeError('an InpaintingRunner needs an Inpainter')
         return self.restorer
+
+    def _for_frames(self, job: Job) -> ImageRestorer:
+        if self.aligned:
+            raise ValueError(f'{job.path}: the frames of clips are filled as whole pictures; give --no-has_aligned')
+        return FrameInpainter(**vars(self._inpainter), mask=self.masks.read(job))
 
     def _aligned(self, jobs: Sequence[Job]) -> list[FileRecord]:
         return [attempt(job, partial(self._inpaint_aligned, job)) for job in jobs]

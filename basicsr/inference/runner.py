@@ -79,8 +79,9 @@ def expand_inputs(texts: Sequence[str]) -> list[Path]:
         FileNotFoundError: nothing matches a pattern.
     """
     paths: list[Path] = []
-    for text in texts:
-        text = user_path(text)
+    for text in map(user_path, texts):
+        if not text:
+            raise FileNotFoundError('-i: an empty path; name a picture, clip or folder')
         if os.path.lexists(text) or not glob.has_magic(text):
             paths.append(Path(text))
             continue
@@ -226,7 +227,7 @@ class Runner:
         max_megapixels: most pixels of a picture and of its result.
         fps: frames a second of the results of clips, their own by default.
         network_size: aligned faces come out in the size of the network instead of their own.
-        task: what the pictures are restored for; other tasks than restoration take no clips.
+        task: what the pictures are restored for.
         extension: of the pictures written, `png`, `jpg` or `webp`.
         quality: of JPEG and WebP, 1 to 100.
         keep_gps: results say where a picture or clip was taken, as far as it does.
@@ -396,16 +397,19 @@ class Runner:
 
     def _clip(self, job: Job) -> FileRecord:
         """Return a clip; its result is an mp4 file, or a mov file where it has transparency."""
-        if self.task is not RESTORE:
-            raise ValueError(f'{job.path}: --task {self.task.name} is for pictures; clips are only restored')
         from basicsr.video.video_restorer import VideoRestorer  # imports PyAV, which pictures do not need
 
         target = self.output / self._place(FINAL, job.name, '.mp4')
-        restorer = VideoRestorer(self.restorer, self.aligned, self.max_megapixels, self.network_size, self.keep_gps)
+        images = self._for_frames(job)
+        restorer = VideoRestorer(images, self.aligned, self.max_megapixels, self.network_size, self.keep_gps)
         result = restorer.restore_file(job.path, target, self.fps)
         written = [result.output.relative_to(self.output).as_posix()]
         numbers = (result.faces, result.restored)
         return FileRecord(str(job.path), result.status, *numbers, written, result.message, result.identity)
+
+    def _for_frames(self, job: Job) -> ImageRestorer:
+        """Return what restores the frames of a clip."""
+        return self.restorer
 
     def _place(self, folder: str, name: str, extension: str, ending: str = '') -> str:
         """Return the path of a result, relative to the output folder. A name that would be too long is shortened.

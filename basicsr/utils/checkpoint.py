@@ -224,6 +224,14 @@ def load_state_dict_file(path: str | os.PathLike, key: str | None = None) -> dic
     return unwrap(read_checkpoint(path), key, str(path))
 
 
+def _fits(value: Tensor, own: Tensor) -> bool:
+    return value.shape == own.shape and (value.is_floating_point() or not own.is_floating_point())
+
+
+def _kind(value: Tensor) -> str:
+    return f'{tuple(value.shape)}' + ('' if value.is_floating_point() else f' of {value.dtype}')
+
+
 def load_state(
     module: nn.Module,
     state: Mapping[str, Tensor],
@@ -242,17 +250,18 @@ def load_state(
             `meta` needs.
 
     Raises:
-        CheckpointError: `strict` and a key is missing, unexpected or of another shape; or nothing fits at all.
+        CheckpointError: `strict` and a key is missing, unexpected, of another shape, or whole or complex where a real
+            number belongs; or nothing fits at all.
     """
     own = module.state_dict()
     state = without_prefix(state, own)
-    fitting = {key: value for key, value in state.items() if key in own and value.shape == own[key].shape}
+    fitting = {key: value for key, value in state.items() if key in own and _fits(value, own[key])}
     report = LoadReport(
         used=list(fitting),
         missing=[key for key in own if key not in state],
         unexpected=[key for key in state if key not in own],
         mismatched=[
-            f'{key} {tuple(state[key].shape)} instead of {tuple(own[key].shape)}'
+            f'{key} {_kind(state[key])} instead of {_kind(own[key])}'
             for key in own
             if key in state and key not in fitting
         ],

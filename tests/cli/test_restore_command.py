@@ -102,6 +102,18 @@ def test_an_output_that_is_a_file_or_looks_like_one_is_refused(tmp_path, capsys,
     assert restore.main(['-i', str(tmp_path / 'a.png'), '-o', str(tmp_path / 'folder.png')]) == NO_FACE
 
 
+def test_paths_of_unset_variables_are_refused(tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    pictures(tmp_path, 'a.png')
+    for flags, words in (
+        (['-i', '', '-o', 'out'], '-i: an empty path'),
+        (['-i', 'a.png', '-o', ''], '-o: an empty path'),
+    ):
+        assert restore.main(flags) == 2
+        assert words in capsys.readouterr().err
+    assert [path.name for path in tmp_path.iterdir()] == ['a.png']
+
+
 @pytest.mark.parametrize('flag', ['-s', '--max_megapixels'])
 @pytest.mark.parametrize('value', ['0', '-1', 'nan', 'inf'])
 def test_sizes_that_are_none_are_usage_errors(flag, value):

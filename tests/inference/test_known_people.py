@@ -21,7 +21,7 @@ from basicsr.cli.data_pairs import SEVERITIES, make_pair
 from basicsr.faces.detection import Face, build_detector
 from basicsr.inference import FaceRestorer, ImageRestorer
 from basicsr.inference.auto_fidelity import ALLOWANCE, CANDIDATES, choose_fidelity, fidelity_from, sharpness_of
-from basicsr.inference.build_conditioner import CALIBRATIONS
+from basicsr.inference.build_conditioner import CALIBRATIONS, IdentityConfig, build_conditioner
 from basicsr.inference.identity_conditioner import OWN, IdentityConditioner
 from basicsr.inference.identity_meter import FAITHFUL, MARGIN, FaceIdentity, average, compare
 from basicsr.inference.image_restorer import FaceResult
@@ -835,3 +835,9 @@ def test_lone_faces_use_their_references_and_strangers_do_not(shared):
         others = found[severity][~is_own]
         assert (found[severity][is_own] > 0).mean() >= share
         assert not (others == 1).any() and (others == 2).mean() <= 0.1
+
+
+def test_a_calibration_that_nothing_uses_is_refused(tmp_path):
+    restorer = FaceRestorer(save_tiny_model(tmp_path / 'tiny.pth'), 'cpu')
+    with pytest.raises(ValueError, match='--calibration: only --ref, -w auto'):
+        build_conditioner(IdentityConfig(calibration='none.json'), restorer, None, tmp_path)

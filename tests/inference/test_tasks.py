@@ -6,6 +6,7 @@ import json
 import runpy
 import sys
 from collections.abc import Callable
+from fractions import Fraction
 from pathlib import Path
 
 import cv2
@@ -21,6 +22,8 @@ from basicsr.inference.image_restorer import is_grey
 from basicsr.inference.inpainting import MaskReader, nearest_face
 from basicsr.inference.runner import Job
 from basicsr.utils.image import imread, imwrite, to_image, to_tensor
+from basicsr.video.video_io import VideoReader
+from experiments.benchmarks.make_video import Scene, write_clip
 
 ROOT = Path(__file__).resolve().parents[2]
 Run = Callable[..., tuple[int, Path, list[dict]]]
@@ -130,7 +133,7 @@ def test_what_cannot_be_filled_is_said_and_others_go_on(run: Run, tmp_path: Path
     code, output, files = run(source, '--task', 'inpaint', '--has_aligned')
     assert code == 1 and [file['status'] for file in files] == ['restored', 'failed', 'failed']
     assert 'nothing is masked; paint what is to be filled pure white' in files[1]['message']
-    assert '--task inpaint is for pictures' in files[2]['message']
+    assert 'give --no-has_aligned' in files[2]['message']
     masks = save(tmp_path / 'masks' / 'b.png', np.full((32, 32), 255, np.uint8)).parent
     _, _, files = run(source, '--task', 'inpaint', '--has_aligned', '--mask_path', str(masks))
     assert 'no mask of that name' in files[0]['message']
@@ -195,6 +198,49 @@ def test_a_whole_grey_picture_gets_colour_where_its_face_is(run: Run, tmp_path: 
     colour = np.abs(result - result.mean(axis=2, keepdims=True)).max(axis=2)
     assert colour[100:140, 205:245].mean() > 2 and (colour[300:] == 0).all()
     assert np.array_equal(result[300:, :, 0], source[300:])
+
+
+# ---- clips
+
+
+@pytest.fixture(scope='module')
+def clip(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two grey frames of a face."""
+    path = tmp_path_factory.mktemp('clips') / 'a.mp4'
+    photo = cv2.cvtColor(grey(blurred_portrait()), cv2.COLOR_GRAY2RGB)
+    write_clip(path, Scene(photo, 2, Fraction(25), motion=0))
+    return path
+
+
+def frames_of(path: Path) -> np.ndarray:
+    with VideoReader(path) as clip:
+        return np.stack([frame.image for frame in clip.frames()]).astype(int)
+
+
+def test_a_grey_clip_gets_colour_where_its_face_is(run: Run, clip: Path) -> None:
+    code, output, files = run(clip, '--task', 'colorize')
+    assert code == 0 and (files[0]['status'], files[0]['restored']) == ('restored', 1)
+    result = frames_of(output / 'final_results' / 'a.mp4')
+    assert result.shape == (2, 512, 512, 3)
+    colour = np.abs(result - result.mean(axis=3, keepdims=True)).max(axis=3)
+    assert colour[:, 100:140, 205:245].mean() > 2 * colour[:, 300:].max()
+
+
+def test_a_clip_is_filled_where_its_mask_is(run: Run, clip: Path, tmp_path: Path) -> None:
+    mask = np.zeros((512, 512), np.uint8)
+    mask[128:148, 200:250] = 255  # the mouth
+    flags = ('--task', 'inpaint', '--mask_path', str(save(tmp_path / 'mask.png', mask)))
+    code, output, files = run(clip, *flags)
+    assert code == 0 and (files[0]['status'], files[0]['restored']) == ('restored', 1)
+    changes = np.abs(frames_of(output / 'final_results' / 'a.mp4') - frames_of(clip)).max(axis=(0, 3))
+    assert changes[132:144, 205:245].mean() > 20 > 2 > changes[200:].mean()
+    assert 'give a mask with --mask_path' in run(clip, '--task', 'inpaint')[2][0]['message']
+    save(tmp_path / 'mask.png', mask[:200])
+    assert 'is 512x200, and the picture 512x512' in run(clip, *flags)[2][0]['message']
+    mask[:] = 0
+    mask[400:, :50] = 255
+    save(tmp_path / 'mask.png', mask)
+    assert 'nothing of it is masked' in run(clip, *flags)[2][0]['message']
 
 
 # ---- both

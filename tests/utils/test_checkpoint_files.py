@@ -252,6 +252,16 @@ def test_what_a_file_states_of_its_network_may_be_nonsense(network: Any, tmp_pat
         load_network(tmp_path / 'x.pth')
 
 
+@pytest.mark.parametrize('kind', [torch.int8, torch.bool, torch.complex64])
+def test_weights_that_are_no_real_numbers_are_not_rounded_in_silence(kind: torch.dtype, tmp_path: Path) -> None:
+    state = build_network(TINY).state_dict()
+    save_atomic({'params': {key: value.to(kind) for key, value in state.items()}}, tmp_path / 'x.pth')
+    with pytest.raises(CheckpointError, match=rf'x\.pth.* of {kind} instead of'):
+        load_network(tmp_path / 'x.pth')
+    save_atomic({'params': {key: value.half() for key, value in state.items()}}, tmp_path / 'x.pth')
+    assert load_network(tmp_path / 'x.pth').position_emb.dtype == torch.float32
+
+
 @pytest.mark.parametrize('header', ['[' * 100_000, '{"n_head": ', '[1]', '3', '"x"'])
 def test_the_header_of_safetensors_may_be_nonsense(header: str, tmp_path: Path) -> None:
     state = build_network(TINY).state_dict()
