@@ -22,8 +22,6 @@ from basicsr.utils.picture import MAX_MEGAPIXELS
 if TYPE_CHECKING:  # spandrel imports torchvision, which takes seconds
     from basicsr.inference.upsampler import Upsampler
 
-GIVEN = 'file'
-
 
 @dataclass(eq=False)
 class Engine:

@@ -102,12 +102,6 @@ def check_optimizer(optimizer: torch.optim.Optimizer) -> None:
                 raise TypeError(f'{key} of shape {tuple(value.shape)} for a parameter {tuple(parameter.shape)}')
 
 
-def newest_readable(folder: Path, networks: Iterable[str]) -> tuple[Path | None, list[str]]:
-    """`newest_usable`, where a state is used that can be read."""
-    networks = list(networks)
-    return newest_usable(folder, lambda path: read_saved(path, networks))
-
-
 def newest_usable(folder: Path, use: Callable[[Path], object]) -> tuple[Path | None, list[str]]:
     """Find the newest state of a run that is whole, None if it has none; and what is wrong with newer ones.
 

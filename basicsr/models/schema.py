@@ -24,7 +24,7 @@ from basicsr.utils.registry import (
     nearest,
 )
 
-ROOMS = (archs, recognition, data, losses, metrics, models)
+PACKAGES = (archs, recognition, data, losses, metrics, models)
 """Imported so that their registries are filled."""
 
 PAIRS = ('PairedImageDataset', 'PairedReferenceDataset')

@@ -17,7 +17,7 @@ import socket
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import cast
@@ -30,7 +30,7 @@ from tensorboard.summary.writer.record_writer import RecordWriter
 
 from basicsr.cli import train
 from basicsr.models import BaseModel, NonFiniteLossError, build_model, collapse
-from basicsr.models.checkpoints import Best, newest_readable, newest_usable, rotate
+from basicsr.models.checkpoints import Best, newest_usable, read_saved, rotate
 from basicsr.models.loop import Run, data_problem
 from basicsr.models.schema import check_options
 from basicsr.utils import slurm, workers
@@ -40,6 +40,11 @@ from basicsr.utils.logger import get_root_logger
 from basicsr.utils.options import OptionError
 
 ROOT = Path(__file__).resolve().parents[2]
+
+
+def newest_readable(folder: Path, networks: Iterable[str]) -> tuple[Path | None, list[str]]:
+    """Find the newest state that can be read."""
+    return newest_usable(folder, lambda path: read_saved(path, list(networks)))
 
 
 @pytest.fixture(scope='module')
