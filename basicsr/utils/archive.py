@@ -91,6 +91,8 @@ def _verify_archive(path: Path, size: int) -> None:
     with zipfile.ZipFile(path) as archive:
         entries = archive.infolist()
     names = {entry.filename.lower() for entry in entries}
+    if any(name.endswith('/constants.pkl') for name in names):
+        raise UnusableFileError('a TorchScript program, which is not run here; give the checkpoint it was made from')
     stored = sum(entry.file_size for entry in entries if entry.compress_type == zipfile.ZIP_STORED)
     if stored > size or len(names) < len(entries) or any(entry.compress_type for entry in entries):
         raise UnusableFileError('its records are packed, overlap or have one name, which torch.save does not write')

@@ -157,6 +157,14 @@ def test_packed_archives_are_refused_before_they_are_unpacked(tmp_path: Path) ->
         read_checkpoint(tmp_path / 'b.pth')
 
 
+def test_a_torchscript_program_is_named(tmp_path: Path) -> None:
+    with zipfile.ZipFile(tmp_path / 'net.pt', 'w') as archive:
+        for name in ('net/data.pkl', 'net/constants.pkl', 'net/code/__torch__.py'):
+            archive.writestr(name, b'')
+    with pytest.raises(DamagedError, match='net.pt: a TorchScript program, which is not run here'):
+        read_checkpoint(tmp_path / 'net.pt')
+
+
 def test_an_archive_without_sums_is_read(tmp_path: Path) -> None:
     torch.serialization.set_crc32_options(False)
     try:
