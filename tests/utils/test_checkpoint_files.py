@@ -161,7 +161,7 @@ def test_a_torchscript_program_is_named(tmp_path: Path) -> None:
     with zipfile.ZipFile(tmp_path / 'net.pt', 'w') as archive:
         for name in ('net/data.pkl', 'net/constants.pkl', 'net/code/__torch__.py'):
             archive.writestr(name, b'')
-    with pytest.raises(DamagedError, match='net.pt: a TorchScript program, which is not run here'):
+    with pytest.raises(DamagedError, match=r'net\.pt: a TorchScript program, which is not run here'):
         read_checkpoint(tmp_path / 'net.pt')
 
 
