@@ -284,9 +284,14 @@ def read_network(
 
 
 def load_network(path: str | os.PathLike, map_location: str = 'cpu', key: str | None = None) -> nn.Module:
-    """Load the network in a file, with its weights, in eval mode; arguments and errors as for `read_network`."""
+    """Load the network in a file, with its weights, in eval mode; arguments and errors as for `read_network`.
+
+    Weights that are stored in the network's precision are not copied, but read from the file when they are first used.
+    """
     options, state = read_network(path, map_location, key)
     with building(state, path):
         network = ARCH_REGISTRY.build(options)
-    load_state(network, state, source=path)
+    types = {name: value.dtype for name, value in network.state_dict().items()}
+    state = {name: value.to(types.get(name, value.dtype)) for name, value in state.items()}
+    load_state(network, state, source=path, assign=True)
     return network.to(map_location).eval()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 import torch.nn.functional as F
@@ -11,8 +12,10 @@ from torch import Tensor, nn
 from torch.nn.utils.parametrizations import spectral_norm
 
 from basicsr.archs.discriminator_arch import VQGANDiscriminator
-from basicsr.losses.perceptual_loss import VGGFeatures
 from basicsr.utils.registry import ARCH_REGISTRY
+
+if TYPE_CHECKING:  # torchvision takes two seconds to import, and what restores needs none of it
+    from basicsr.losses.perceptual_loss import VGGFeatures
 
 CHANNELS = {'relu2_2': 128, 'relu3_3': 256, 'relu4_3': 512}
 
@@ -63,6 +66,8 @@ class ProjectedDiscriminator(VQGANDiscriminator):
         grid: int = 12,
         feature_share: float = 0.5,
     ) -> None:
+        from basicsr.losses.perceptual_loss import VGGFeatures
+
         super().__init__(nc, ndf, n_layers)
         if not 0 < feature_share < 1:
             raise ValueError(f'feature_share {feature_share}: must be above 0 and below 1')

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Sequence
 from importlib import import_module
@@ -40,6 +41,16 @@ def usage(group: str = '') -> str:
     return f'usage: {NAME} [--version] COMMAND ...\n\ncommands ({NAME} COMMAND --help describes one):\n{lines}'
 
 
+def let_threads_sleep() -> None:
+    """Let idle threads of PyTorch sleep rather than wait in a loop, unless the environment says otherwise.
+
+    Between two parallel loops they wait for milliseconds, in which they take the processor from decoding, detection,
+    encoding and other programs. Read when PyTorch is imported, so that only commands set it, never the library.
+    """
+    if 'torch' not in sys.modules and 'GOMP_SPINCOUNT' not in os.environ:
+        os.environ.setdefault('OMP_WAIT_POLICY', 'PASSIVE')
+
+
 def run(command: str, argv: Sequence[str] | None = None) -> int:
     """Run a command; errors of this project become one line.
 
@@ -50,6 +61,7 @@ def run(command: str, argv: Sequence[str] | None = None) -> int:
     Returns:
         The exit code: 2 where an optional package is missing, 1 for another such error.
     """
+    let_threads_sleep()
     module = f'basicsr.cli.{COMMANDS[command][0]}'
     try:
         return import_module(module).main(argv)

@@ -22,7 +22,11 @@ class TinyFinder:
         import onnxruntime
         from retinaface.weights import WEIGHTS
 
-        self.session = onnxruntime.InferenceSession(WEIGHTS, providers=['CPUExecutionProvider'])
+        options = onnxruntime.SessionOptions()
+        options.add_session_config_entry(
+            'session.intra_op.allow_spinning', '0'
+        )  # beside the network, idle threads sleep
+        self.session = onnxruntime.InferenceSession(WEIGHTS, options, providers=['CPUExecutionProvider'])
 
     def __call__(self, image: np.ndarray) -> np.ndarray:
         """RGB uint8 (H,W,3) to rows (N,15)."""

@@ -14,7 +14,7 @@ import numpy as np
 from basicsr.faces.backends import InsightFaceFinder, TinyFinder, YuNetFinder
 from basicsr.faces.face import Face
 from basicsr.faces.geometry import apply_affine, compose, ellipse_distance
-from basicsr.faces.second_look import SecondLook, moved_box
+from basicsr.faces.second_look import CONTEXT, SecondLook, moved_box
 from basicsr.utils.finite import check_finite
 from basicsr.utils.folders import weights_folder
 from basicsr.utils.image import resized
@@ -96,6 +96,24 @@ class ScaledDetector:
         faces = [face for face in faces if face.eye_distance >= self.min_eye_distance]
         return sorted(faces, key=lambda face: -face.eye_distance)
 
+    def follow(self, image: np.ndarray, expected: Face) -> Face | None:
+        """Return a face of a clip near where it is expected; None where only `detect` can tell.
+
+        A window around the place is looked at, at the scale at which the face was found, so that its landmarks are
+        those of a look at the whole picture. The time depends on the size of the face and not on that of the picture.
+        """
+        if not expected.scale:
+            return self.second_look.follow(image, expected)
+        size = np.max(expected.box[2:] - expected.box[:2]) * CONTEXT
+        middle = (expected.box[:2] + expected.box[2:]) / 2
+        left, top = np.maximum(np.rint(middle - size / 2), 0).astype(int)
+        right, bottom = np.rint(middle + size / 2).astype(int)
+        part = image[top : max(bottom, 0), left : max(right, 0)]
+        rows = self._find_at(part, expected.scale) if part.size else np.empty((0, 15))
+        found = [_shifted(_face(row, expected.scale), left, top) for row in rows if row[4] >= self.min_score]
+        face = max((face for face in found if self.second_look.is_near(expected, face)), key=_score, default=None)
+        return None if face is None or self.second_look.is_doubtful(face) else face
+
     def _look_over(self, image: np.ndarray) -> tuple[list[Face], list[tuple[Face, bool]]]:
         """Return the faces of all windows that are beyond doubt, and the others, the best scores first.
 
@@ -105,9 +123,7 @@ class ScaledDetector:
         doubtful: list[tuple[Face, bool]] = []
         for left, top, right, bottom in windows(image.shape[1], image.shape[0]):
             for face, unseen in self._look_at(image[top:bottom, left:right]):
-                moved = replace(
-                    face, box=face.box + np.tile([left, top], 2), landmarks=face.landmarks + np.array([left, top])
-                )
+                moved = _shifted(face, left, top)
                 if unseen or self.second_look.is_doubtful(face):
                     doubtful.append((moved, unseen or face.score < self.min_score))
                 else:
@@ -122,9 +138,10 @@ class ScaledDetector:
         boxes = [(x, y, right - x, bottom - y) for x, y, right, bottom in rows[:, :4].tolist()]
         kept = cv2.dnn.NMSBoxes(boxes, rows[:, 4].tolist(), min(HINT, self.min_score), OVERLAP) if boxes else []
         seen = looks[0][looks[0][:, 4] >= self.min_score]
-        for row in rows[np.asarray(kept, int)]:
+        for place in np.asarray(kept, int):
+            row, scale = rows[place], sizes[int(place >= len(looks[0]))]
             large = sizes[0] * np.max(row[2:4] - row[:2]) > CLOSE_UP
-            yield _face(row), bool(large and not (_overlaps(row, seen) > OVERLAP).any())
+            yield _face(row, scale), bool(large and not (_overlaps(row, seen) > OVERLAP).any())
 
     def _settled(self, image: np.ndarray, doubtful: Sequence[tuple[Face, bool]], sure: Sequence[Face]) -> list[Face]:
         """Yield the results of a second look at doubtful faces apart from the others, and at a few hints."""
@@ -214,8 +231,16 @@ def _contains(face: Face, point: np.ndarray) -> bool:
     return bool(ellipse_distance(face.landmarks, 1, 1, matrix)[0, 0] < 1)
 
 
-def _face(row: np.ndarray) -> Face:
-    return Face(row[:4], float(row[4]), row[5:].reshape(5, 2))
+def _face(row: np.ndarray, scale: float = 0) -> Face:
+    return Face(row[:4], float(row[4]), row[5:].reshape(5, 2), scale=scale)
+
+
+def _score(face: Face) -> float:
+    return face.score
+
+
+def _shifted(face: Face, x: int, y: int) -> Face:
+    return replace(face, box=face.box + np.tile([x, y], 2), landmarks=face.landmarks + np.array([x, y]))
 
 
 def _moved(face: Face, matrix: np.ndarray) -> Face:

@@ -16,12 +16,14 @@ class Face:
         score: 0 to 1.
         landmarks: (5,2), left eye, right eye (as seen), nose, left and right mouth corner.
         consistent: two looks agree on the landmarks, or one was enough.
+        scale: by which the picture was resized where it was found; 0 where it was cut out and turned, too.
     """
 
     box: np.ndarray
     score: float
     landmarks: np.ndarray
     consistent: bool = True
+    scale: float = 0
 
     @property
     def eye_distance(self) -> float:

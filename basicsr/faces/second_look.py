@@ -25,6 +25,7 @@ UPRIGHT, SETTLED = 40.0, 15.0  # degrees: a face that is turned less is upright 
 MISFIT = 0.12  # of the aligned crop: landmarks that lie farther from the template are none
 DISTANCE = 0.08  # of the aligned crop: landmarks of two looks that are farther apart disagree
 ROLL_COST = 1 / 450  # score for a degree
+ASTRAY = 0.15  # of the aligned crop: a face that is farther from where it is expected is not followed
 
 
 def roll(landmarks: np.ndarray) -> float:
@@ -82,6 +83,19 @@ class SecondLook:
         if again is None:
             return replace(best, consistent=False)
         return replace(again[0], consistent=self._agree(best, *again))
+
+    def follow(self, image: np.ndarray, expected: Face) -> Face | None:
+        """Return a face near where it is expected, upright as it was; None where one look is not certain of it."""
+        size = float(np.max(expected.box[2:] - expected.box[:2])) * CONTEXT
+        seen = self._look(image, (expected.box[:2] + expected.box[2:]) / 2, size, roll(expected.landmarks))
+        if seen is None or not self.is_near(expected, seen[0]) or seen[0].score < self.sure_score:
+            return None
+        return replace(seen[0], box=expected.box) if self._agree(seen[0], *seen) else None  # a turned box is larger
+
+    @staticmethod
+    def is_near(expected: Face, face: Face) -> bool:
+        """Return True if a face of a clip can be the one that was expected about there."""
+        return distance(expected.landmarks, face.landmarks) <= ASTRAY
 
     @staticmethod
     def _agree(face: Face, again: Face, turned: float) -> bool:

@@ -5,7 +5,7 @@ The network sees masked pixels in pure white, as in its training.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -21,6 +21,7 @@ from basicsr.inference.report import FileRecord
 from basicsr.inference.runner import Job, Runner, attempt, read_square
 from basicsr.utils.image import is_image_file, resized, scan_images, to_8_bits, whitened
 from basicsr.utils.picture import Picture, read_picture
+from basicsr.utils.progress import stop_if_cancelled
 from basicsr.utils.templates import ffhq_template
 
 MIDDLE = 127  # level above which a mask is white
@@ -277,8 +278,10 @@ class InpaintingRunner(Runner):
             raise ValueError(f'{job.path}: the frames of clips are filled as whole pictures; give --no-has_aligned')
         return FrameInpainter(**vars(self._inpainter), mask=self.masks.read(job))
 
-    def _aligned(self, jobs: Sequence[Job]) -> list[FileRecord]:
-        return [attempt(job, partial(self._inpaint_aligned, job)) for job in jobs]
+    def _aligned(self, jobs: Iterator[Job]) -> Iterator[FileRecord]:
+        for job in jobs:
+            stop_if_cancelled()
+            yield attempt(job, partial(self._inpaint_aligned, job))
 
     def _inpaint_aligned(self, job: Job) -> FileRecord:
         picture = self._prepared(read_square(job.path, self.max_megapixels))

@@ -114,6 +114,7 @@ class OnnxNetwork:
             path = onnx_file(self._load, self._weights, adain)
             options = onnxruntime.SessionOptions()
             options.log_severity_level = 3  # errors
+            options.add_session_config_entry('session.intra_op.allow_spinning', '0')
             names, settings = zip(*self._providers, strict=True)
             try:
                 self._sessions[adain] = onnxruntime.InferenceSession(str(path), options, list(names), list(settings))

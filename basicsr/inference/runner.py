@@ -10,13 +10,14 @@ import os
 import re
 import unicodedata
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import closing, suppress
 from dataclasses import dataclass, replace
 from fractions import Fraction
 from functools import partial
 from pathlib import Path
-from typing import TypeVar
+from typing import TypeVar, cast
 
 import cv2
 import numpy as np
@@ -37,6 +38,7 @@ from basicsr.utils.picture import (
     read_picture,
 )
 from basicsr.utils.picture_formats import DEFAULT_QUALITY, EXTENSIONS, left_behind, write_picture
+from basicsr.utils.pipeline import ahead
 from basicsr.utils.progress import stop_if_cancelled
 
 FINAL, CROPPED, RESTORED_FACES = 'final_results', 'cropped_faces', 'restored_faces'
@@ -270,9 +272,7 @@ class Runner:
                     work = partial(self._clip, job) if clips else partial(self._whole, job, written)
                     yield attempt(job, work, written)
                 continue
-            while batch := list(itertools.islice(group, self.restorer.restorer.batch_size)):
-                stop_if_cancelled()
-                yield from self._aligned(batch)
+            yield from self._aligned(group)
 
     def _clean(self) -> None:
         """Remove what a killed run left half written."""
@@ -350,20 +350,47 @@ class Runner:
             picture = replace(picture, metadata=picture.metadata.without_position())
         return picture if self.task.keeps_grey else replace(picture, grey=False)
 
-    def _aligned(self, jobs: Sequence[Job]) -> list[FileRecord]:
-        """Aligned faces, restored in one batch without unreadable ones, or one by one where the batch fails."""
-        read = {job: attempt(job, partial(self._read_aligned, job)) for job in jobs}
-        records = {job: found for job, found in read.items() if isinstance(found, FileRecord)}
-        pictures = {job: found for job, found in read.items() if not isinstance(found, FileRecord)}
-        faces = [to_8_bits(picture.image) for picture in pictures.values()]
-        results = attempt(next(iter(pictures), jobs[0]), lambda: self.restorer.restore_aligned(faces))
-        if isinstance(results, FileRecord):
-            if len(pictures) > 1:
-                return [record for job in jobs for record in self._aligned([job])]
-            return [records.get(job, results) for job in jobs]
-        for (job, picture), face in zip(pictures.items(), results, strict=True):
-            records[job] = attempt(job, partial(self._write_aligned, job, picture, face))
-        return [records[job] for job in jobs]
+    def _aligned(self, jobs: Iterator[Job]) -> Iterator[FileRecord]:
+        """Restore aligned faces in batches; the next is read and the one before written while the network works."""
+        with closing(ahead(self._read_batches(jobs), 1)) as batches, ThreadPoolExecutor(1) as writer:
+            written: Future[list[FileRecord]] | None = None
+            for batch in batches:
+                stop_if_cancelled()
+                done = self._restored(batch)
+                if written is not None:
+                    yield from written.result()
+                written = writer.submit(self._written, batch, done)
+            if written is not None:
+                yield from written.result()
+
+    def _read_batches(self, jobs: Iterator[Job]) -> Generator[dict[Job, Picture | FileRecord], None, None]:
+        """Yield the pictures of some jobs at a time, or where one cannot be read, the record that says so."""
+        while batch := list(itertools.islice(jobs, self.restorer.restorer.batch_size)):
+            yield {job: attempt(job, partial(self._read_aligned, job)) for job in batch}
+
+    def _restored(self, batch: Mapping[Job, Picture | FileRecord]) -> dict[Job, FaceResult | FileRecord]:
+        """Restore the pictures of a batch together, or one by one where that fails; a record where one fails."""
+        faces = {job: to_8_bits(read.image) for job, read in batch.items() if isinstance(read, Picture)}
+        if not faces:
+            return {}
+        results = attempt(next(iter(faces)), lambda: self.restorer.restore_aligned([*faces.values()]))
+        if not isinstance(results, FileRecord):
+            return dict(zip(faces, results, strict=True))
+        if len(faces) == 1:
+            return dict.fromkeys(faces, results)
+        return {key: value for job in faces for key, value in self._restored({job: batch[job]}).items()}
+
+    def _written(
+        self, batch: Mapping[Job, Picture | FileRecord], done: Mapping[Job, FaceResult | FileRecord]
+    ) -> list[FileRecord]:
+        """Write the results of a batch; return the records of all its jobs, in order."""
+        records = []
+        for job, read in batch.items():
+            face = read if isinstance(read, FileRecord) else done[job]
+            if isinstance(read, Picture) and isinstance(face, FaceResult):
+                face = attempt(job, partial(self._write_aligned, job, read, face))
+            records.append(cast(FileRecord, face))
+        return records
 
     def _read_aligned(self, job: Job) -> Picture:
         return self._prepared(read_square(job.path, self.max_megapixels))

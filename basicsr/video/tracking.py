@@ -258,7 +258,7 @@ class Tracker(Generic[T]):
 def blend(first: Face, second: Face, part: float) -> Face:
     """Return the face that is `part` (0 to 1) of the way from one to the other."""
     values = [a + part * (b - a) for a, b in ((first.box, second.box), (first.landmarks, second.landmarks))]
-    return Face(values[0], first.score + part * (second.score - first.score), values[1])
+    return Face(values[0], first.score + part * (second.score - first.score), values[1], scale=second.scale)
 
 
 class CutFinder:

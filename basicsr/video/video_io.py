@@ -134,11 +134,13 @@ class TimedFrame:
         image: RGB (H,W,3), upright; uint8, or uint16 of a clip with more bits.
         times: in seconds from the start of the clip, rising; one, or as often as the frame is repeated.
         alpha: (H,W) of the same type, or None without transparency.
+        still: it shows the same as the frame before, to the last bit, as far as that was looked at.
     """
 
     image: np.ndarray
     times: tuple[Fraction, ...]
     alpha: np.ndarray | None = None
+    still: bool = False
 
     @property
     def seen(self) -> np.ndarray:

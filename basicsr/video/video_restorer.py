@@ -29,12 +29,13 @@ from basicsr.inference.image_restorer import (
 from basicsr.utils.files import replacing
 from basicsr.utils.image import resized
 from basicsr.utils.picture import MAX_MEGAPIXELS, Picture, check_size, fill_hidden, is_animated
+from basicsr.utils.pipeline import ahead, behind
 from basicsr.utils.progress import progress
 from basicsr.video.animation import AnimationReader
 from basicsr.video.encoding import Encoding, check_encoder, choose_encoding
-from basicsr.video.pipeline import ahead, behind
+from basicsr.video.finding import EVERY, ClipFinder
 from basicsr.video.track_identity import TrackIdentities
-from basicsr.video.tracking import LOOKAHEAD, CutFinder, Tracked, Tracker
+from basicsr.video.tracking import LOOKAHEAD, Tracked, Tracker
 from basicsr.video.video_io import FINEST_RATE, MOST_RATE, TimedFrame, VideoReader, VideoReadError, resample
 from basicsr.video.video_writer import VideoWriter
 
@@ -74,11 +75,19 @@ class VideoResult:
 
 @dataclass(frozen=True, eq=False)
 class _Frame:
-    """A frame on its way, with its faces."""
+    """A frame on its way, with its faces; `same` if all that becomes of it is what became of the frame before."""
 
     shown: TimedFrame
     faces: list[FaceResult]
     tracks: list[int]
+    same: bool = False
+
+    def repeats(self, before: _Frame | None) -> bool:
+        """Return True if it shows what the frame before does, with the same faces to restore."""
+        if before is None or not self.shown.still or self.tracks != before.tracks:
+            return False
+        pairs = zip(self.faces, before.faces, strict=True)
+        return all((a.status, a.reason, a.grey) == (b.status, b.reason, b.grey) for a, b in pairs)
 
     @property
     def by_track(self) -> dict[int, FaceResult]:
@@ -103,8 +112,9 @@ class _Tally:
 class VideoRestorer:
     """Restores clips with the parts of an `ImageRestorer`.
 
-    Decoding, detection and encoding run in threads beside the network. At most `DECODED` + `LOOKAHEAD` + 4 x the batch
-    size frames are in memory at a time, and of large frames fewer. The faces of several frames make a batch.
+    Decoding, detection and encoding run in threads beside the network. At most `DECODED` + `EVERY` + `LOOKAHEAD` + 4
+    x the batch size frames are in memory at a time, and of large frames fewer. The faces of several frames make a
+    batch.
 
     Args:
         images: for the frames.
@@ -185,17 +195,19 @@ class VideoRestorer:
                 with closing(self._look(shown, 0)) as looked:
                     write(self._restore(looked, 1, tally, step))
                 return
-            looked = ahead(self._look(ahead(shown, min(DECODED, waiting)), min(LOOKAHEAD, waiting)), size)
+            looked = ahead(self._look(ahead(shown, min(DECODED, waiting)), waiting), size)
             with closing(looked), behind(write, 2 * size) as put:
                 for frame in self._restore(looked, size, tally, step):
                     put(frame)
 
-    def _look(self, frames: Generator[TimedFrame, None, None], lookahead: int) -> Generator[_Frame, None, None]:
-        """Frames with their faces: found, tracked, steadied and cut out, not yet restored."""
-        cuts = CutFinder()
+    def _look(self, frames: Generator[TimedFrame, None, None], most: int) -> Generator[_Frame, None, None]:
+        """Frames with their faces: found, tracked, steadied and cut out, not yet restored; `most` frames wait."""
+        follow = None if self.aligned else getattr(self.images.detector, 'follow', None)
+        finder = ClipFinder(self._find, follow, max(1, min(EVERY, most)), stills=most > 1)
+        lookahead = min(LOOKAHEAD, most)
         tracker: Tracker[TimedFrame] = Tracker(lambda frame, *face: self._is_sharp(frame.seen, *face), lookahead)
         with closing(frames):
-            seen = ((f, float(f.times[0]), self._find(f.seen), cuts.is_cut(f.seen)) for f in frames)
+            seen = ((f.frame, float(f.frame.times[0]), f.faces, f.cut) for f in finder.faces_of(frames))
             for frame, faces in tracker.follow(seen):
                 yield _Frame(
                     frame, [self._cut_out(frame.seen, face) for face in faces], [f.track.number for f in faces]
@@ -229,17 +241,23 @@ class VideoRestorer:
     def _restore(
         self, frames: Iterator[_Frame], size: int, tally: _Tally, step: Callable[[], object]
     ) -> Iterator[_Frame]:
-        """Yield the same frames, their faces restored in batches over several frames; `step` is called after each."""
+        """Yield the same frames, their faces restored in batches over several frames; `step` is called after each.
+
+        A picture that stands still is restored once, where nobody's likeness is measured.
+        """
+        last: _Frame | None = None
         for batch in batches(frames, size):
             begin = time.perf_counter()
             if tally.people is not None:
                 told = tally.people.recognize([frame.by_track for frame in batch])
                 batch = [replace(frame, faces=list(faces.values())) for frame, faces in zip(batch, told, strict=True)]
-            crops = [face for frame in batch for face in frame.faces]
+            chain = [last, *batch]
+            batch = [replace(f, same=tally.people is None and f.repeats(b)) for b, f in zip(chain, batch, strict=False)]
+            crops = [face for frame in batch if not frame.same for face in frame.faces]
             faces = iter(self.images.restore_crops(crops, search=False))  # from frame to frame codes would flicker
             tally.network_seconds += time.perf_counter() - begin
             for frame in batch:
-                done = [next(faces) for _ in frame.faces]
+                done = last.faces if frame.same and last else [next(faces) for _ in frame.faces]
                 tally.faces.update(frame.tracks)
                 tally.restored.update(
                     n for n, face in zip(frame.tracks, done, strict=True) if face.restored is not None
@@ -247,7 +265,7 @@ class VideoRestorer:
                 tally.left_out.update(
                     (n, face.reason) for n, face in zip(frame.tracks, done, strict=True) if face.status == LEFT_OUT
                 )
-                restored = replace(frame, faces=done)
+                restored = last = replace(frame, faces=done)
                 if tally.people is not None:
                     tally.people.note(restored.by_track)
                 yield restored
@@ -258,10 +276,11 @@ class VideoRestorer:
     ) -> None:
         """Paste the faces in and write the frames."""
         writer: VideoWriter | None = None
+        image: np.ndarray | None = None
         try:
             with ExitStack() as stack:
                 for frame in frames:
-                    image = self._finish(frame)
+                    image = image if frame.same and image is not None else self._finish(frame)
                     if writer is None:
                         size = (image.shape[1], image.shape[0])
                         writer = stack.enter_context(VideoWriter(path, clip, size, rate, encoding, self.keep_gps))

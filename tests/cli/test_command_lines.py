@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import argparse
+import os
 import re
+import subprocess
+import sys
 from importlib import import_module
 from pathlib import Path
 
@@ -11,6 +14,7 @@ import pytest
 
 import basicsr.cli
 from basicsr.cli.arguments import ArgumentParser
+from basicsr.cli.main import let_threads_sleep
 
 PARTS = ('arguments', 'restore_flags')  # of commands, and none themselves
 COMMANDS = sorted(path.stem for path in Path(basicsr.cli.__path__[0]).glob('[a-z]*.py') if path.stem not in PARTS)
@@ -112,3 +116,29 @@ def test_nothing_begun_is_2_and_one_line(
     assert module.main([argument.format(tmp_path) for argument in arguments]) == 2
     said = capsys.readouterr().err
     assert len([line for line in said.splitlines() if line.startswith('error: ')]) == 1, said
+
+
+def test_a_start_imports_nothing_that_restoring_pictures_does_not_need():
+    code = (
+        'import sys, basicsr.cli.restore\n'
+        'print(sorted({"torchvision", "torch._dynamo", "sympy", "scipy", "av", "basicsr.losses"} & set(sys.modules)))'
+    )
+    done = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True, check=True)
+    assert done.stdout == '[]\n'
+
+
+def test_threads_sleep_unless_the_environment_says_otherwise(monkeypatch):
+    monkeypatch.delenv('OMP_WAIT_POLICY', raising=False)
+    let_threads_sleep()
+    assert 'OMP_WAIT_POLICY' not in os.environ  # too late: PyTorch is there
+    monkeypatch.delitem(sys.modules, 'torch')
+    monkeypatch.setenv('GOMP_SPINCOUNT', '1000')
+    let_threads_sleep()
+    assert 'OMP_WAIT_POLICY' not in os.environ
+    monkeypatch.delenv('GOMP_SPINCOUNT')
+    monkeypatch.setenv('OMP_WAIT_POLICY', 'ACTIVE')
+    let_threads_sleep()
+    assert os.environ['OMP_WAIT_POLICY'] == 'ACTIVE'
+    monkeypatch.delenv('OMP_WAIT_POLICY')
+    let_threads_sleep()
+    assert os.environ.pop('OMP_WAIT_POLICY') == 'PASSIVE'

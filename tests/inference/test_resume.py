@@ -16,6 +16,7 @@ from basicsr.inference import ImageRestorer, resume
 from basicsr.inference.face_restorer import choose_device
 from basicsr.inference.resume import Shard
 from basicsr.inference.runner import Job, Runner, plan_jobs, skipped_files
+from basicsr.utils.image import imwrite
 
 
 class Counting(Unchanged):
@@ -162,3 +163,45 @@ def test_the_gpu_of_a_mac_is_taken_where_there_is_one_or_refused_in_one_line():
     else:
         with pytest.raises(ValueError, match=r'^.{,80}there is no such mps device here.{,150}; use auto$'):
             choose_device('mps')
+
+
+def test_faces_are_read_and_written_beside_the_network_in_order_and_few_at_a_time(tmp_path, monkeypatch):
+    """With a picture in each place where one can fail: reading, the network, writing."""
+    names = [f'{index:02d}' for index in range(13)]
+    for name in names:
+        imwrite(tmp_path / 'in' / f'{name}.png', aligned_face(48 + int(name)))
+    (tmp_path / 'in' / '03.png').write_bytes(b'no picture')
+    read, write, waiting, most = Runner._read_aligned, Runner._write, set(), [0]
+
+    class Failing(Unchanged):
+        batch_size = 2
+
+        def restore(self, faces, *_, **__):
+            if any(len(face) == 48 + 6 for face in faces):
+                raise RuntimeError('the network failed')
+            return super().restore(faces)
+
+    def reading(self, job):
+        waiting.add(job.name)
+        most[0] = max(most[0], len(waiting))
+        return read(self, job)
+
+    def writing(self, folder, name, *rest):
+        if name == '09':
+            raise OSError('the disk is full')
+        return write(self, folder, name, *rest)
+
+    monkeypatch.setattr(Runner, '_read_aligned', reading)
+    monkeypatch.setattr(Runner, '_write', writing)
+    runner = Runner(ImageRestorer(Failing(64), force=True), tmp_path / 'out', aligned=True)
+    records = []
+    for record in runner.run(plan_jobs(tmp_path / 'in', tmp_path / 'out')):
+        waiting.discard(Path(record.input).stem)
+        records.append(record)
+    assert [Path(record.input).stem for record in records] == names
+    failed = {Path(record.input).stem: record.message for record in records if record.status == 'failed'}
+    assert failed.keys() == {'03', '06', '09'} and 'the disk is full' in failed['09']
+    assert sorted(path.stem for path in (tmp_path / 'out' / 'restored_faces').iterdir()) == sorted(
+        {*names} - failed.keys()
+    )
+    assert most[0] <= 5 * Failing.batch_size

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 import threading
+from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
 
@@ -20,7 +21,7 @@ from basicsr.faces.detection import Face
 from basicsr.inference import FaceRestorer, ImageRestorer
 from basicsr.utils.files import is_video_file
 from basicsr.utils.image import imwrite
-from basicsr.video.pipeline import ahead, behind
+from basicsr.utils.pipeline import ahead, behind
 from basicsr.video.tracking import LOOKAHEAD
 from basicsr.video.video_io import Colours, TimedFrame, VideoReader, VideoReadError, resample
 from basicsr.video.video_restorer import DECODED, INCOMPLETE, VideoRestorer
@@ -311,6 +312,30 @@ def test_a_still_head_gives_a_still_result(tmp_path):
     assert np.abs(np.diff(tracked, axis=0)).mean() < 0.3 * np.abs(np.diff(alone, axis=0)).mean()
 
 
+def test_a_picture_that_stands_still_is_restored_and_pasted_once(tmp_path, monkeypatch):
+    decode, finish, finished = VideoReader.frames, VideoRestorer._finish, []
+
+    def still(self):
+        first = None
+        for index, frame in enumerate(decode(self)):
+            first = frame if first is None or index == 9 else first  # another picture from there on
+            yield replace(frame, image=first.image.copy())
+
+    def counted(self, frame):
+        finished.append(frame)
+        return finish(self, frame)
+
+    write_clip(tmp_path / 'a.mp4', Scene(PICTURE, 14, noise=2))
+    monkeypatch.setattr(VideoReader, 'frames', still)
+    monkeypatch.setattr(VideoRestorer, '_finish', counted)
+    network = White()
+    result = restorer(network=network).restore_file(tmp_path / 'a.mp4', tmp_path / 'b.mp4')
+    assert (result.frames, result.restored, len(times_of(result.output))) == (14, 1, 14)
+    assert sum(network.batches) == len(finished) == 2
+    shown = frames_of(result.output)
+    assert all(psnr(frame, shown[0]) > 40 for frame in shown) and shown[5][32, 55].min() > 240  # white in all of them
+
+
 def test_a_sharp_face_is_left_alone_in_every_frame(tmp_path):
     sharp = portrait()[:256, 80:336]
     write_clip(tmp_path / 'a.mp4', Scene(sharp, 12), crf=4)
@@ -541,7 +566,7 @@ def test_the_number_of_frames_in_memory_does_not_depend_on_the_length(tmp_path, 
 
     monkeypatch.setattr(VideoReader, 'frames', counted)
     monkeypatch.setattr(VideoRestorer, '_finish', finished)
-    write_clip(tmp_path / 'a.mp4', Scene(cv2.resize(PICTURE, (32, 32)), 300))
+    write_clip(tmp_path / 'a.mp4', Scene(cv2.resize(PICTURE, (32, 32)), 300, noise=5))
     network = Unchanged(64)
     face = Face(np.zeros(4), 1.0, LANDMARKS / 4)
     result = restorer(face, network=network).restore_file(tmp_path / 'a.mp4', tmp_path / 'b.mp4')
