@@ -214,7 +214,7 @@ class FaceRestorer:
             raise ValueError(f'--color_fix keeps the colours of the input; leave it out of --task {task.name}')
         folder = weights_folder() if weights_dir is None else weights_dir
         path, name, network = load_model(model, folder, self.device, task)
-        network = network.to(dtype=PRECISIONS[precision], memory_format=torch.channels_last)
+        network = cast(Any, network).to(dtype=PRECISIONS[precision], memory_format=torch.channels_last)
         small_task = path.name == SMALL_TASKS.name
         self.recolours = small_task and task is COLORIZE
         self.color_fix = path.name == SMALL.name and task is RESTORE if color_fix is None else color_fix
