@@ -180,7 +180,7 @@ class FaceRestorer:
         takes_identity: the network can be told who the faces are.
         told_by: the recognizer whose embeddings it takes, if its checkpoint says so, and how many numbers they have.
         default_w, default_adain: what is meant where `restore` is given none.
-        recolours: results have the light of the input, and of the network the colours alone.
+        follows_input: the light of a colourized face is that of the input, and fillings continue what is around them.
         description: which weights these are.
 
     Raises:
@@ -215,8 +215,7 @@ class FaceRestorer:
         folder = weights_folder() if weights_dir is None else weights_dir
         path, name, network = load_model(model, folder, self.device, task)
         network = cast(Any, network).to(dtype=PRECISIONS[precision], memory_format=torch.channels_last)
-        small_task = path.name == SMALL_TASKS.name
-        self.recolours = small_task and task is COLORIZE
+        self.follows_input = path.name == SMALL_TASKS.name
         self.color_fix = path.name == SMALL.name and task is RESTORE if color_fix is None else color_fix
         self.task = task
         self.precision = precision
@@ -226,7 +225,7 @@ class FaceRestorer:
         self.backend = backend
         self.takes_identity = network.takes_identity and backend == 'torch'
         self.told_by = (network.recognizer, network.identity_dim)
-        self.default_w, self.default_adain = 0.0 if small_task else task.w, task.adain
+        self.default_w, self.default_adain = 0.0 if self.follows_input else task.w, task.adain
         self.settings: dict[str, Any] = {}
         if isinstance(network, CodeFormerPlusPlus):
             if task is RESTORE:
@@ -325,7 +324,7 @@ class FaceRestorer:
             restored += self._run(torch.stack(inputs[part]), w, adain, **cond)
         if self.color_fix:
             restored = [fix_colour(face, original) for face, original in zip(restored, shown, strict=True)]
-        if self.recolours:
+        if self.follows_input and self.task is COLORIZE:
             restored = [recolour(face, original) for face, original in zip(restored, shown, strict=True)]
         return [
             to_levels(face if tone.is_usual else tone.undo(face, original))

@@ -566,7 +566,7 @@ def test_the_number_of_frames_in_memory_does_not_depend_on_the_length(tmp_path, 
 
     monkeypatch.setattr(VideoReader, 'frames', counted)
     monkeypatch.setattr(VideoRestorer, '_finish', finished)
-    write_clip(tmp_path / 'a.mp4', Scene(cv2.resize(PICTURE, (32, 32)), 300, noise=5))
+    write_clip(tmp_path / 'a.mp4', Scene(cv2.resize(PICTURE, (32, 32)), 300, noise=40))
     network = Unchanged(64)
     face = Face(np.zeros(4), 1.0, LANDMARKS / 4)
     result = restorer(face, network=network).restore_file(tmp_path / 'a.mp4', tmp_path / 'b.mp4')
