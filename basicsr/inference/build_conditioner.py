@@ -106,8 +106,9 @@ def build_conditioner(
 
 
 def _is_of_training(embedder: FaceEmbedder, trained_with: str | None) -> bool:
-    """Return True if the network was trained with this recognizer, as far as its checkpoint says."""
-    names = {embedder.recogniser.name, Path(embedder.recogniser.file).stem, embedder.path.stem}
+    """Return True if the network was trained with this recognizer's embeddings, as far as its checkpoint says."""
+    entry = embedder.recogniser
+    names = {entry.name, entry.space, Path(entry.file).stem, embedder.path.stem}
     return trained_with is None or Path(trained_with).stem in names
 
 

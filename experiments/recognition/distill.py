@@ -199,8 +199,8 @@ def train(output: Path, seconds: float, val: Path | None, iterations: int | None
 def release(output: Path, file: Path) -> None:
     """Write the network in half precision."""
     state = read_checkpoint(output / STATE)['network']
-    halves = {key: value.half().contiguous() for key, value in state.items() if value.is_floating_point()}
-    save_file(halves, file)
+    halves = {key: value.half() if value.is_floating_point() else value for key, value in state.items()}
+    save_file({key: value.contiguous() for key, value in halves.items()}, file)
 
 
 def main() -> None:
