@@ -44,7 +44,7 @@ class Recogniser:
         embedding: numbers in an embedding.
         whole_face: the crop is the whole FFHQ-aligned picture, not ArcFace's.
         pack: the file belongs to an InsightFace pack of this name.
-        shipped: the file comes with this package.
+        shipped: the file comes with this package, if it is there at all.
         space: the recognizer whose embeddings it was taught to give, if it has none of its own.
     """
 
@@ -87,7 +87,7 @@ class Recogniser:
         if self.pack:
             return f'fetch {self.url} and unpack it into {self.place.parent}'
         if self.shipped:
-            return 'it comes with the package; install that anew'
+            return 'experiments/recognition has the recipe that makes it'
         if self.url is None:
             return 'no public address of it is known; give its path'
         if Path(self.url).name == Path(self.file).name:

@@ -13,7 +13,9 @@ from __future__ import annotations
 import argparse
 import json
 import time
+from collections.abc import Iterator
 from functools import cache
+from itertools import count
 from math import cos, pi
 from pathlib import Path
 
@@ -23,6 +25,7 @@ import torch
 import torch.nn.functional as F
 from safetensors.torch import save_file
 from torch import Tensor
+from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 from tqdm import tqdm
 
 from basicsr.cli.recognizer_calibrate import damaged
@@ -109,13 +112,31 @@ def sample(face: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     return crop(face, shifted_matrix(rng))
 
 
-def batch_at(faces: np.ndarray, targets: np.ndarray, iteration: int) -> tuple[Tensor, Tensor]:
-    """Return the inputs (N,3,80,80) and targets (N,D) of an iteration, from its number alone."""
-    steps = len(faces) // BATCH
-    epoch, step = divmod(iteration, steps)
-    order = np.random.default_rng([1, epoch]).permutation(len(faces))[step * BATCH : (step + 1) * BATCH]
-    crops = [sample(faces[i], np.random.default_rng([2, epoch, i])) for i in order]
-    return network_input(crops), torch.from_numpy(targets[order])
+class Batches(IterableDataset):
+    """Inputs (N,3,80,80) and targets (N,D) of one iteration after another, each from its number alone.
+
+    Args:
+        faces: (M,128,128,3), RGB uint8.
+        targets: (M,D).
+        size: N.
+        first: number of the first iteration.
+    """
+
+    def __init__(self, faces: np.ndarray, targets: np.ndarray, size: int, first: int) -> None:
+        self.faces, self.targets, self.size, self.first = faces, targets, size, first
+
+    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
+        worker = get_worker_info()
+        number, step = (worker.id, worker.num_workers) if worker else (0, 1)
+        return map(self.at, count(self.first + number, step))
+
+    def at(self, iteration: int) -> tuple[Tensor, Tensor]:
+        """Return the batch of an iteration."""
+        epoch, place = divmod(iteration, len(self.faces) // self.size)
+        order = np.random.default_rng([1, epoch]).permutation(len(self.faces))
+        order = order[place * self.size : (place + 1) * self.size]
+        crops = [sample(self.faces[i], np.random.default_rng([2, epoch, i])) for i in order]
+        return network_input(crops), torch.from_numpy(self.targets[order])
 
 
 def loss_of(raw: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
@@ -140,8 +161,9 @@ def check(network: CompactFaceNet, faces: np.ndarray, targets: np.ndarray) -> st
     matrix, chosen = crop_matrix(FACE, CROP), range(min(CHECKED, len(faces)))
     clean = [crop(faces[i], matrix) for i in chosen]
     harmed = [crop(damaged(faces[i], np.random.default_rng([3, i])), matrix) for i in chosen]
+    device = network.embed.weight.device
     with torch.inference_mode():
-        found = [network(network_input(crops)) for crops in (clean, harmed)]
+        found = [network(network_input(crops).to(device)).cpu() for crops in (clean, harmed)]
     network.train()
     means = [F.cosine_similarity(each, torch.from_numpy(targets[: len(clean)])).mean().item() for each in found]
     return f'held out: clean {means[0]:.3f}, damaged {means[1]:.3f}'
@@ -156,16 +178,41 @@ def read_faces(folder: Path) -> tuple[np.ndarray, np.ndarray]:
     return faces, np.load(folder / TARGETS)
 
 
-def train(output: Path, seconds: float, val: Path | None, iterations: int | None = None) -> None:
-    """Train up to that many seconds in all, or iterations in all; the learning rate follows what is spent of them."""
+def build(dim: int, device: str) -> tuple[CompactFaceNet, torch.optim.Optimizer]:
+    """Return a new network of `dim` numbers, and its optimizer; vectors do not decay."""
     torch.manual_seed(0)
-    faces, targets = read_faces(output)
-    held_out = None if val is None else read_faces(val)
-    network = CompactFaceNet(embedding=targets.shape[1]).to(memory_format=torch.channels_last).train()
+    network = CompactFaceNet(embedding=dim).to(device, memory_format=torch.channels_last).train()
     matrices = [p for p in network.parameters() if p.ndim > 1]
     vectors = [p for p in network.parameters() if p.ndim < 2]
     groups = [{'params': matrices, 'weight_decay': DECAY}, {'params': vectors, 'weight_decay': 0.0}]
-    optimizer = torch.optim.AdamW(groups, RATE)
+    return network, torch.optim.AdamW(groups, RATE)
+
+
+def train(
+    output: Path,
+    seconds: float,
+    val: Path | None = None,
+    iterations: int | None = None,
+    device: str = 'cpu',
+    workers: int = 0,
+    size: int = BATCH,
+) -> None:
+    """Train up to that many seconds in all, or iterations in all; the learning rate follows what is spent of them.
+
+    Args:
+        output: of `embed`; has the checkpoint, from which a training goes on.
+        seconds: in all, also of earlier runs.
+        val: output of `embed` for faces that are held out.
+        iterations: in all, in place of the seconds.
+        device: of the network.
+        workers: processes that damage faces; no value depends on them.
+        size: of a batch.
+    """
+    faces, targets = read_faces(output)
+    if len(faces) < size:
+        raise ValueError(f'{output}: {len(faces)} faces are less than a batch of {size}; embed more, or lower --batch')
+    held_out = None if val is None else read_faces(val)
+    network, optimizer = build(targets.shape[1], device)
     iteration, spent = 0, 0.0
     if (output / STATE).is_file():
         state = read_checkpoint(output / STATE)
@@ -173,13 +220,11 @@ def train(output: Path, seconds: float, val: Path | None, iterations: int | None
         optimizer.load_state_dict(state['optimizer'])
         iteration, spent = state['iteration'], state['seconds']
     start, saved, cosines = time.monotonic() - spent, spent, []
-    done = False
-    while not done:
+    for crops, wanted in DataLoader(Batches(faces, targets, size, iteration), None, num_workers=workers):
         progress = spent / seconds if iterations is None else iteration / iterations
         for group in optimizer.param_groups:
             group['lr'] = rate_at(progress)
-        crops, wanted = batch_at(faces, targets, iteration)
-        loss, cosine = loss_of(network(crops), wanted)
+        loss, cosine = loss_of(network(crops.to(device)), wanted.to(device))
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
@@ -194,12 +239,14 @@ def train(output: Path, seconds: float, val: Path | None, iterations: int | None
             saved = spent
             if held_out is not None:
                 print(f'iteration {iteration}: {check(network, *held_out)}', flush=True)
+        if done:
+            return
 
 
 def release(output: Path, file: Path) -> None:
     """Write the network in half precision."""
     state = read_checkpoint(output / STATE)['network']
-    halves = {key: value.half() if value.is_floating_point() else value for key, value in state.items()}
+    halves = {key: value.cpu().half() if value.is_floating_point() else value for key, value in state.items()}
     save_file({key: value.contiguous() for key, value in halves.items()}, file)
 
 
@@ -212,12 +259,15 @@ def main() -> None:
     parser.add_argument('--output', type=Path, default=Path('results/compact'))
     parser.add_argument('--val', type=Path, help='train: output of embed for other faces, to show how it goes')
     parser.add_argument('--seconds', type=float, default=2700.0, help='train: in all')
+    parser.add_argument('--batch', type=int, default=BATCH, help='train: faces a batch')
+    parser.add_argument('--device', default='cpu', help='train: of the network')
+    parser.add_argument('--workers', type=int, default=0, help='train: processes that damage faces')
     parser.add_argument('--file', type=Path, help='release: where to')
     args = parser.parse_args()
     if args.step == 'embed':
         embed(args.input, args.teacher, args.output)
     elif args.step == 'train':
-        train(args.output, args.seconds, args.val)
+        train(args.output, args.seconds, args.val, None, args.device, args.workers, args.batch)
     else:
         release(args.output, args.file)
 
