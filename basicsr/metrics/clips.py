@@ -5,7 +5,6 @@ from __future__ import annotations
 import cv2
 import numpy as np
 
-FARNEBACK = {'pyr_scale': 0.5, 'levels': 3, 'winsize': 15, 'iterations': 3, 'poly_n': 5, 'poly_sigma': 1.2, 'flags': 0}
 AGREEMENT = (0.01, 0.5)  # of forward and backward flow: share of their squares, and square pixels
 
 
@@ -14,9 +13,11 @@ def flow(first: np.ndarray, second: np.ndarray) -> np.ndarray:
 
     With the settings of TecoGAN's tOF.
     """
-    grey = [cv2.cvtColor(frame, cv2.COLOR_RGB2GRAY) for frame in (first, second)]
-    start = np.zeros((*grey[0].shape, 2), np.float32)
-    return cv2.calcOpticalFlowFarneback(*grey, start, *FARNEBACK.values())
+    before, after = (cv2.cvtColor(frame, cv2.COLOR_RGB2GRAY) for frame in (first, second))
+    start = np.zeros((*before.shape, 2), np.float32)
+    return cv2.calcOpticalFlowFarneback(
+        before, after, start, pyr_scale=0.5, levels=3, winsize=15, iterations=3, poly_n=5, poly_sigma=1.2, flags=0
+    )
 
 
 def flow_difference(truth: tuple[np.ndarray, np.ndarray], restored: tuple[np.ndarray, np.ndarray]) -> float:

@@ -181,7 +181,7 @@ def read_faces(folder: Path) -> tuple[np.ndarray, np.ndarray]:
 def build(dim: int, device: str) -> tuple[CompactFaceNet, torch.optim.Optimizer]:
     """Return a new network of `dim` numbers, and its optimizer; vectors do not decay."""
     torch.manual_seed(0)
-    network = CompactFaceNet(embedding=dim).to(device, memory_format=torch.channels_last).train()
+    network = CompactFaceNet(embedding=dim).to(device).to(memory_format=torch.channels_last).train()
     matrices = [p for p in network.parameters() if p.ndim > 1]
     vectors = [p for p in network.parameters() if p.ndim < 2]
     groups = [{'params': matrices, 'weight_decay': DECAY}, {'params': vectors, 'weight_decay': 0.0}]
