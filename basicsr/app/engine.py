@@ -17,6 +17,7 @@ from basicsr.inference.face_restorer import OFFICIAL
 from basicsr.inference.face_selection import EVERY_FACE, FaceSelection
 from basicsr.inference.identity_conditioner import IdentityConditioner
 from basicsr.inference.image_restorer import ImageRestorer
+from basicsr.inference.people import THRESHOLD
 from basicsr.utils.picture import MAX_MEGAPIXELS
 
 if TYPE_CHECKING:  # spandrel imports torchvision, which takes seconds
@@ -117,7 +118,7 @@ class Engine:
         wishes = IdentityConfig(
             [str(path) for path in references],
             self.recognizer,
-            threshold=settings.threshold,
+            threshold=None if settings.threshold == THRESHOLD else settings.threshold,  # the recognizer's own
             choose_w=settings.auto,
         )
         return build_conditioner(wishes, self.restorer(settings.model), self.detector, self.weights_dir)
