@@ -16,6 +16,7 @@ from basicsr.inference.encoded_face import CachingRestorer
 from basicsr.inference.face_selection import EVERY_FACE, FaceSelection
 from basicsr.inference.identity_conditioner import IdentityConditioner
 from basicsr.inference.image_restorer import ImageRestorer
+from basicsr.inference.people import THRESHOLD
 from basicsr.inference.tasks import RESTORE
 from basicsr.utils.picture import MAX_MEGAPIXELS
 
@@ -115,7 +116,7 @@ class Engine:
         wishes = IdentityConfig(
             [str(path) for path in references],
             self.recognizer,
-            threshold=settings.threshold,
+            threshold=None if settings.threshold == THRESHOLD else settings.threshold,  # the recognizer's own
             choose_w=settings.auto,
         )
         return build_conditioner(wishes, self.restorer(settings.model), self.detector, self.weights_dir)

@@ -7,6 +7,7 @@ Clean aligned faces are degraded by the project's own degradation, from hardly a
 predicts the cosine between the embeddings of the degraded and of the clean face from measurements on the degraded one.
 With --val are written, of faces that it was not fitted on: CURVE.csv (predicted against measured cosine), CURVE.png,
 and CURVE_features.csv (how well every choice of measurements predicts).
+With --people, the threshold is fitted at which one damaged face in 2,000 is taken for a given other person.
 """
 
 from __future__ import annotations
@@ -17,16 +18,20 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import combinations
+from math import ceil
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+import torch.nn.functional as F
+from torch import Tensor
 from tqdm import tqdm
 
 from basicsr.cli.arguments import ArgumentParser
 from basicsr.data.common import DataError, list_pictures, read_picture, resize_square
 from basicsr.data.degradation import DegradationRanges, degrade, to_bytes, to_unit
+from basicsr.recognition.choose import embed_faces
 from basicsr.recognition.confidence import FEATURES, Calibration, measure
 from basicsr.recognition.confidence_chart import calibration_chart
 from basicsr.recognition.embedder import FaceEmbedder
@@ -42,6 +47,7 @@ with extra('references'):
 NETWORK_FREE = ('norm', 'sharpness')
 """Measurements that need no further run of the recognizer."""
 BINS = 10
+FALSE_MATCHES = 1 / 2000
 
 
 @dataclass(frozen=True)
@@ -101,6 +107,48 @@ def collect(embedder: FaceEmbedder, paths: Sequence[Path], size: int, limit: int
         measured.append(numbers.cpu().numpy())
         cosines.append((embeddings * truth).sum(1).cpu().numpy())
     return Sample(*(np.concatenate(parts).astype(float) for parts in (measured, cosines)))
+
+
+def cosines_to_people(seen: Tensor, clean: Tensor, person: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the cosines of faces to the mean of their person's other photographs, and to the means of other people.
+
+    Args:
+        seen: unit embeddings (N,D) of the faces as they are looked at.
+        clean: of the same, undamaged.
+        person: number of each one's person (N,).
+    """
+    same, different = [], []
+    for place, face in enumerate(seen):
+        for who in person.unique():
+            others = (person == who) & (torch.arange(len(seen)) != place)
+            mean = F.normalize(clean[others].mean(0), dim=0)
+            (same if who == person[place] else different).append(face @ mean)
+    return torch.stack(same), torch.stack(different)
+
+
+def fit_threshold(embedder: FaceEmbedder, folder: Path, size: int, seed: int) -> float:
+    """Return the cosine, rounded up to hundredths, that `FALSE_MATCHES` of damaged faces reach with another person.
+
+    Args:
+        embedder: the recognizer.
+        folder: of a folder of clean aligned faces for each person.
+        size: side at which faces are damaged, pixels.
+        seed: of the damage.
+
+    Raises:
+        DataError: a picture cannot be read, or there are fewer than two people with two photographs.
+    """
+    paths = [path for path in list_pictures(folder, '--people') if path.parent != folder]
+    names = [path.parent.name for path in paths]
+    if len(set(names)) < 2 or min(map(names.count, names)) < 2:
+        raise DataError(f'--people: {folder} needs folders of two people or more, with two faces or more in each')
+    faces = [resize_square(read_picture(path, size / 4), size, path) for path in paths]
+    rng = np.random.default_rng([seed, 0])
+    clean = embed_faces(embedder, faces)
+    seen = embed_faces(embedder, [damaged(face, rng) for face in faces])
+    person = torch.tensor([sorted(set(names)).index(name) for name in names])
+    different = cosines_to_people(seen, clean, person)[1]
+    return ceil(100 * float(different.quantile(1 - FALSE_MATCHES))) / 100
 
 
 def fit(sample: Sample, names: Sequence[str]) -> tuple[dict[str, float], float]:
@@ -196,6 +244,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument('-o', '--output', type=Path, required=True, help='file to write (.json)')
     parser.add_argument('--weights', type=user_path, required=True, help='the recognizer: its file, pack or name')
     parser.add_argument('--val', type=Path, help='folder of other clean aligned faces, to show the curve on')
+    parser.add_argument('--people', type=Path, help='folder of a folder of faces for each person: fits the threshold')
     parser.add_argument('--curve', type=Path, help='where to, without extension; by default beside the output')
     parser.add_argument('--features', nargs='+', choices=FEATURES, default=list(NETWORK_FREE), help='measurements')
     parser.add_argument('--size', type=int, default=128, help='side that faces are degraded at, pixels (default: 128)')
@@ -215,9 +264,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         weights, bias = fit(fitted, args.features)
         name = args.about or args.input.name
         about = f'{len(fitted.cosines)} degraded faces of {name}, {args.size} pixels, seed {args.seed}'
-        calibration = Calibration(embedder.name, sha256_of(embedder.path), weights, bias, about)
+        threshold = fit_threshold(embedder, args.people, args.size, args.seed) if args.people else None
+        calibration = Calibration(embedder.name, sha256_of(embedder.path), weights, bias, about, threshold)
         calibration.save(args.output)
-        print(f'{args.output}: {weights}, bias {bias:.4f}')
+        print(f'{args.output}: {weights}, bias {bias:.4f}, threshold {threshold}')
         if others:
             held_out = collect(embedder, others, args.size, args.limit, 1, args.seed + 1)
             print(f'{args.val}: {report(args.curve or args.output.with_suffix(""), fitted, held_out, calibration)}')

@@ -232,8 +232,8 @@ def add_identity_flags(group: argparse._ArgumentGroup) -> None:
     add(
         '--id_threshold',
         type=between(-1, 1),
-        default=THRESHOLD,
-        help=f'smallest cosine at which a face is taken for a person of --ref (default: {THRESHOLD:g})',
+        help='smallest cosine at which a face is taken for a person of --ref (default: that of the calibration, else '
+        f'{THRESHOLD:g})',
     )
     add(
         '--recognizer',

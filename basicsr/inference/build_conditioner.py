@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-
-from torch import Tensor
+from typing import TYPE_CHECKING
 
 from basicsr.faces.detection import FaceDetector
 from basicsr.inference.code_search import STEPS
@@ -21,6 +20,9 @@ from basicsr.utils.checkpoint import CheckpointError
 from basicsr.utils.download import sha256_of
 from basicsr.utils.folders import packaged
 
+if TYPE_CHECKING:
+    from basicsr.recognition.confidence import InputIdentity
+
 CALIBRATIONS = packaged('options') / 'confidence'
 
 
@@ -31,7 +33,7 @@ class IdentityConfig:
     Attributes:
         references: photographs and folders, see `references.gather`.
         recognizer: see `choose_recognizer`.
-        threshold: see `People`.
+        threshold: see `People`; None for that of the recognizer's calibration, else `THRESHOLD`.
         id_scale, search_steps: see `IdentityConditioner`.
         own: tell the network what the input itself says of who it is, where there is no reference.
         calibration: how far the recognizer can be trusted on such inputs; a file of `id-codeformer recognizer
@@ -41,7 +43,7 @@ class IdentityConfig:
 
     references: Sequence[str] = ()
     recognizer: str | None = None
-    threshold: float = THRESHOLD
+    threshold: float | None = None
     id_scale: float = 1.0
     search_steps: int = STEPS
     own: bool = False
@@ -89,15 +91,17 @@ def build_conditioner(
         if wishes.own:
             raise ValueError(f'--identity input: {doubt}')
         listens = False
-    people = None
+    own, people = _of_input(embedder, wishes), None
     if wishes.references:
         if detector is None:
             raise ValueError('references need a face detector')
-        people = ReferenceReader(detector, embedder, wishes.threshold)(wishes.references)
+        fitted = own.calibration.threshold if own is not None else None
+        threshold = next(each for each in (wishes.threshold, fitted, THRESHOLD) if each is not None)
+        people = ReferenceReader(detector, embedder, threshold)(wishes.references)
     return IdentityConditioner(
         embedder,
         people,
-        _of_input(embedder, wishes),
+        own,
         restorer.size,
         tells_people=listens,
         tells_own=wishes.own,
@@ -108,12 +112,13 @@ def build_conditioner(
 
 
 def _is_of_training(embedder: FaceEmbedder, trained_with: str | None) -> bool:
-    """Return True if the network was trained with this recognizer, as far as its checkpoint says."""
-    names = {embedder.recognizer.name, Path(embedder.recognizer.file).stem, embedder.path.stem}
+    """Return True if the network was trained with this recognizer's embeddings, as far as its checkpoint says."""
+    entry = embedder.recognizer
+    names = {entry.name, entry.space, Path(entry.file).stem, embedder.path.stem}
     return trained_with is None or Path(trained_with).stem in names
 
 
-def _of_input(embedder: FaceEmbedder, wishes: IdentityConfig) -> Callable[[Tensor], tuple[Tensor, Tensor]] | None:
+def _of_input(embedder: FaceEmbedder, wishes: IdentityConfig) -> InputIdentity | None:
     """Return the function that gives the identity of an input and its confidence; None without calibration or request.
 
     Raises:

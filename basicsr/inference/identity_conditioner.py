@@ -113,6 +113,17 @@ class IdentityConditioner:
             known['search'] = CodeSearch(self.embedder, torch.stack(targets), self.search_steps)
         return known
 
+    def without_effect(self, clip: bool = False) -> str:
+        """Return why references change nothing in a picture or clip; empty if they do, or there are none.
+
+        Args:
+            clip: codes are not searched in clips, as they would flicker.
+        """
+        if self.people is None or self.tells_people or (self.search_steps and not clip):
+            return ''
+        search = 'codes are not searched in clips' if clip and self.search_steps else 'the search is off (--id_search)'
+        return f'--ref had no effect: the network is not told who people are, and {search}'
+
     @staticmethod
     def target(seen: Tensor, person: Person | None) -> Tensor:
         """Return the embedding (D,) to compare a restoration with: of the person's references, else of the input.

@@ -41,7 +41,7 @@ if TYPE_CHECKING:  # spandrel imports torchvision, which takes seconds
     from basicsr.inference.upsampler import Upsampler
 
 RESTORED, ALREADY_SHARP, UNCERTAIN, NO_FACE, FAILED = 'restored', 'already_sharp', 'uncertain', 'no_face', 'failed'
-LEFT_OUT = 'left_out'
+LEFT_OUT, RESTORED_BLIND = 'left_out', 'restored_blind'
 ALIGNED_TOLERANCE = 0.045  # of the side: a square picture whose landmarks are this near the template's is itself a crop
 GREY_TOLERANCE = 4  # largest mean difference of channels (of 255) in a picture without colour,
 GREY_OF_DARK = (0.5, 0.03)  # and in a dark one: this, and so much of the mean level, as little light has little colour

@@ -64,7 +64,8 @@ class FileRecord:
 
     Attributes:
         input: its path.
-        status: `restored`, `already_sharp`, `uncertain`, `left_out`, `no_face` or `failed`.
+        status: `restored`, `already_sharp`, `uncertain`, `left_out`, `no_face` or `failed`; `restored_blind` where
+            references were given and could have no effect.
         faces: how many were found.
         restored: how many of them were restored; the others were left alone.
         outputs: what was written, relative to the output folder.

@@ -23,7 +23,16 @@ import cv2
 import numpy as np
 
 from basicsr.inference.identity_meter import FaceIdentity
-from basicsr.inference.image_restorer import FAILED, LEFT_OUT, NO_FACE, FaceResult, ImageRestorer, ImageResult
+from basicsr.inference.image_restorer import (
+    FAILED,
+    LEFT_OUT,
+    NO_FACE,
+    RESTORED,
+    RESTORED_BLIND,
+    FaceResult,
+    ImageRestorer,
+    ImageResult,
+)
 from basicsr.inference.report import FileRecord, describe_faces, why_left
 from basicsr.inference.tasks import RESTORE, Task
 from basicsr.utils.errors import MissingExtraError
@@ -270,9 +279,17 @@ class Runner:
                     stop_if_cancelled()
                     written: list[str] = []
                     work = partial(self._clip, job) if clips else partial(self._whole, job, written)
-                    yield attempt(job, work, written)
+                    yield self._as_asked(attempt(job, work, written), clips)
                 continue
-            yield from self._aligned(group)
+            yield from map(self._as_asked, self._aligned(group))
+
+    def _as_asked(self, record: FileRecord, clip: bool = False) -> FileRecord:
+        """Return a record; it says so where references had no effect."""
+        guide = self.restorer.guide
+        reason = guide.without_effect(clip) if guide is not None and not self.restorer.choose_w else ''
+        if not reason or record.status != RESTORED:
+            return record
+        return replace(record, status=RESTORED_BLIND, message=_joined([reason, record.message]))
 
     def _clean(self) -> None:
         """Remove what a killed run left half written."""

@@ -17,18 +17,23 @@ from basicsr.archs.inception_arch import FIDInception
 from basicsr.losses.lpips_loss import LPIPS
 from basicsr.losses.perceptual_loss import PerceptualLoss
 from basicsr.metrics import METRICS, calculate_psnr, calculate_ssim
-from basicsr.metrics.identity import landmark_distance
+from basicsr.metrics.clips import flow_difference, warping_error
+from basicsr.metrics.identity import affine_landmark_distance, landmark_distance
 from basicsr.metrics.landmarks import Landmarks
 from basicsr.metrics.niqe import NIQE
 from basicsr.metrics.pictures import Case
 from basicsr.metrics.scorers import (
     FID,
+    ChallengeScore,
     Embeddings,
     Features,
+    FeatureSets,
+    IdentityDeviation,
     IdentityVariance,
     NotRunError,
     Plain,
     Scorer,
+    Steadiness,
     on_device,
 )
 from basicsr.recognition.embedder import FaceEmbedder
@@ -42,16 +47,20 @@ PLACES = {
     'feature': 'vgg/vgg16-397923af.pth',
     'fid': 'metrics/pt_inception-2015-12-05-6726825d.pth',
     'fid_gt': 'metrics/pt_inception-2015-12-05-6726825d.pth',
+    'kid_gt': 'metrics/pt_inception-2015-12-05-6726825d.pth',
+    'precision_gt': 'metrics/pt_inception-2015-12-05-6726825d.pth',
     'niqe': 'metrics/niqe_pris_params.npz',
     'niqe_192': 'metrics/niqe_pris_params.npz',
     'lmd': 'facelib/alignment_WFLW_4HG.pth',
+    'lmd_affine': 'facelib/alignment_WFLW_4HG.pth',
     'lpips_alex': 'vgg/alexnet-owt-7be5be79.pth',  # else torchvision's own
     'lpips_vgg': 'vgg/vgg16-397923af.pth',
 }
 FFHQ_STATISTICS = 'metrics/fid_ffhq_512.npz'
 """Of the reference set that papers of this field take, made by scripts/fid_statistics.py."""
-WITH_WEIGHTS = frozenset({*PLACES, 'deg'})
-PYIQA = ('musiq', 'maniqa', 'clipiqa', 'hyperiqa', 'pi', 'dists')
+WITH_WEIGHTS = frozenset({*PLACES, 'deg', 'adaface', 'adaface_lq'})
+PYIQA = ('musiq', 'maniqa', 'clipiqa', 'hyperiqa', 'qalign', 'pi', 'dists')
+CHALLENGE = ('clipiqa', 'maniqa', 'musiq', 'qalign', 'niqe', 'fid')
 
 
 @dataclass
@@ -152,13 +161,17 @@ class _Builder:
         makers: dict[str, Callable[[str], Scorer]] = {
             **dict.fromkeys(('psnr_y', 'ssim_y'), self._luma),
             **dict.fromkeys(('lpips_alex', 'lpips_vgg'), self._lpips),
-            **dict.fromkeys(('ids', 'ids_lq', 'ids_ref', 'identity_variance'), self._identity),
+            **dict.fromkeys(('ids', 'ids_lq', 'ids_ref', 'identity_variance', 'sigma_ids'), self._identity),
             **dict.fromkeys(PYIQA, self._pyiqa),
             'feature': self._feature,
             **dict.fromkeys(('fid', 'fid_gt'), self._fid),
+            **dict.fromkeys(('kid_gt', 'precision_gt'), self._feature_sets),
+            **dict.fromkeys(('adaface', 'adaface_lq'), self._adaface),
+            **dict.fromkeys(('lmd', 'lmd_affine'), self._lmd),
+            **dict.fromkeys(('warping_error', 'tof'), self._steadiness),
+            'ntire2025': lambda _: ChallengeScore({name: self.build(name) for name in CHALLENGE}),
             **dict.fromkeys(('niqe', 'niqe_192'), self._niqe),
             'deg': self._deg,
-            'lmd': self._lmd,
         }
         return makers.get(metric, self._function)(metric)
 
@@ -198,6 +211,22 @@ class _Builder:
         path = settings.place(metric)
         return FID(metric, FIDInception(path).to(settings.device), settings.device, (path,), statistics)
 
+    def _feature_sets(self, metric: str) -> Scorer:
+        settings = self.settings
+        if settings.fid_network is not None:
+            return FeatureSets(metric, settings.fid_network, settings.device, ())
+        path = settings.place(metric)
+        return FeatureSets(metric, FIDInception(path).to(settings.device), settings.device, (path,))
+
+    def _steadiness(self, metric: str) -> Scorer:
+        return Steadiness(metric, warping_error if metric == 'warping_error' else flow_difference)
+
+    def _adaface(self, metric: str) -> Scorer:
+        weights = self.settings.weights.get(metric, 'adaface_ir50')
+        embeddings, detail, files = self._embeddings(weights, 'adaface_ir50')
+        role = 'gt' if metric == 'adaface' else 'lq'
+        return Scorer(metric, partial(embeddings.cosine, role=role), detail, files)
+
     def _identity(self, metric: str) -> Scorer:
         if self.embeddings is None:
             if self.settings.recognizer is None:
@@ -206,6 +235,8 @@ class _Builder:
         embeddings, detail, files = self.embeddings
         if metric == 'identity_variance':
             return IdentityVariance(embeddings, detail, files)
+        if metric == 'sigma_ids':
+            return IdentityDeviation(embeddings, detail, files)
         compute = {
             'ids': partial(embeddings.cosine, role='gt'),
             'ids_lq': partial(embeddings.cosine, role='lq'),
@@ -221,9 +252,10 @@ class _Builder:
     def _lmd(self, metric: str) -> Scorer:
         path = self.settings.place(metric)
         find = Landmarks(path, self.settings.device)
+        distance = landmark_distance if metric == 'lmd' else affine_landmark_distance
 
         def compute(case: Case) -> float:
-            return landmark_distance(find(case.images['restored']), find(case.images['gt']))
+            return distance(find(case.images['restored']), find(case.images['gt']))
 
         return Scorer(metric, compute, files=(path,))
 

@@ -65,6 +65,22 @@ def face_of(name: str) -> str | None:
     return picture[1] if picture else None
 
 
+def affine_landmark_distance(first: np.ndarray, second: np.ndarray) -> float:
+    """Return the mean distance of landmarks (N,2) after the affine map that brings the first nearest to the second.
+
+    The map is that of least squares. What is left is a change of the face: pose, size and place do not count.
+    """
+    first, second = (np.asarray(points, np.float64) for points in (first, second))
+    known = np.column_stack([first, np.ones(len(first))])
+    mapped = known @ np.linalg.lstsq(known, second, rcond=None)[0]
+    return landmark_distance(mapped, second)
+
+
+def clip_of(name: str) -> str:
+    """Return the clip of a frame `<clip>/<frame>`; frames without a folder are one clip, of the empty name."""
+    return name.rpartition('/')[0]
+
+
 def landmark_distance(first: np.ndarray, second: np.ndarray) -> float:
     """Return the mean distance of landmarks (N,2), in their unit."""
     return float(np.linalg.norm(np.asarray(first, np.float64) - np.asarray(second, np.float64), axis=1).mean())

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections import defaultdict
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Protocol
 
@@ -12,10 +13,14 @@ from torch import Tensor
 
 from basicsr.metrics import METRICS
 from basicsr.metrics.fid import FeatureStatistics, frechet_distance
-from basicsr.metrics.identity import cosine, degrees, group_by_input, identity_variance
+from basicsr.metrics.identity import clip_of, cosine, degrees, group_by_input, identity_variance
+from basicsr.metrics.neighbours import kernel_distance, precision
 from basicsr.metrics.pictures import Case
 from basicsr.utils.errors import IDCodeFormerError
 from basicsr.utils.image import to_tensor
+
+Frames = tuple[np.ndarray, np.ndarray]
+NO_CLIP = 'no clip of two frames; name frames <clip>/<frame>.png, in the order of their names'
 
 
 class NotRunError(IDCodeFormerError):
@@ -137,6 +142,144 @@ class IdentityVariance(Scorer):
             )
         values = [identity_variance(np.stack([self.vectors[name] for name in names])) for names in groups]
         return {'mean': float(np.mean(values)), 'count': len(values)}
+
+
+class IdentityDeviation(Scorer):
+    """The mean over clips of the standard deviation of their frames' IDS."""
+
+    def __init__(self, embeddings: Embeddings, detail: str, files: tuple[Path, ...]) -> None:
+        super().__init__('sigma_ids', self._keep, detail, files)
+        self.embeddings = embeddings
+        self.start()
+
+    def start(self, truths: int = 0) -> None:
+        """Forget the folder before."""
+        self.cosines: dict[str, list[float]] = defaultdict(list)
+
+    def _keep(self, case: Case) -> None:
+        self.cosines[clip_of(case.name)].append(self.embeddings.cosine(case, 'gt'))
+
+    def result(self) -> dict[str, float]:
+        """Return the mean, and the number of clips.
+
+        Raises:
+            NotRunError: no clip has two frames.
+        """
+        values = [float(np.std(frames)) for frames in self.cosines.values() if len(frames) > 1]
+        if not values:
+            raise NotRunError(NO_CLIP)
+        return {'mean': float(np.mean(values)), 'count': len(values)}
+
+
+class Steadiness(Scorer):
+    """The mean over clips of a measure of consecutive frames, restored and true.
+
+    Args:
+        metric: its name in the table.
+        measure: of two consecutive true frames, RGB uint8, and the restored ones; None where it has no value.
+    """
+
+    def __init__(self, metric: str, measure: Callable[[Frames, Frames], float | None]) -> None:
+        super().__init__(metric, self._see)
+        self.measure = measure
+        self.start()
+
+    def start(self, truths: int = 0) -> None:
+        """Forget the folder before."""
+        self.values: dict[str, list[float]] = defaultdict(list)
+        self.before: Case | None = None
+
+    def _see(self, case: Case) -> None:
+        before, self.before = self.before, case
+        if before is None or clip_of(before.name) != clip_of(case.name):
+            return
+        true, restored = ((before.images[role], case.images[role]) for role in ('gt', 'restored'))
+        value = self.measure(true, restored)
+        if value is not None:
+            self.values[clip_of(case.name)].append(value)
+
+    def result(self) -> dict[str, float]:
+        """Return the mean, and the number of clips.
+
+        Raises:
+            NotRunError: no clip has two frames.
+        """
+        if not self.values:
+            raise NotRunError(NO_CLIP)
+        means = [float(np.mean(values)) for values in self.values.values()]
+        return {'mean': float(np.mean(means)), 'count': len(means)}
+
+
+class FeatureSets(Scorer):
+    """A distance of the features of the restored pictures and of the ground truths, `kid_gt` or `precision_gt`."""
+
+    def __init__(self, metric: str, network: Features, device: torch.device, files: tuple[Path, ...]) -> None:
+        super().__init__(metric, self._see, network.name, files)
+        self.network, self.device = network, device
+        self.start()
+
+    def start(self, truths: int = 0) -> None:
+        """Forget the folder before."""
+        self.restored: list[np.ndarray] = []
+        self.truth: dict[Path, np.ndarray] = {}
+
+    def _see(self, case: Case) -> None:
+        self.restored.append(features_of(self.network, case.images['restored'], self.device))
+        if case.paths['gt'] not in self.truth:
+            self.truth[case.paths['gt']] = features_of(self.network, case.images['gt'], self.device)
+
+    def result(self) -> dict[str, float]:
+        """Return the value, and the number of restored pictures.
+
+        Raises:
+            NotRunError: of too few pictures.
+        """
+        function = {'kid_gt': kernel_distance, 'precision_gt': precision}[self.metric]
+        try:
+            value = function(np.stack(self.restored), np.stack(list(self.truth.values())))
+        except ValueError as error:
+            raise NotRunError(str(error)) from error
+        return {'mean': value, 'count': len(self.restored)}
+
+
+class ChallengeScore(Scorer):
+    """The sum by which NTIRE 2025 ranks real-world face restoration (Chen et al., arXiv 2504.14600).
+
+    CLIP-IQA + MANIQA + MUSIQ / 100 + max(0, (10 - NIQE) / 10) + Q-Align / 5 + max(0, (100 - FID) / 100).
+
+    Args:
+        parts: the six metrics, by their names in the table.
+    """
+
+    def __init__(self, parts: Mapping[str, Scorer]) -> None:
+        files = tuple(dict.fromkeys(file for part in parts.values() for file in part.files))
+        super().__init__('ntire2025', self._see, '', files)
+        self.parts = parts
+        self.start()
+
+    def start(self, truths: int = 0) -> None:
+        """Forget the folder before."""
+        self.values: dict[str, list[float]] = defaultdict(list)
+        for part in self.parts.values():
+            part.start(truths)
+
+    def _see(self, case: Case) -> None:
+        for name, part in self.parts.items():
+            value = part.compute(case)
+            if value is not None:
+                self.values[name].append(value)
+
+    def result(self) -> dict[str, float]:
+        """Return the sum, and the number of pictures.
+
+        Raises:
+            NotRunError: of fewer than two pictures.
+        """
+        means = {name: float(np.mean(values)) for name, values in self.values.items()}
+        means['fid'] = self.parts['fid'].result()['mean']
+        terms = [means['clipiqa'], means['maniqa'], means['musiq'] / 100, means['qalign'] / 5]
+        terms += [max(0.0, (10 - means['niqe']) / 10), max(0.0, (100 - means['fid']) / 100)]
+        return {'mean': sum(terms), 'count': len(self.values['niqe'])}
 
 
 class FID(Scorer):

@@ -67,6 +67,10 @@ LUMA = 'luma of BT.601 (16 to 235, not rounded), no border cut off'
 INCEPTION = 'Gaussians of Inception features (pool3, pictures resized to 299 bilinear, as pytorch-fid does)'
 ALIGNED = "cosine of the recognizer's embeddings; faces on the FFHQ template, warped to the recognizer's own"
 
+ADAFACE = 'cosine of AdaFace IR-50 embeddings; faces on the FFHQ template, warped to its own'
+ADAFACE_IR50 = 'adaface_ir50_ms1mv2/model.pt'
+FLOW = 'flow (Farnebäck) of the true frames <clip>/<frame>.png'
+
 METRICS: dict[str, Metric] = {
     'psnr': Metric('PSNR (dB)', 'higher', POSITIVE, 'pair', f'{RGB}; peak 255', 'gt', function=calculate_psnr),
     'psnr_y': Metric('PSNR-Y (dB)', 'higher', POSITIVE, 'pair', f'{LUMA}; peak 255', 'gt'),
@@ -113,6 +117,26 @@ METRICS: dict[str, Metric] = {
         'gt',
         "pytorch-fid's Inception weights",
     ),
+    'kid_gt': Metric(
+        'KID to the ground truth',
+        'lower',
+        (-INFINITY, INFINITY),
+        'set',
+        'unbiased MMD^2 of Inception features (as FID) under (xy/2048 + 1)^3; of more than 1000 pictures the mean of '
+        '100 draws of 1000; against the ground truth',
+        'gt',
+        "pytorch-fid's Inception weights",
+    ),
+    'precision_gt': Metric(
+        'precision to the ground truth',
+        'higher',
+        UNIT,
+        'set',
+        'share of restored Inception features (as FID, not the VGG16 of the paper) within the third-neighbour radius '
+        'of a true one',
+        'gt',
+        "pytorch-fid's Inception weights",
+    ),
     'niqe': Metric(
         'NIQE',
         'lower',
@@ -133,11 +157,42 @@ METRICS: dict[str, Metric] = {
     'maniqa': _quality('MANIQA', 'higher', UNIT, 'KonIQ-10k weights'),
     'clipiqa': _quality('CLIP-IQA', 'higher', UNIT, 'CLIP-IQA'),
     'hyperiqa': _quality('HyperIQA', 'higher', UNIT, 'KonIQ-10k weights'),
+    'qalign': _quality('Q-Align', 'higher', (1, 5), 'quality'),
     'pi': _quality('PI', 'lower', (-INFINITY, INFINITY), 'perceptual index of NIQE and NRQM'),
     'dists': _quality('DISTS', 'lower', POSITIVE, 'DISTS', 'gt'),
+    'ntire2025': Metric(
+        'NTIRE 2025 score',
+        'higher',
+        (0, 6),
+        'set',
+        'CLIP-IQA + MANIQA + MUSIQ/100 + max(0, (10 - NIQE)/10) + Q-Align/5 + max(0, (100 - FID)/100) of the means, '
+        'each by its own row; the challenge takes the NIQE of pyiqa, and refuses faces with adaface_lq below 0.3 '
+        '(WIDER, WebPhoto), 0.5 (CelebA) or 0.6 (LFW, CelebChild)',
+        needs='what its six metrics need',
+    ),
     'ids': _identity('IDS', 'pair', f'restored and ground truth: {ALIGNED}', 'gt'),
     'ids_lq': _identity('IDS to the input', 'pair', f'restored and low-quality input: {ALIGNED}', 'lq'),
     'ids_ref': _identity('IDS to the references', 'pair', f'restored and each reference, mean: {ALIGNED}', 'ref'),
+    'sigma_ids': _identity(
+        'sigma-IDS',
+        'set',
+        'standard deviation (divisor N) of the IDS of the frames <clip>/<frame>.png of a clip, mean over clips; '
+        f'{ALIGNED}',
+        'gt',
+        limits=UNIT,
+    ),
+    'adaface': Metric(
+        'AdaFace', 'higher', (-1, 1), 'pair', f'restored and ground truth: {ADAFACE}', 'gt', ADAFACE_IR50
+    ),
+    'adaface_lq': Metric(
+        'AdaFace to the input',
+        'higher',
+        (-1, 1),
+        'pair',
+        f'restored and low-quality input: {ADAFACE}; the challenge aligns by MTCNN',
+        'lq',
+        ADAFACE_IR50,
+    ),
     'deg': Metric(
         'Deg. (degrees)',
         'lower',
@@ -162,6 +217,33 @@ METRICS: dict[str, Metric] = {
         "mean distance of 98 landmarks by facexlib's AWING, in pixels of the picture",
         'gt',
         'alignment_WFLW_4HG.pth',
+    ),
+    'lmd_affine': Metric(
+        'affine landmark distance (pixels)',
+        'lower',
+        POSITIVE,
+        'pair',
+        'lmd after the affine map of least squares from restored to true landmarks: place, size and tilt do not count',
+        'gt',
+        'alignment_WFLW_4HG.pth',
+    ),
+    'warping_error': Metric(
+        'warping error',
+        'lower',
+        POSITIVE,
+        'set',
+        f'mean squared difference (levels 0 to 1) of a frame and the one before, warped by {FLOW}; places without '
+        'agreement of both flows do not count; mean over the frames of a clip, then over clips',
+        'gt',
+    ),
+    'tof': Metric(
+        'tOF (pixels)',
+        'lower',
+        POSITIVE,
+        'set',
+        f"mean length of the difference of the restored clip's flow and the {FLOW}, TecoGAN's settings; mean over the "
+        'frames of a clip, then over clips',
+        'gt',
     ),
 }
 

@@ -12,7 +12,7 @@ import torch
 
 from basicsr.recognition.embedder import FaceEmbedder
 from basicsr.recognition.files import find_recognizer
-from basicsr.recognition.registry import RECOGNIZERS
+from basicsr.recognition.registry import RECOGNIZERS, SHIPPED
 from basicsr.utils.checkpoint import CheckpointError
 from basicsr.utils.finite import check_finite
 from basicsr.utils.image import resized, to_tensor
@@ -29,7 +29,9 @@ def choose_recognizer(
     dim: int | None = None,
     needed_by: str = '',
 ) -> FaceEmbedder | None:
-    """Return the recognizer asked for, else the one that the network was trained with, else one of the weights folder.
+    """Return the recognizer asked for, else the network's, else one of the weights folder, else the shipped one.
+
+    The network's is the one that it was trained with, or where that is missing one that gives the same embeddings.
 
     Args:
         wanted: a file, an InsightFace pack or a name; None asks for nothing.
@@ -39,7 +41,7 @@ def choose_recognizer(
         needed_by: what cannot be done without one.
 
     Returns:
-        It, or None where nothing needs it, nothing was asked for and none is there.
+        It, or None where nothing needs it, nothing was asked for and not even the shipped one is there.
 
     Raises:
         CheckpointError: the one asked for is missing or damaged, or none is there and it is needed.
@@ -53,9 +55,13 @@ def choose_recognizer(
             place = find_recognizer(_place(trained_with, folder))
         if place is not None:
             return FaceEmbedder(place)
-    here = [entry for entry in RECOGNIZERS.values() if not entry.pack and (folder / entry.file).is_file()]
-    if here:
-        return FaceEmbedder(folder / min(here, key=lambda entry: entry.embedding != dim).file)
+    fetched = [entry for entry in RECOGNIZERS.values() if not (entry.pack or entry.shipped)]
+    here = [folder / e.file for e in sorted(fetched, key=lambda e: e.embedding != dim) if (folder / e.file).is_file()]
+    shipped = [entry.place for entry in RECOGNIZERS.values() if entry.shipped and entry.place.is_file()]
+    if trained_with is not None and Path(trained_with).stem == RECOGNIZERS[SHIPPED].space:
+        here = [*shipped, *here]
+    if here := [*here, *shipped]:
+        return FaceEmbedder(here[0])
     if needed_by:
         own = f' (the network was trained with {trained_with})' if trained_with is not None else ''
         raise CheckpointError(f'{needed_by} needs a face recognizer, and none is in {folder}{own}: {REMEDY}')
@@ -66,7 +72,7 @@ def _place(recognizer: str, folder: Path) -> Path:
     """Return the file of a known name in the weights folder, if it is there; else what was given."""
     path = Path(recognizer)
     known = RECOGNIZERS.get(recognizer)
-    if known is not None and not known.pack:
+    if known is not None and not known.pack and not known.shipped:
         return folder / known.file if (folder / known.file).is_file() else path
     beside = next((e.file for e in RECOGNIZERS.values() if not e.pack and Path(e.file).name == path.name), '')
     return folder / beside if beside and not path.is_file() and (folder / beside).is_file() else path

@@ -80,6 +80,7 @@ class Calibration:
         weights: of the measurements, by their names in `FEATURES`; 0 or more.
         bias: added to them.
         fitted_on: faces and degradations, in words.
+        threshold: smallest cosine at which a face is taken for a person with references; None where none was fitted.
     """
 
     recognizer: str
@@ -87,6 +88,7 @@ class Calibration:
     weights: Mapping[str, float]
     bias: float
     fitted_on: str
+    threshold: float | None = None
 
     @classmethod
     def read(cls, file: str | Path) -> Calibration:
@@ -102,6 +104,8 @@ class Calibration:
             stored: dict[str, Any] = json.loads(Path(file).read_text(encoding='utf-8'))
             content = {name.replace('recogniser', 'recognizer'): value for name, value in stored.items()}  # as before
             weights = {name: float(weight) for name, weight in content.pop('weights').items()}
+            threshold = content.pop('threshold', None)
+            content['threshold'] = None if threshold is None else float(threshold)
             result = cls(weights=weights, bias=float(content.pop('bias')), **content)
         except (ValueError, TypeError, KeyError, AttributeError) as error:
             raise CheckpointError(f'{file}: damaged, or no calibration of a confidence ({error}); {remedy}') from error

@@ -11,12 +11,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from basicsr.recognition.adaface import AdaFaceIR
+from basicsr.recognition.compact import CompactFaceNet
 from basicsr.recognition.face_crop import FaceCrop
 from basicsr.recognition.files import find_recognizer
 from basicsr.recognition.iresnet import IResNet
 from basicsr.recognition.mobilefacenet import MobileFaceNet
 from basicsr.recognition.onnx_network import onnx_network, onnx_signature, read_onnx
-from basicsr.recognition.registry import RECOGNIZERS, Recognizer
+from basicsr.recognition.registry import RECOGNIZERS, SHIPPED, Recognizer
 from basicsr.recognition.resnet_arcface import ResNetArcFace
 from basicsr.utils.checkpoint import CheckpointError, load_state, read_checkpoint, unwrap
 from basicsr.utils.download import sha256_of
@@ -24,6 +26,7 @@ from basicsr.utils.errors import extra
 from basicsr.utils.registry import ARCH_REGISTRY, nearest
 
 ORIGIN_UNKNOWN = {'training_set': 'not known', 'licence': 'not known', 'url': None, 'sha256': None}
+WRAPPINGS = ('model.net.', 'model.', 'net.')  # that AdaFace's trainers put before the names of parameters
 GREY = (0.2989, 0.5870, 0.1140)  # of red, green and blue: the luma of ITU-R BT.601 with GFPGAN's digits
 State = Mapping[str, Tensor]
 Description = tuple[Recognizer, Callable[[], nn.Module]]
@@ -58,6 +61,17 @@ def _mobilefacenet(state: State) -> Description:
     return entry, partial(MobileFaceNet, **sizes)
 
 
+def _adaface(state: State) -> Description:
+    sizes = AdaFaceIR.sizes(state)
+    return replace(RECOGNIZERS['adaface_ir50'], embedding=sizes['embedding']), partial(AdaFaceIR, **sizes)
+
+
+def _compact(state: State) -> Description:
+    sizes = CompactFaceNet.sizes(state)
+    entry = replace(RECOGNIZERS[SHIPPED], embedding=sizes['embedding'], size=(16 * sizes['pool'],) * 2)
+    return entry, partial(CompactFaceNet, **sizes)
+
+
 def _resnet_arcface(state: State) -> Description:
     sizes = ResNetArcFace.sizes(state)
     entry = replace(RECOGNIZERS['arcface_resnet18_grey'], embedding=sizes['embedding'])
@@ -68,9 +82,11 @@ def _resnet_arcface(state: State) -> Description:
 FAMILIES: tuple[tuple[tuple[str, ...], Callable[[State], Description]], ...] = (
     (('layer1.0.bn3.weight', 'fc.weight', 'features.weight'), _iresnet),
     (('input_layer.0.weight', 'body.0.res_layer.5.fc1.weight'), _ir_se50),
+    (('input_layer.0.weight', 'body.0.res_layer.5.running_var'), _adaface),
     (('conv_6_dw.conv.weight', 'linear.weight'), _mobilefacenet_112),
     (('dw_conv1.conv.weight', 'linear7.conv.weight', 'linear1.conv.weight'), _mobilefacenet),
     (('layer1.0.bn0.weight', 'fc5.weight'), _resnet_arcface),
+    (('level1.0.conv.weight', 'pool.weight', 'embed.weight'), _compact),
 )
 
 
@@ -82,6 +98,9 @@ def _from_state(path: Path) -> tuple[Recognizer, nn.Module]:
         name: value.float() if value.is_floating_point() else value
         for name, value in unwrap(checkpoint, key, str(path)).items()
     }
+    for prefix in WRAPPINGS:
+        if f'{prefix}input_layer.0.weight' in state:  # what lies beside it is the head of the training
+            state = {name.removeprefix(prefix): value for name, value in state.items() if name.startswith(prefix)}
     build = next((build for marks, build in FAMILIES if all(mark in state for mark in marks)), None)
     if build is None:
         raise CheckpointError(

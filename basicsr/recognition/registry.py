@@ -11,11 +11,12 @@ from pathlib import Path
 
 import numpy as np
 
-from basicsr.utils.folders import weights_folder
+from basicsr.utils.folders import packaged, weights_folder
 from basicsr.utils.templates import ARCFACE_112, ffhq_template
 
 RESEARCH = 'non-commercial research'
 ARCFACE_TORCH = 'https://github.com/deepinsight/insightface/tree/master/recognition/arcface_torch'
+SHIPPED = 'compact_mbf512'
 PACKS = 'https://github.com/deepinsight/insightface/releases/download/model-zoo'
 
 
@@ -43,6 +44,8 @@ class Recognizer:
         embedding: numbers in an embedding.
         whole_face: the crop is the whole FFHQ-aligned picture, not ArcFace's.
         pack: the file belongs to an InsightFace pack of this name.
+        shipped: the file comes with this package, if it is there at all.
+        space: the recognizer whose embeddings it was taught to give, if it has none of its own.
     """
 
     name: str
@@ -59,24 +62,32 @@ class Recognizer:
     embedding: int = 512
     whole_face: bool = False
     pack: bool = False
+    shipped: bool = False
+    space: str | None = None
 
     @property
     def template(self) -> np.ndarray:
-        """Landmarks of the crop, (5,2) pixels; narrower crops lose columns on both sides alike."""
+        """Landmarks of the crop, (5,2) pixels; crops less wide than high lose columns on both sides alike."""
+        height, width = self.size
         if self.whole_face:
-            return ffhq_template(self.size[0])
-        return ARCFACE_112 - [(112 - self.size[1]) / 2, (112 - self.size[0]) / 2]
+            return ffhq_template(height)
+        return (ARCFACE_112 + 0.5) * (height / 112) - 0.5 - [(height - width) / 2, 0]
 
     @property
     def place(self) -> Path:
         """Path of its file."""
-        return pack_folder(self.name) / self.file if self.pack else weights_folder() / self.file
+        if self.pack:
+            return pack_folder(self.name) / self.file
+        place = weights_folder() / self.file
+        return packaged('weights') / self.file if self.shipped and not place.is_file() else place
 
     @property
     def where_to_get_it(self) -> str:
         """Remedy for a missing file, for messages."""
         if self.pack:
             return f'fetch {self.url} and unpack it into {self.place.parent}'
+        if self.shipped:
+            return 'experiments/recognition has the recipe that makes it'
         if self.url is None:
             return 'no public address of it is known; give its path'
         if Path(self.url).name == Path(self.file).name:
@@ -141,6 +152,15 @@ RECOGNIZERS = {
             embedding=128,
         ),
         Recognizer(
+            name='adaface_ir50',
+            network='AdaFaceIR',
+            training_set='MS1MV2',
+            licence=f'MIT (code); {RESEARCH} (training set)',
+            url='https://huggingface.co/minchul/cvlface_adaface_ir50_ms1mv2/resolve/main/pretrained_model/model.pt',
+            file='arcface/adaface_ir50_ms1mv2/model.pt',
+            channels='bgr',
+        ),
+        Recognizer(
             name='arcface_resnet18_grey',
             network='ResNetArcFace',
             training_set='CASIA-WebFace',
@@ -160,6 +180,17 @@ RECOGNIZERS = {
             file='arcface/arcface_mbf512.onnx',
             sha256='87aacdfe57510db2af90c0251df680e8eec88f122ee94712121d09bcaaaf3581',
             channels='bgr',
+        ),
+        Recognizer(
+            name=SHIPPED,
+            network='CompactFaceNet',
+            training_set='arcface_mbf512 (MIT) on All-Age-Faces',
+            licence=f'research use only, as the faces are ({RESEARCH})',
+            url=None,
+            file='small/recognizer.safetensors',
+            size=(80, 80),
+            shipped=True,
+            space='arcface_mbf512',
         ),
         _pack('buffalo_l', 'w600k_r50.onnx', 'IResNet-50', 'WebFace600K'),
         _pack('buffalo_m', 'w600k_r50.onnx', 'IResNet-50', 'WebFace600K'),

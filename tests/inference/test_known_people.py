@@ -27,6 +27,7 @@ from basicsr.inference.identity_meter import FAITHFUL, MARGIN, FaceIdentity, ave
 from basicsr.inference.image_restorer import FaceResult
 from basicsr.inference.people import LOW_CONFIDENCE, LOW_SHARE, THRESHOLD, People, Person, as_identity
 from basicsr.inference.references import BadReferenceError, ReferenceReader, gather
+from basicsr.inference.runner import Job, Runner
 from basicsr.recognition.choose import choose_recognizer, embed_faces
 from basicsr.recognition.confidence import Calibration, InputIdentity
 from basicsr.recognition.embedder import FaceEmbedder
@@ -561,11 +562,31 @@ def test_a_clip_is_restored_with_one_identity_a_track_and_reports_it(files, tmp_
         auto.restore_file(tmp_path / 'clip.mp4', tmp_path / 'auto.mp4')
 
 
+def test_a_clip_whose_references_can_have_no_effect_is_not_restored_as_asked(tmp_path):
+    """Codes are not searched in clips: a network that is not told of people restores them blind, and says so."""
+    from fractions import Fraction
+
+    from experiments.benchmarks.make_video import Scene, write_clip
+
+    picture = cv2.resize(tinted(blurred_portrait(), RED), (128, 128), interpolation=cv2.INTER_AREA)
+    write_clip(tmp_path / 'clip.mp4', Scene(picture, 3, Fraction(25)))
+    face = Face(FACE.box / 4, 1.0, (ASTRONAUT_LANDMARKS + 0.5) / 4 - 0.5)
+    guide = IdentityConditioner(ByColour(), People((of_colour('ann', RED),), 0.3), search_steps=5)
+    for told, status in ((False, 'restored_blind'), (True, 'restored')):
+        images = ImageRestorer(Noting(), Found(face), upscale=1, guide=replace(guide, tells_people=told))
+        (record,) = Runner(images, tmp_path / f'out_{told}').run([Job(tmp_path / 'clip.mp4', 'clip')])
+        assert record.status == status
+        assert ('codes are not searched in clips' in record.message) is not told
+    assert guide.without_effect() == '' and 'the search is off' in replace(guide, search_steps=0).without_effect()
+    assert replace(guide, people=None).without_effect(clip=True) == ''
+
+
 # Which recognizer, and which network
 
 
-def test_the_recognizer_asked_for_comes_first_then_the_networks_then_what_is_there(tmp_path):
+def test_the_recognizer_asked_for_comes_first_then_the_networks_then_what_is_there(tmp_path, monkeypatch):
     weights, named = tmp_path / 'weights', save_tiny(tmp_path / 'named.pth')
+    monkeypatch.setattr('basicsr.recognition.registry.packaged', lambda name: tmp_path / 'nothing')  # none is shipped
     assert choose_recognizer(None, None, weights) is None
     assert choose_recognizer(None, 'arcface_r18', weights) is None
     save_tiny(weights / 'arcface' / 'arcface_r18.pth')
@@ -653,14 +674,16 @@ def test_a_stranger_is_restored_blind_and_nobody_matched_is_said_with_the_best_c
     assert summary['files'][0]['identity'][0]['person'] == 'reference' and 'no face was taken' not in errors
 
 
-def test_a_network_that_takes_no_identity_says_so_and_restores_as_before(run, files, tmp_path):
+def test_a_network_that_takes_no_identity_says_so_and_restores_as_before(run, files, tmp_path, monkeypatch):
+    monkeypatch.setattr('basicsr.recognition.registry.packaged', lambda name: tmp_path / 'nothing')  # none is shipped
     code, summary, screen, _ = run(model='plain.pth')
     assert code == 0 and summary['who'] == {'recognizer': None} and summary['files'][0]['identity'] == []
     assert 'Identity is not measured' in screen and 'id-codeformer download arcface' in screen
     before = written_face(tmp_path)
     flags = ('--ref', files / 'me.png', '--recognizer', files / 'recognizer.pth', '--id_search', 0)
     code, summary, screen, _ = run(*flags, model='plain.pth')
-    assert code == 0 and np.array_equal(written_face(tmp_path), before)
+    assert code == 1 and np.array_equal(written_face(tmp_path), before)
+    assert summary['files'][0]['status'] == 'restored_blind' and '--ref had no effect: the network' in screen
     assert 'cannot be told who people are' in screen and summary['who']['network_is_told'] is False
     assert summary['files'][0]['identity'][0]['compared_with'] == 'reference'
 
@@ -671,7 +694,8 @@ def test_a_network_is_not_told_what_another_recognizer_says_than_that_of_its_tra
     run(*flags[2:], model='of_r18.pth')
     blind = written_face(tmp_path)
     code, summary, _, errors = run(*flags, model='of_r18.pth')
-    assert code == 0 and np.array_equal(written_face(tmp_path), blind)
+    assert code == 1 and np.array_equal(written_face(tmp_path), blind)
+    assert summary['files'][0]['status'] == 'restored_blind'
     assert 'trained with arcface_r18, and is not told what' in errors and summary['who']['network_is_told'] is False
     assert 'arcface_r18' in summary['who']['notes'][0]
     code, _, _, errors = run('--identity', 'input', *flags[4:], model='of_r18.pth')
@@ -748,6 +772,7 @@ def test_what_cannot_start_is_said_with_exit_code_2(run, files, flags, model, me
     flags = list(flags) if '--recognizer' in flags else [*flags, '--recognizer', 'recognizer.pth']
     if flags[-1] == '':
         flags = flags[:-2]
+        monkeypatch.setattr('basicsr.recognition.registry.packaged', lambda name: files / 'nothing')  # none is shipped
     code, _, _, errors = run(*flags, model=model)
     assert code == 2 and message in errors
 

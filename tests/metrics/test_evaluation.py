@@ -557,7 +557,8 @@ def test_every_metric_is_built_or_says_what_it_lacks(tmp_path: Path, monkeypatch
     monkeypatch.setattr('basicsr.metrics.builders.find_spec', lambda name: None)
     settings = Settings(weights={'lpips_alex': str(tmp_path / 'a'), 'lpips_vgg': str(tmp_path / 'b')})
     scorers, not_run = build_scorers(list(METRICS), settings, {'gt', 'lq', 'ref'})
-    assert {scorer.metric for scorer in scorers} == {'psnr', 'psnr_y', 'ssim', 'ssim_y'}
+    ready = {'psnr', 'psnr_y', 'ssim', 'ssim_y', 'warping_error', 'tof'}
+    assert {scorer.metric for scorer in scorers} == ready
     assert set(not_run) | {scorer.metric for scorer in scorers} == set(METRICS)
     assert all(reason for reason in not_run.values())
     assert 'id-codeformer[metrics]' in not_run['musiq'] and 'niqe_pris_params.npz' in not_run['niqe']

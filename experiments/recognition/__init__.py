@@ -1,0 +1,1 @@
+"""Recipe and figures of the recognizer that the project ships."""
