@@ -87,7 +87,8 @@ def find_model(model: str | os.PathLike, weights_dir: str | os.PathLike, task: T
                 f'{places[0]}, which comes with the package, is not there; give the weights folder (--weights_dir) '
                 'or a file (--model)'
             )
-        return small, f'embedded small model{use} ({small})'
+        hint = '' if task is RESTORE else f'; the official weights draw far better: id-codeformer download {task.group}'
+        return small, f'embedded small model{use} ({small}{hint})'
     path = Path(model)
     if not path.is_file():
         raise FileNotFoundError(
