@@ -291,7 +291,9 @@ def load_network(path: str | os.PathLike, map_location: str = 'cpu', key: str | 
     options, state = read_network(path, map_location, key)
     with building(state, path):
         network = ARCH_REGISTRY.build(options)
-    types = {name: value.dtype for name, value in network.state_dict().items()}
-    state = {name: value.to(types.get(name, value.dtype)) for name, value in state.items()}
+    own = network.state_dict()
+    for name, value in state.items():  # whole numbers stay, for `load_state` to refuse
+        if name in own and value.is_floating_point():
+            state[name] = value.to(own[name].dtype)
     load_state(network, state, source=path, assign=True)
     return network.to(map_location).eval()
