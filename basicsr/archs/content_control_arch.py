@@ -51,7 +51,7 @@ class ContentControl(nn.Module):
     """The trained network of RIDFR: degraded face and noisy latent in, residuals for the frozen U-Net out.
 
     Args:
-        unet: configuration of the U-Net (its `config.json` as a mapping).
+        unet: configuration of the U-Net (its `config.json` as a mapping); a training takes it from the prior.
         latent_side: side s of the latents.
         condition: `pixel`, the paper's: the face reduced to the latent's grid, 3 channels; `latent`: its latent, the
             ablation of table 3; `unshuffle`: all pixels of a block as channels.
@@ -68,20 +68,29 @@ class ContentControl(nn.Module):
     """
 
     def __init__(
-        self, unet: Mapping[str, Any], latent_side: int = 64, condition: str = 'pixel', reduction: int = 8, patch: int = 1
+        self,
+        unet: Mapping[str, Any] | None = None,
+        latent_side: int = 64,
+        condition: str = 'pixel',
+        reduction: int = 8,
+        patch: int = 1,
     ) -> None:
         super().__init__()
         with extra('diffusion'):
             from diffusers.models.controlnets.controlnet import ControlNetModel
         if condition not in CONDITIONS:
             raise ValueError(f"condition: unknown '{condition}'{nearest(condition, CONDITIONS)}")
-        unet = {key: value for key, value in unet.items() if key in (*SHARED, 'in_channels')}
+        unet = {key: value for key, value in (unet or {}).items() if key in (*SHARED, 'in_channels')}
         if 'block_out_channels' not in unet or 'in_channels' not in unet:
             raise ValueError("unet: no configuration of a U-Net ('block_out_channels' and 'in_channels' are missing)")
         self.latent_channels = int(unet['in_channels'])
         self.latent_side, self.condition, self.reduction, self.patch = latent_side, condition, reduction, patch
         shared = {key: value for key, value in unet.items() if key in SHARED and value is not None}
-        self.control = ControlNetModel(in_channels=self.latent_channels + self.condition_channels, **shared)
+        self.control = ControlNetModel(
+            in_channels=self.latent_channels + self.condition_channels,
+            conditioning_embedding_out_channels=(1,),
+            **shared,
+        )
         self.control.controlnet_cond_embedding = _Nothing()
         self.options = {
             'type': type(self).__name__, 'unet': unet, 'latent_side': latent_side, 'condition': condition,
@@ -89,7 +98,7 @@ class ContentControl(nn.Module):
         }  # fmt: skip
 
     @property
-    def size(self) -> int:
+    def img_size(self) -> int:
         """Side S of the faces in pixels."""
         return self.latent_side * self.patch * self.reduction
 

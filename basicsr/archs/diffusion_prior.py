@@ -19,12 +19,15 @@ from basicsr.archs.content_control_arch import Residuals
 from basicsr.archs.face_id_adapter import FaceIDProjection, Tokens, load_adapter
 from basicsr.archs.factory import load_network
 from basicsr.archs.vqgan_arch import VQAutoEncoder
-from basicsr.utils.checkpoint import CheckpointError, read_checkpoint
+from basicsr.utils.checkpoint import CheckpointError, read_checkpoint, read_metadata
 from basicsr.utils.errors import extra
 
 STEPS = 1000
 PROMPT_LENGTH = 77
-CLIP_SIDE = 224
+RANDOM_MARK = 'drawn_weights'
+"""Key of the scheduler's configuration that marks a folder of drawn weights, which restores nothing."""
+PUBLISHED_RECOGNISER = 'buffalo_l'
+"""Recognizer of the published FaceID adapters, an InsightFace pack."""
 
 
 class KLCodec(nn.Module):
@@ -121,7 +124,9 @@ def alphas_of(config: dict[str, Any], where: Path) -> Tensor:
     """
     kind = config.get('prediction_type', 'epsilon')
     if kind != 'epsilon':
-        raise CheckpointError(f"{where}: prediction_type is '{kind}'; only models that predict noise (epsilon) are used")
+        raise CheckpointError(
+            f"{where}: prediction_type is '{kind}'; only models that predict noise (epsilon) are used"
+        )
     if config.get('num_train_timesteps', STEPS) != STEPS:
         raise CheckpointError(f'{where}: {config["num_train_timesteps"]} steps; expected {STEPS}')
     start, end = config.get('beta_start', 0.00085), config.get('beta_end', 0.012)
@@ -151,7 +156,9 @@ class DiffusionPrior(nn.Module):
         side: side s of the latents.
         channels: channels C of the latents.
         text: embedding of the empty prompt (1,L,D).
+        recogniser: name of the recognizer whose vectors the adapter takes; its file may state it.
         alphas: see `alphas_of`.
+        is_random: the folder is marked as one of drawn weights.
 
     Raises:
         CheckpointError: a part is missing, damaged or of another model; the message says which.
@@ -172,12 +179,16 @@ class DiffusionPrior(nn.Module):
         with extra('diffusion'):
             from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
         self.root = root = Path(root)
-        self.register_buffer('alphas', alphas_of(_read_config(root / 'scheduler', 'scheduler_config.json'), root / 'scheduler'))
+        schedule = _read_config(root / 'scheduler', 'scheduler_config.json')
+        self.register_buffer('alphas', alphas_of(schedule, root / 'scheduler'))
+        self.is_random = bool(schedule.get(RANDOM_MARK))
         self.unet = _load_part(root, 'unet', UNet2DConditionModel)
         self.codec = self._load_codec(root)
         config = self.unet.config
         if config.in_channels != self.codec.channels:
-            raise CheckpointError(f'{root}: the U-Net takes {config.in_channels} channels, its autoencoder gives {self.codec.channels}')
+            raise CheckpointError(
+                f'{root}: the U-Net takes {config.in_channels} channels, its autoencoder gives {self.codec.channels}'
+            )
         self.register_buffer('text', self._empty_prompt(root))
         if self.text.shape[-1] != config.cross_attention_dim:
             raise CheckpointError(
@@ -185,6 +196,7 @@ class DiffusionPrior(nn.Module):
             )
         self.projection: FaceIDProjection | None = None
         self.image_encoder: Any = None
+        self.recogniser = PUBLISHED_RECOGNISER
         if adapter is not None:
             self._load_adapter(adapter, image_encoder, shortcut)
         self.requires_grad_(False).eval()
@@ -222,13 +234,17 @@ class DiffusionPrior(nn.Module):
         projection = load_adapter(self.unet, adapter, bool(shortcut))
         if projection.takes_features:
             if shortcut is None:
-                raise CheckpointError(f'{adapter}: state shortcut (true for plusv2, false for plus); the file does not say')
+                raise CheckpointError(
+                    f'{adapter}: state shortcut (true for plusv2, false for plus); the file does not say'
+                )
             if image_encoder is None:
                 raise CheckpointError(f'{adapter}: a Plus adapter; give its CLIP image encoder (image_encoder)')
             with extra('diffusion'):
                 from transformers import CLIPVisionModelWithProjection
             self.image_encoder = _load_part(Path(image_encoder), '', CLIPVisionModelWithProjection)
         self.projection = projection
+        if Path(adapter).suffix == '.safetensors':
+            self.recogniser = read_metadata(adapter).get('recogniser', PUBLISHED_RECOGNISER)
 
     @property
     def side(self) -> int:
@@ -295,9 +311,7 @@ class DiffusionPrior(nn.Module):
         x = (x / 2 + 0.5 - mean[:, None, None]) / std[:, None, None]
         return self.image_encoder(x, output_hidden_states=True).hidden_states[-2]
 
-    def eps(
-        self, z: Tensor, t: Tensor, residuals: Residuals | None = None, identity: Tokens | None = None
-    ) -> Tensor:
+    def eps(self, z: Tensor, t: Tensor, residuals: Residuals | None = None, identity: Tokens | None = None) -> Tensor:
         """Predict the noise (N,C,s,s) in latents.
 
         Args:

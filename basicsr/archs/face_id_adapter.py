@@ -65,7 +65,9 @@ class _PerceiverAttention(nn.Module):
         """(N,L,D), (N,T,D) -> (N,T,D)."""
         x, queries = self.norm1(x), self.norm2(queries)
         key, value = self.to_kv(torch.cat([x, queries], 1)).chunk(2, -1)
-        query, key, value = (part.unflatten(-1, (self.heads, -1)).transpose(1, 2) for part in (self.to_q(queries), key, value))
+        query, key, value = (
+            part.unflatten(-1, (self.heads, -1)).transpose(1, 2) for part in (self.to_q(queries), key, value)
+        )
         return self.to_out(F.scaled_dot_product_attention(query, key, value).transpose(1, 2).flatten(2))
 
 
@@ -238,7 +240,9 @@ def read_adapter(path: str | Path) -> dict[str, Tensor]:
             'image_proj.latents': 'an IP-Adapter Plus for images',
             'image_proj.proj.weight': 'an IP-Adapter for images',
         }
-        found = next((kind for mark, kind in kinds.items() if mark in state), f'keys such as {", ".join(list(state)[:3])}')
+        found = next(
+            (kind for mark, kind in kinds.items() if mark in state), f'keys such as {", ".join(list(state)[:3])}'
+        )
         raise CheckpointError(f'{path}: found {found}; expected an IP-Adapter FaceID or FaceID-Plus (SD 1.5)')
     return {key: value.float() for key, value in state.items()}
 
@@ -261,7 +265,9 @@ def load_adapter(unet: Any, path: str | Path, shortcut: bool) -> FaceIDProjectio
     dim = state['image_proj.norm.weight'].shape[0]
     wanted = unet.config.cross_attention_dim
     if dim != wanted:
-        raise CheckpointError(f'{path}: tokens of {dim} numbers, and the U-Net takes {wanted}; use the adapter of its model')
+        raise CheckpointError(
+            f'{path}: tokens of {dim} numbers, and the U-Net takes {wanted}; use the adapter of its model'
+        )
     hidden, vector = state['image_proj.proj.0.weight'].shape
     key = f'image_proj.{PLUS}proj_in.weight'
     features = state[key].shape[1] if key in state else None
@@ -304,7 +310,9 @@ def _fold_lora(unet: Any, names: list[str], state: Mapping[str, Tensor], path: s
         linear = layer.to_out[0] if match[2] == 'out' else getattr(layer, f'to_{match[2]}')
         change = state[other] @ state[key]
         if change.shape != linear.weight.shape:
-            raise CheckpointError(f'{path}: {key} is for a layer of {tuple(change.shape)}, found {tuple(linear.weight.shape)}')
+            raise CheckpointError(
+                f'{path}: {key} is for a layer of {tuple(change.shape)}, found {tuple(linear.weight.shape)}'
+            )
         linear.weight += change.to(linear.weight)
         used |= {key, other}
     return used

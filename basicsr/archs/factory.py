@@ -26,12 +26,17 @@ from basicsr.utils.registry import ARCH_REGISTRY
 
 STATED = (
     'n_head', 'img_size', 'attn_resolutions', 'recogniser', 'w_identity', 'w_generated', 'prior_adain',
-    'texture_from', 'max_shift', 'integrate', 'tokens', 'heads',
+    'texture_from', 'max_shift', 'integrate', 'tokens', 'heads', 'unet', 'latent_side', 'condition', 'reduction', 'patch',
 )  # fmt: skip
 """Options that shapes do not tell."""
 PARTS = ('prior', 'dam', 'tgrn')
 """Sub-networks of CodeFormer++, whose options stand in sections of their own."""
-ANCHORS = ('encoder.blocks.0.weight', 'main.0.weight', 'prior.position_emb')  # of every network here, one of them
+ANCHORS = (
+    'encoder.blocks.0.weight',
+    'main.0.weight',
+    'prior.position_emb',
+    'control.conv_in.weight',
+)  # of every network here, one of them
 FOREIGN = {
     'GFPGAN': 'stylegan_decoder.',
     'RestoreFormer, or another VQGAN of taming-transformers': 'encoder.conv_in.',
@@ -190,6 +195,8 @@ def describe(state: Mapping[str, Tensor]) -> dict[str, Any]:
             }
         if 'encoder.blocks.0.weight' in state:
             return {'type': 'VQAutoEncoder', **_describe_autoencoder(state)}
+        if 'control.conv_in.weight' in state:
+            return {'type': 'ContentControl'}
         if 'main.0.weight' in state:
             ndf, nc = state['main.0.weight'].shape[:2]
             convolutions = [block for block in _numbered(state, 'main') if len(block['weight']) == 4]

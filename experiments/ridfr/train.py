@@ -106,7 +106,9 @@ def write_prior(root: Path, codec: VQCodec, autoencoder: Path, modules: nn.Modul
         for layer in (unet.get_submodule(name.removesuffix('.processor')) for name in unet.attn_processors)
     ]
     files = {
-        'unet/diffusion_pytorch_model.safetensors': {k: v for k, v in unet.state_dict().items() if '.processor.' not in k},
+        'unet/diffusion_pytorch_model.safetensors': {
+            k: v for k, v in unet.state_dict().items() if '.processor.' not in k
+        },
         'adapter.safetensors': adapter_state(cast(FaceIDProjection, modules['projection']), cast(Any, processors)),
         'vqgan/basis.safetensors': {'mean': codec.mean, 'down': codec.down, 'up': codec.up},
         'empty_prompt.safetensors': {'text': torch.zeros(1, 1, unet.config.cross_attention_dim)},
@@ -134,7 +136,9 @@ def loop(
         seed: of all draws.
     """
     average = copy.deepcopy(trained).eval().requires_grad_(False)
-    optimizer = torch.optim.AdamW([p for p in trained.parameters() if p.requires_grad], lr=step['lr'], weight_decay=0.01)
+    optimizer = torch.optim.AdamW(
+        [p for p in trained.parameters() if p.requires_grad], lr=step['lr'], weight_decay=0.01
+    )
     state, done, spent = out / 'state.pth', 0, 0.0
     out.mkdir(parents=True, exist_ok=True)
     if state.is_file():
