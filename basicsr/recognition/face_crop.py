@@ -125,5 +125,5 @@ def _check(faces: Tensor, landmarks: Tensor | None) -> None:
 
 
 def image_encoder_crop() -> FaceCrop:
-    """Return the crop that an adapter of IP-Adapter FaceID-Plus shows its image encoder: a recognizer's, twice as large."""
+    """Return the crop for the image encoder of IP-Adapter FaceID-Plus: a recognizer's, twice as large."""
     return FaceCrop(2 * ARCFACE_112, (224, 224))

@@ -2,7 +2,7 @@
 
 The latents are the features of a stage I autoencoder, reduced to their `CHANNELS` principal components (see `basis`).
 The two references are other photographs of a synthetic person: the face bent and toned anew, mirrored by chance, and
-reduced to a random side between half and the whole. Everything is written in blocks, so that an interrupted run goes on.
+reduced to a random side between half and the whole. All is written in blocks, so that an interrupted run goes on.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Run the small RIDFR experiment's trainings: faces prepared, prior, content, and the rows of fine-tuning.
 
-    python -m experiments.ridfr.recipe --set faces=datasets/faces/train recognizer=arcface_mbf512.onnx --out results/ridfr
+    python -m experiments.ridfr.recipe --set faces=datasets/faces/train --out results/ridfr
 
 A step that is done is left; one that was stopped goes on. `--minutes` replaces the minutes of every training, and
 `--steps` chooses some.

@@ -2,8 +2,8 @@
 
     python -m experiments.ridfr.tiny --size 64 -o weights/tiny_diffusion
 
-The folder has `unet`, `vae`, `text_encoder` and `scheduler`, beside them `image_encoder` and an adapter of the Plus kind
-(`adapter.safetensors`, published key names, LoRA of rank 8). It restores nothing.
+The folder has `unet`, `vae`, `text_encoder`, `scheduler`, `image_encoder`, and an adapter of the Plus kind in published
+key names (`adapter.safetensors`, with LoRA of rank 8). It restores nothing.
 """
 
 from __future__ import annotations

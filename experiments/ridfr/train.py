@@ -137,7 +137,7 @@ def loop(
     """
     average = copy.deepcopy(trained).eval().requires_grad_(False)
     optimizer = torch.optim.AdamW(
-        [p for p in trained.parameters() if p.requires_grad], lr=step['lr'], weight_decay=0.01
+        [p for p in trained.parameters() if p.requires_grad], lr=step['lr'], weight_decay=0.01, fused=True
     )
     state, done, spent = out / 'state.pth', 0, 0.0
     out.mkdir(parents=True, exist_ok=True)
@@ -169,8 +169,7 @@ def loop(
         optimizer.step()
         decay = min(step['ema'], (1 + done) / (10 + done))
         with torch.no_grad():
-            for mean, value in zip(average.parameters(), trained.parameters(), strict=True):
-                mean.lerp_(value, 1 - decay)
+            torch._foreach_lerp_(list(average.parameters()), list(trained.parameters()), 1 - decay)
         for name, value in {'loss': loss.item(), **logged}.items():
             sums.setdefault(name, []).append(value)
         if done % step['print_every'] == 0:
