@@ -19,7 +19,8 @@ from basicsr.utils.registry import ARCH_REGISTRY, nearest
 CONDITIONS = ('pixel', 'latent', 'unshuffle')
 SHARED = (
     'block_out_channels', 'down_block_types', 'mid_block_type', 'layers_per_block', 'cross_attention_dim',
-    'attention_head_dim', 'num_attention_heads', 'norm_num_groups', 'norm_eps', 'act_fn', 'flip_sin_to_cos', 'freq_shift',
+    'attention_head_dim', 'num_attention_heads', 'norm_num_groups', 'norm_eps', 'act_fn', 'flip_sin_to_cos',
+    'freq_shift',
     'transformer_layers_per_block', 'use_linear_projection', 'only_cross_attention', 'downsample_padding',
     'mid_block_scale_factor', 'resnet_time_scale_shift', 'upcast_attention',
 )  # fmt: skip

@@ -26,7 +26,8 @@ from basicsr.utils.registry import ARCH_REGISTRY
 
 STATED = (
     'n_head', 'img_size', 'attn_resolutions', 'recogniser', 'w_identity', 'w_generated', 'prior_adain',
-    'texture_from', 'max_shift', 'integrate', 'tokens', 'heads', 'unet', 'latent_side', 'condition', 'reduction', 'patch',
+    'texture_from', 'max_shift', 'integrate', 'tokens', 'heads', 'unet', 'latent_side', 'condition', 'reduction',
+    'patch',
 )  # fmt: skip
 """Options that shapes do not tell."""
 PARTS = ('prior', 'dam', 'tgrn')

@@ -28,9 +28,9 @@ logger = logging.getLogger(__name__)
 class ReferencePhotoDataset(FFHQBlindDataset):
     """As `FFHQBlindDataset`, of people with more than one photograph, and with the others as pictures (RIDFR).
 
-    A reference is never the file itself, nor a copy of it; a face has different ones as far as there are. Each is reduced
-    at random to a side between 64 and the full size, and enlarged again (section 4.1 of the paper). All follows from
-    seed and index.
+    A reference is never the file itself, nor a copy of it; a face has different ones as far as there are. Each is
+    reduced at random to a side between 64 and the full size, and enlarged again (section 4.1 of the paper). All follows
+    from seed and index.
 
     Args:
         opt: as there; `identities` (a list of file and person, see `people_of`; default: the pictures lie in

@@ -65,7 +65,7 @@ TOP: Table = {
     'network_vqgan': Option(dict, 'stage I network that gives target codes, with `model_path`'),
     'network_diffusion': Option(
         {'root': str, 'adapter': str, 'image_encoder': str, 'shortcut': bool, 'recogniser': str},
-        'RIDFR: frozen diffusion model (a folder), its identity adapter, the image encoder and shortcut of a Plus adapter, '
+        'RIDFR: frozen diffusion model (a folder), its identity adapter, image encoder and shortcut of a Plus adapter, '
         'and the recognizer of the adapter',
     ),
     'path': Option(dict, 'weights to start from'),

@@ -126,8 +126,8 @@ class RIDFRModel(RIDFRContentModel):
     `train:diffusion_opt`: `align_weight` (lambda, 1 in the paper; 0, the default, is naive fine-tuning),
     `identity_dropout` (share of faces trained blind, 0.1), `min_t`, `max_t`. `network_diffusion`: `adapter` is the
     identity module, `recogniser` (weights, a pack or a name) the recognizer that it was trained with. The data gives
-    photographs (`reference`, two a face). Logs `l_diffusion`, `l_align` and `eps_gap_1` to `_4`, the root mean square of
-    the difference by quarters of the steps.
+    photographs (`reference`, two a face). Logs `l_diffusion`, `l_align` and `eps_gap_1` to `_4`, the root mean square
+    of the difference by quarters of the steps.
 
     Raises:
         OptionError: one reference only, no adapter, or a value out of its range.
