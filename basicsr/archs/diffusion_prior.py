@@ -45,10 +45,10 @@ class KLCodec(nn.Module):
         self.reduction = 2 ** (len(vae.config.block_out_channels) - 1)
         self.channels = int(vae.config.latent_channels)
 
-    def encode(self, x: Tensor) -> Tensor:
-        """Return a sample of the latents (N,C,s,s), drawn by torch's generator."""
+    def encode(self, x: Tensor, draw: bool = False) -> Tensor:
+        """Return the latents (N,C,s,s), the mean or a sample drawn by torch's generator."""
         drawn = self.vae.encode(x).latent_dist
-        noise = torch.randn(drawn.mean.shape).to(drawn.mean)
+        noise = torch.randn(drawn.mean.shape).to(drawn.mean) if draw else 0
         return (drawn.mean + drawn.std * noise) * self.vae.config.scaling_factor
 
     def decode(self, z: Tensor) -> Tensor:
@@ -79,7 +79,7 @@ class VQCodec(nn.Module):
         for name, value in (('mean', mean), ('down', down), ('up', up)):
             self.register_buffer(name, value)
 
-    def encode(self, x: Tensor) -> Tensor:
+    def encode(self, x: Tensor, draw: bool = False) -> Tensor:
         """Return the latents (N,C,s,s)."""
         features = self.network.encoder(self.network.to_input(x)) - self.mean[:, None, None]
         return self.blocks(torch.einsum('nehw,ce->nchw', features, self.down))
@@ -192,7 +192,8 @@ class DiffusionPrior(nn.Module):
         self.register_buffer('text', self._empty_prompt(root))
         if self.text.shape[-1] != config.cross_attention_dim:
             raise CheckpointError(
-                f'{root}: the text has {self.text.shape[-1]} numbers a token, the U-Net takes {config.cross_attention_dim}'
+                f'{root}: the text has {self.text.shape[-1]} numbers a token, the U-Net takes '
+                f'{config.cross_attention_dim}'
             )
         self.projection: FaceIDProjection | None = None
         self.image_encoder: Any = None
@@ -262,9 +263,9 @@ class DiffusionPrior(nn.Module):
         return self.side * self.codec.patch * self.codec.reduction
 
     @torch.no_grad()
-    def encode(self, x: Tensor) -> Tensor:
-        """Return the latents (N,C,s,s) of faces (N,3,S,S) in [-1, 1]."""
-        return self.codec.encode(x)
+    def encode(self, x: Tensor, draw: bool = False) -> Tensor:
+        """Return the latents (N,C,s,s) of faces (N,3,S,S) in [-1, 1]; with `draw` a sample of their distribution."""
+        return self.codec.encode(x, draw)
 
     @torch.no_grad()
     def decode(self, z: Tensor) -> Tensor:

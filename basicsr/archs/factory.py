@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from basicsr.utils.checkpoint import (
+    DAMAGED,
     CheckpointError,
     load_state,
     read_checkpoint,
@@ -241,6 +242,19 @@ def _completed(sizes: Mapping[str, Any], stated: Mapping[str, Any]) -> dict[str,
         for part, section in sections.items()
     }
     return {**sizes, **told, **parts}
+
+
+def stated_type(path: str | os.PathLike) -> str | None:
+    """Return the type of network that a file states beside its weights, without reading these; None if it does not."""
+    try:
+        if Path(path).suffix == '.safetensors':
+            stated: Any = json.loads(read_metadata(path).get('network', '{}'))
+        else:
+            content = torch.load(path, map_location='cpu', weights_only=True, mmap=True)
+            stated = content.get('network') if isinstance(content, dict) else None
+    except DAMAGED:  # whoever reads all of it says what is wrong
+        return None
+    return stated.get('type') if isinstance(stated, Mapping) else None
 
 
 def read_network(

@@ -87,7 +87,7 @@ class RIDFRContentModel(BaseModel):
     def draw(self, batch: Batch) -> tuple[Noisy, Tensor]:
         """Return noisy latents of a batch's good faces, and the condition by the degraded ones."""
         with torch.no_grad(), self.autocast():
-            latents = self.prior.encode(batch['gt']).float()
+            latents = self.prior.encode(batch['gt'], draw=True).float()
             condition = self.condition_of(batch['in']).float()
         return draw_noise(self.prior, latents, self.min_t, self.max_t), condition
 

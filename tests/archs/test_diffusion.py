@@ -112,7 +112,7 @@ def test_attention_equals_that_of_diffusers(root):
     ours = add_attention(unet, 64)
     names = list(unet.attn_processors)
     assert [name.split('_')[0] for name in names] == sorted(
-        (name.split('_')[0] for name in names), key='down up mid'.split().index
+        (name.split('_')[0] for name in names), key=['down', 'up', 'mid'].index
     )
     assert [number % 2 == 1 for number in range(len(names))] == [processor is not None for processor in ours]
     layer = unet.get_submodule(names[1].removesuffix('.processor'))
