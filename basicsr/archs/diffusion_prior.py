@@ -94,6 +94,35 @@ class VQCodec(nn.Module):
         return self.network.generator(torch.einsum('nchw,ec->nehw', z, self.up) + self.mean[:, None, None])
 
 
+class PatchFeatures(nn.Module):
+    """Image features without an encoder: patches of a reduced picture, and where they lie.
+
+    It stands for CLIP where none is at hand.
+
+    Args:
+        side: to which pictures are reduced, pixels.
+        patch: side of a patch.
+    """
+
+    def __init__(self, side: int, patch: int) -> None:
+        super().__init__()
+        self.side, self.patch = side, patch
+        x = torch.linspace(-1, 1, side // patch)
+        y, x = torch.meshgrid(x, x, indexing='ij')
+        self.register_buffer('places', torch.stack([x, y, x**2, y**2]).flatten(1).T, persistent=False)
+
+    @property
+    def width(self) -> int:
+        """Numbers of a patch."""
+        return 3 * self.patch**2 + 4
+
+    def forward(self, photos: Tensor) -> Tensor:
+        """(N,3,S,S) in [-1, 1] -> (N,L,width)."""
+        small = F.interpolate(photos, size=(self.side, self.side), mode='bilinear', antialias=True)
+        patches = F.pixel_unshuffle(small, self.patch).flatten(2).transpose(1, 2)
+        return torch.cat([patches, self.get_buffer('places').expand(len(photos), -1, -1)], 2)
+
+
 def _read_config(folder: Path, name: str) -> dict[str, Any]:
     path = folder / name
     if not path.is_file():
@@ -240,12 +269,24 @@ class DiffusionPrior(nn.Module):
                 )
             if image_encoder is None:
                 raise CheckpointError(f'{adapter}: a Plus adapter; give its CLIP image encoder (image_encoder)')
-            with extra('diffusion'):
-                from transformers import CLIPVisionModelWithProjection
-            self.image_encoder = _load_part(Path(image_encoder), '', CLIPVisionModelWithProjection)
+            self.image_encoder = self._load_image_encoder(Path(image_encoder))
         self.projection = projection
         if Path(adapter).suffix == '.safetensors':
             self.recogniser = read_metadata(adapter).get('recogniser', PUBLISHED_RECOGNISER)
+
+    @staticmethod
+    def _load_image_encoder(folder: Path) -> Any:
+        config = _read_config(folder, 'config.json')
+        if config.get('_class_name') == PatchFeatures.__name__:
+            return PatchFeatures(int(config['side']), int(config['patch']))
+        with extra('diffusion'):
+            from transformers import CLIPVisionModelWithProjection
+        return _load_part(folder, '', CLIPVisionModelWithProjection)
+
+    @property
+    def crops_photos(self) -> bool:
+        """True if the image encoder is shown the crop of `image_encoder_crop`, not the whole aligned face."""
+        return self.image_encoder is not None and not isinstance(self.image_encoder, PatchFeatures)
 
     @property
     def side(self) -> int:
@@ -306,6 +347,8 @@ class DiffusionPrior(nn.Module):
 
     def _features(self, photos: Tensor) -> Tensor:
         """Return the image encoder's last but one layer (N,L,E) of crops (N,3,S,S)."""
+        if isinstance(self.image_encoder, PatchFeatures):
+            return self.image_encoder(photos)
         side = self.image_encoder.config.image_size
         x = F.interpolate(photos, size=(side, side), mode='bicubic', antialias=True, align_corners=False).clamp(-1, 1)
         mean, std = x.new_tensor([[0.48145466, 0.4578275, 0.40821073], [0.26862954, 0.26130258, 0.27577711]])

@@ -137,7 +137,7 @@ class DiffusionRestorer(FaceRestorer):
         vector = cast(Any, self.prior.projection).proj[0].in_features if self.takes_identity else None
         self.told_by = (self.prior.recogniser if self.takes_identity else None, vector)
         self.default_w, self.default_adain = 1.0, False
-        self.crop = image_encoder_crop().to(self.device) if self.needs_photos else None
+        self.crop = image_encoder_crop().to(self.device) if self.prior.crops_photos else None
         self.first = None
         if config.start_from is not None:
             self.first = FaceRestorer(config.start_from, device, precision, batch_size, weights_dir)
@@ -196,8 +196,10 @@ class DiffusionRestorer(FaceRestorer):
 
     def _tokens(self, vectors: Tensor, mask: Tensor | None, photos: Tensor | None) -> Tokens:
         """Return the identity of references."""
-        if photos is not None and self.crop is not None:
-            photos = self.crop(photos.flatten(0, 1).to(self.device)).unflatten(0, photos.shape[:2])
+        if photos is not None:
+            photos = photos.to(self.device)
+            if self.crop is not None:
+                photos = self.crop(photos.flatten(0, 1)).unflatten(0, photos.shape[:2])
         tokens = self.prior.tokens(vectors.to(self.device), None if mask is None else mask.to(self.device), photos)
         return tokens._replace(tokens=tokens.tokens.to(PRECISIONS[self.precision]))
 

@@ -155,7 +155,7 @@ class RIDFRModel(RIDFRContentModel):
                 f'network_diffusion:recogniser gives {self.embedder.dim} numbers, the adapter takes {vector}; it needs '
                 'the recognizer that it was trained with'
             )
-        self.crop = image_encoder_crop() if self.prior.image_encoder is not None else None
+        self.crop = image_encoder_crop() if self.prior.crops_photos else None
 
     @torch.no_grad()
     def references_of(self, batch: Batch) -> tuple[Tokens, Tokens]:
@@ -168,9 +168,9 @@ class RIDFRModel(RIDFRContentModel):
         found = []
         for number in range(2):
             vectors = self.embedder(photos[:, number])[:, None]
-            crops = self.crop(photos[:, number])[:, None] if self.crop is not None else None
+            crops = photos[:, number] if self.crop is None else self.crop(photos[:, number])
             own = None if mask is None else mask[:, number : number + 1]
-            found.append(self.prior.tokens(vectors, own, crops).scaled(told))
+            found.append(self.prior.tokens(vectors, own, crops[:, None]).scaled(told))
         return found[0], found[1]
 
     def generator_losses(self, batch: Batch, iteration: int) -> Terms:

@@ -17,7 +17,7 @@ from typing import Any
 import yaml
 
 from experiments.ridfr.prepare import prepare
-from experiments.ridfr.train import Faces, load_codec, train_content, train_prior, train_row
+from experiments.ridfr.train import Faces, load_codec, train_adapter, train_content, train_prior, train_row
 
 HERE = Path(__file__).resolve().parent
 
@@ -40,13 +40,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument('--set', nargs='+', default=[], metavar='KEY=VALUE', help='paths of the recipe')
     parser.add_argument('--out', type=Path, default=Path('results/ridfr'))
     parser.add_argument('--minutes', type=float, help='wall clock of each training, in place of the recipe')
-    parser.add_argument('--steps', nargs='+', help='only these: prepare, prior, content, or rows by name')
+    parser.add_argument('--steps', nargs='+', help='only these: prepare, prior, adapter, content, or rows by name')
     args = parser.parse_args(argv)
     recipe = load_recipe(args.recipe, args.set)
-    trainings = [recipe['prior'], recipe['content'], *recipe['rows'].values()]
+    trainings = [recipe['prior'], recipe['adapter'], recipe['content'], *recipe['rows'].values()]
     for step in trainings if args.minutes is not None else ():
         step['minutes'] = args.minutes
-    wanted = args.steps or ['prepare', 'prior', 'content', *recipe['rows']]
+    wanted = args.steps or ['prepare', 'prior', 'adapter', 'content', *recipe['rows']]
     prepared, autoencoder = args.out / 'prepared', Path(recipe['paths']['autoencoder'])
     if 'prepare' in wanted:
         faces = Path(recipe['paths']['faces'])
@@ -57,6 +57,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     if 'prior' in wanted:
         codec = load_codec(prepared, autoencoder, recipe['patch'])
         train_prior(data, codec, autoencoder, args.out / 'prior', recipe)
+    if 'adapter' in wanted:
+        train_adapter(data, args.out, recipe)
     if 'content' in wanted:
         train_content(data, args.out, recipe)
     for row in recipe['rows']:

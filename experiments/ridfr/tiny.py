@@ -71,6 +71,10 @@ def write_tiny(root: Path, size: int = 64, seed: int = 0, vector: int = VECTOR) 
     (root / 'scheduler' / 'scheduler_config.json').write_text(json.dumps({**SCHEDULE, RANDOM_MARK: True}, indent=1))
     state = adapter_state(FaceIDProjection(DIM, vector, 2 * vector, FEATURES, depth=2), add_attention(unet, DIM))
     for number, name in enumerate(unet.attn_processors):
+        if f'ip_adapter.{number}.to_v_ip.weight' in state:
+            state[f'ip_adapter.{number}.to_v_ip.weight'] = (
+                20 * state[f'ip_adapter.{number}.to_v_ip.weight']
+            )  # to be felt
         layer = unet.get_submodule(name.removesuffix('.processor'))
         for part in ('q', 'k', 'v', 'out'):
             out, into = (layer.to_out[0] if part == 'out' else getattr(layer, f'to_{part}')).weight.shape

@@ -21,13 +21,14 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from basicsr.archs.content_control_arch import ContentControl
-from basicsr.archs.diffusion_prior import DiffusionPrior, VQCodec
+from basicsr.archs.diffusion_prior import DiffusionPrior, PatchFeatures, VQCodec
 from basicsr.archs.face_id_adapter import FaceIDProjection, Tokens, adapter_state, add_attention
 from basicsr.archs.factory import load_network
 from basicsr.data.degradation import LARGE, degrade, to_unit
 from basicsr.losses.noise_loss import alignment_losses, content_loss, draw_noise
 from basicsr.utils.checkpoint import load_state_dict_file, read_checkpoint, save_atomic
 from basicsr.utils.files import replacing
+from experiments.ridfr.prepare import reference
 
 SCHEDULE = {
     '_class_name': 'DDPMScheduler', 'num_train_timesteps': 1000, 'beta_start': 0.00085, 'beta_end': 0.012,
@@ -75,6 +76,12 @@ class Faces:
             lent = self.vectors[lender, 0] - self.vectors[lender, 1]
             found.append(self.vectors[chosen, number] + 2.5 * torch.rand(len(chosen), 1) * lent)
         return F.normalize(torch.stack(found, 1), dim=-1)
+
+    def photographs(self, chosen: Tensor, seed: int) -> Tensor:
+        """Return two other photographs of each synthetic person (n,2,3,S,S) in [-1, 1]; see `prepare.reference`."""
+        rng = np.random.default_rng(seed)
+        pairs = [[reference(self.images[index].numpy(), rng) for _ in range(2)] for index in chosen.tolist()]
+        return torch.from_numpy(np.array(pairs)).permute(0, 1, 4, 2, 3).float() / 127.5 - 1
 
     def degraded(self, chosen: Tensor, seed: int) -> Tensor:
         """Return severely degraded copies (n,3,S,S) in [-1, 1]."""
@@ -226,10 +233,49 @@ def train_prior(faces: Faces, codec: VQCodec, autoencoder: Path, out: Path, reci
     write_prior(out / 'root', codec, autoencoder, cast(nn.ModuleDict, average))
 
 
-def load_prior(out: Path) -> DiffusionPrior:
-    """Return the prior that `train_prior` wrote."""
+def train_adapter(faces: Faces, out: Path, recipe: Mapping[str, Any]) -> None:
+    """Train an adapter of the Plus kind on the frozen U-Net: vectors, and patches of the reference as image features."""
+    step, seed = recipe['adapter'], recipe['seed'] + 3
     root = out / 'prior' / 'root'
-    return DiffusionPrior(root, root / 'adapter.safetensors')
+    prior = DiffusionPrior(root)
+    torch.manual_seed(seed)
+    dim = int(prior.unet.config.cross_attention_dim)
+    features = PatchFeatures(**step['features'])
+    attention = add_attention(prior.unet, dim)
+    projection = FaceIDProjection(dim, VECTOR, 2 * dim, features.width, depth=2)
+    trained = nn.ModuleDict({'projection': projection, 'attention': nn.ModuleList(part for part in attention if part)})
+    trained.requires_grad_(True)
+
+    def losses(iteration: int) -> tuple[Tensor, dict[str, float]]:
+        chosen = torch.randint(len(faces), (step['batch'],))
+        noisy = draw_noise(prior, cast(VQCodec, prior.codec).blocks(faces.latents[chosen]))
+        photos = faces.photographs(chosen, int(torch.randint(2**31, ())))[:, 0]
+        tokens = projection(faces.references(chosen)[:, 0], features(photos))
+        identity = Tokens(tokens, torch.ones(tokens.shape[:2], dtype=torch.bool), torch.ones(len(tokens)))
+        loss = F.mse_loss(prior.eps(noisy.z, noisy.t, identity=identity), noisy.noise)
+        if iteration % 10:
+            return loss, {}
+        with torch.no_grad():
+            blind = F.mse_loss(prior.eps(noisy.z, noisy.t), noisy.noise)
+            other = identity._replace(tokens=tokens.roll(1, 0))
+            wrong = F.mse_loss(prior.eps(noisy.z, noisy.t, identity=other), noisy.noise)
+        return loss, {'gain': (blind - loss).item(), 'loss_of_wrong': (wrong - loss).item()}
+
+    average = cast(nn.ModuleDict, loop(trained, losses, out / 'adapter', step, seed))
+    averaged = iter(cast(nn.ModuleList, average['attention']))
+    parts = [cast(Any, next(averaged)) if part else None for part in attention]
+    state = adapter_state(cast(FaceIDProjection, average['projection']), parts)
+    with replacing(root / 'adapter.safetensors') as partial:
+        save_file(state, partial, {'recogniser': recipe['recogniser'], 'shortcut': 'true'})
+    (root / 'image_encoder').mkdir(exist_ok=True)
+    config = {'_class_name': PatchFeatures.__name__, **step['features']}
+    (root / 'image_encoder' / 'config.json').write_text(json.dumps(config))
+
+
+def load_prior(out: Path) -> DiffusionPrior:
+    """Return the prior with the adapter of `train_adapter`."""
+    root = out / 'prior' / 'root'
+    return DiffusionPrior(root, root / 'adapter.safetensors', root / 'image_encoder', shortcut=True)
 
 
 def new_control(prior: DiffusionPrior, condition: str) -> ContentControl:
@@ -248,7 +294,7 @@ def save_control(control: ContentControl, path: Path) -> None:
 def train_content(faces: Faces, out: Path, recipe: Mapping[str, Any]) -> None:
     """Train the content module without identity (equation 2)."""
     step, seed = recipe['content'], recipe['seed'] + 1
-    prior = load_prior(out)
+    prior = DiffusionPrior(out / 'prior' / 'root')
     control = new_control(prior, recipe['condition'])
 
     def losses(iteration: int) -> tuple[Tensor, dict[str, float]]:
@@ -274,15 +320,13 @@ def train_row(faces: Faces, out: Path, recipe: Mapping[str, Any], row: str) -> N
         condition = control.condition_of(faces.degraded(chosen, int(torch.randint(2**31, ()))))
         vectors = faces.references(chosen)
         blind = (torch.rand(len(chosen)) >= step['identity_dropout']).float()
-        first, second = (prior.tokens(vectors[:, number : number + 1]).scaled(blind) for number in (0, 1))
+        photos = faces.photographs(chosen, int(torch.randint(2**31, ())))
+        first, second = (
+            prior.tokens(vectors[:, part], photos=photos[:, part]).scaled(blind) for part in (slice(0, 1), slice(1, 2))
+        )
         found = alignment_losses(prior, control, noisy, condition, first, second)
         loss = found.diffusion + step['align_weight'] * found.align
         return loss, {'diffusion': found.diffusion.item(), 'align': found.align.item(), **found.gap}
 
     average = loop(control, losses, out / row, step, seed)
     save_control(cast(ContentControl, average), out / row / 'net_g.pth')
-
-
-def blind_tokens(prior: DiffusionPrior, count: int) -> Tokens:
-    """Return an identity of strength 0 for so many faces."""
-    return prior.tokens(torch.zeros(count, 1, VECTOR)).scaled(0)

@@ -357,7 +357,8 @@ def test_figures_are_those_of_the_papers() -> None:
     for (table, method), figures in CHECKED.items():
         assert ' '.join(TABLES[table].rows[method]) == figures
     assert {name: len(table.rows) for name, table in TABLES.items()} == {
-        'id_codeformer_1': 3, 'id_codeformer_lfw': 2, 'ablation': 4, 'ridfr_1': 12, 'ridfr_2': 3, 'ridfr_3': 2, 'ridfr_4': 3,
+        'id_codeformer_1': 3, 'id_codeformer_lfw': 2, 'ablation': 4, 'ridfr_1': 12, 'ridfr_2': 3,
+        'ridfr_3': 2, 'ridfr_4': 3,
         'codeformer': 1, 'codeformer_lfw': 1, 'codeformer_wider': 1, 'pmrf': 5,
         'osdface_wider': 1, 'osdface_lfw': 1, 'osdface_webphoto': 1,
     }  # fmt: skip
