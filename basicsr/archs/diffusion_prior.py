@@ -178,7 +178,7 @@ class DiffusionPrior(nn.Module):
         root: folder of the model.
         adapter: file of the identity adapter; None restores without identity.
         image_encoder: folder of the CLIP image encoder, for a Plus adapter.
-        shortcut: of a Plus adapter, see `FaceIDProjection`; its file does not say.
+        shortcut: of a Plus adapter, see `FaceIDProjection`; published files do not say.
 
     Attributes:
         size: side S of the faces, pixels.
@@ -261,6 +261,10 @@ class DiffusionPrior(nn.Module):
             return encoder(ids).last_hidden_state.float()
 
     def _load_adapter(self, adapter: str | Path, image_encoder: str | Path | None, shortcut: bool | None) -> None:
+        stated = read_metadata(adapter) if Path(adapter).suffix == '.safetensors' else {}
+        self.recogniser = stated.get('recogniser', PUBLISHED_RECOGNISER)
+        if shortcut is None and 'shortcut' in stated:
+            shortcut = stated['shortcut'] == 'true'
         projection = load_adapter(self.unet, adapter, bool(shortcut))
         if projection.takes_features:
             if shortcut is None:
@@ -271,8 +275,6 @@ class DiffusionPrior(nn.Module):
                 raise CheckpointError(f'{adapter}: a Plus adapter; give its CLIP image encoder (image_encoder)')
             self.image_encoder = self._load_image_encoder(Path(image_encoder))
         self.projection = projection
-        if Path(adapter).suffix == '.safetensors':
-            self.recogniser = read_metadata(adapter).get('recogniser', PUBLISHED_RECOGNISER)
 
     @staticmethod
     def _load_image_encoder(folder: Path) -> Any:

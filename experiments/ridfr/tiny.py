@@ -24,7 +24,7 @@ from experiments.ridfr.train import SCHEDULE
 DIM, FEATURES, VECTOR, RANK = 64, 48, 512, 8
 
 
-def write_tiny(root: Path, size: int = 64, seed: int = 0, vector: int = VECTOR) -> None:
+def write_tiny(root: Path, size: int = 64, seed: int = 0, vector: int = VECTOR, recogniser: str = '') -> None:
     """Write the folder.
 
     Args:
@@ -32,6 +32,7 @@ def write_tiny(root: Path, size: int = 64, seed: int = 0, vector: int = VECTOR) 
         size: side of the faces in pixels, a multiple of 16.
         seed: of the weights.
         vector: numbers of the recognizer that the adapter takes.
+        recogniser: its name, if the adapter is to state it.
     """
     from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
     from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
@@ -80,7 +81,8 @@ def write_tiny(root: Path, size: int = 64, seed: int = 0, vector: int = VECTOR) 
             out, into = (layer.to_out[0] if part == 'out' else getattr(layer, f'to_{part}')).weight.shape
             state[f'ip_adapter.{number}.to_{part}_lora.down.weight'] = torch.randn(RANK, into) / into**0.5
             state[f'ip_adapter.{number}.to_{part}_lora.up.weight'] = 0.1 * torch.randn(out, RANK)
-    save_file(state, root / 'adapter.safetensors')
+    stated = {'shortcut': 'true', **({'recogniser': recogniser} if recogniser else {})}
+    save_file(state, root / 'adapter.safetensors', stated)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -234,7 +234,7 @@ def train_prior(faces: Faces, codec: VQCodec, autoencoder: Path, out: Path, reci
 
 
 def train_adapter(faces: Faces, out: Path, recipe: Mapping[str, Any]) -> None:
-    """Train an adapter of the Plus kind on the frozen U-Net: vectors, and patches of the reference as image features."""
+    """Train a Plus adapter on the frozen U-Net: vectors, and patches of the reference as image features."""
     step, seed = recipe['adapter'], recipe['seed'] + 3
     root = out / 'prior' / 'root'
     prior = DiffusionPrior(root)

@@ -295,9 +295,10 @@ def test_a_folder_that_is_not_whole_is_refused(root, tmp_path, part, change, wor
         DiffusionPrior(copy)
 
 
-def test_a_plus_adapter_says_what_it_needs(root):
+def test_a_plus_adapter_says_what_it_needs(root, tmp_path):
+    save_file(load_file(root / 'adapter.safetensors'), tmp_path / 'silent.safetensors')
     with pytest.raises(CheckpointError, match='state shortcut'):
-        DiffusionPrior(root, root / 'adapter.safetensors', root / 'image_encoder')
+        DiffusionPrior(root, tmp_path / 'silent.safetensors', root / 'image_encoder')
     with pytest.raises(CheckpointError, match='give its CLIP image encoder'):
         DiffusionPrior(root, root / 'adapter.safetensors', shortcut=True)
 
