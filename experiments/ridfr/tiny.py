@@ -13,6 +13,7 @@ import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors.torch import save_file
@@ -59,13 +60,23 @@ def write_tiny(root: Path, size: int = 64, seed: int = 0, vector: int = VECTOR, 
         sample_size=size,
     )
     vae.save_pretrained(root / 'vae')
-    layers = {'num_hidden_layers': 2, 'num_attention_heads': 4}
     text = CLIPTextConfig(
-        vocab_size=100, hidden_size=DIM, intermediate_size=128, bos_token_id=98, eos_token_id=99, **layers
+        vocab_size=100,
+        hidden_size=DIM,
+        intermediate_size=128,
+        bos_token_id=98,
+        eos_token_id=99,
+        num_hidden_layers=2,
+        num_attention_heads=4,
     )
     CLIPTextModel(text).save_pretrained(root / 'text_encoder')
     vision = CLIPVisionConfig(
-        hidden_size=FEATURES, intermediate_size=96, image_size=32, patch_size=8, **{**layers, 'num_hidden_layers': 3}
+        hidden_size=FEATURES,
+        intermediate_size=96,
+        image_size=32,
+        patch_size=8,
+        num_hidden_layers=3,
+        num_attention_heads=4,
     )
     CLIPVisionModelWithProjection(vision).save_pretrained(root / 'image_encoder')
     (root / 'scheduler').mkdir(parents=True, exist_ok=True)
@@ -76,7 +87,7 @@ def write_tiny(root: Path, size: int = 64, seed: int = 0, vector: int = VECTOR, 
             state[f'ip_adapter.{number}.to_v_ip.weight'] = (
                 20 * state[f'ip_adapter.{number}.to_v_ip.weight']
             )  # to be felt
-        layer = unet.get_submodule(name.removesuffix('.processor'))
+        layer: Any = unet.get_submodule(name.removesuffix('.processor'))
         for part in ('q', 'k', 'v', 'out'):
             out, into = (layer.to_out[0] if part == 'out' else getattr(layer, f'to_{part}')).weight.shape
             state[f'ip_adapter.{number}.to_{part}_lora.down.weight'] = torch.randn(RANK, into) / into**0.5

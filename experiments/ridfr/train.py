@@ -176,7 +176,8 @@ def loop(
         optimizer.step()
         decay = min(step['ema'], (1 + done) / (10 + done))
         with torch.no_grad():
-            torch._foreach_lerp_(list(average.parameters()), list(trained.parameters()), 1 - decay)
+            for mean, value in zip(average.parameters(), trained.parameters(), strict=True):
+                mean.lerp_(value, 1 - decay)
         for name, value in {'loss': loss.item(), **logged}.items():
             sums.setdefault(name, []).append(value)
         if done % step['print_every'] == 0:
@@ -234,7 +235,11 @@ def train_prior(faces: Faces, codec: VQCodec, autoencoder: Path, out: Path, reci
 
 
 def train_adapter(faces: Faces, out: Path, recipe: Mapping[str, Any]) -> None:
-    """Train a Plus adapter on the frozen U-Net: vectors, and patches of the reference as image features."""
+    """Train a Plus adapter on the frozen U-Net: vectors, and patches of the reference as image features.
+
+    The error is weighed as one of z_0: under equal weights identity is worth a thousandth of the loss, and in the time
+    that there is nothing is learnt of it.
+    """
     step, seed = recipe['adapter'], recipe['seed'] + 3
     root = out / 'prior' / 'root'
     prior = DiffusionPrior(root)
@@ -252,13 +257,17 @@ def train_adapter(faces: Faces, out: Path, recipe: Mapping[str, Any]) -> None:
         photos = faces.photographs(chosen, int(torch.randint(2**31, ())))[:, 0]
         tokens = projection(faces.references(chosen)[:, 0], features(photos))
         identity = Tokens(tokens, torch.ones(tokens.shape[:2], dtype=torch.bool), torch.ones(len(tokens)))
-        loss = F.mse_loss(prior.eps(noisy.z, noisy.t, identity=identity), noisy.noise)
+        alpha = prior.alphas[noisy.t][:, None, None, None]
+        weight = ((1 - alpha) / alpha).clamp(max=step['most_weight'])  # of the error of z_0
+
+        def error(told: Tokens | None) -> Tensor:
+            return (weight * (prior.eps(noisy.z, noisy.t, identity=told) - noisy.noise).square()).mean()
+
+        loss = error(identity)
         if iteration % 10:
             return loss, {}
         with torch.no_grad():
-            blind = F.mse_loss(prior.eps(noisy.z, noisy.t), noisy.noise)
-            other = identity._replace(tokens=tokens.roll(1, 0))
-            wrong = F.mse_loss(prior.eps(noisy.z, noisy.t, identity=other), noisy.noise)
+            blind, wrong = error(None), error(identity._replace(tokens=tokens.roll(1, 0)))
         return loss, {'gain': (blind - loss).item(), 'loss_of_wrong': (wrong - loss).item()}
 
     average = cast(nn.ModuleDict, loop(trained, losses, out / 'adapter', step, seed))
