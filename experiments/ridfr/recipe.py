@@ -53,9 +53,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         prepare(faces, prepared, autoencoder, recipe['paths']['recognizer'], recipe['count'], recipe['seed'])
     if wanted == ['prepare']:
         return 0
-    data = Faces(prepared, recipe['count'])
+    data = Faces(prepared, recipe['count'], recipe['components'])
     if 'prior' in wanted:
-        codec = load_codec(prepared, autoencoder, recipe['patch'])
+        codec = load_codec(prepared, autoencoder, recipe['patch'], recipe['components'])
         train_prior(data, codec, autoencoder, args.out / 'prior', recipe)
     if 'adapter' in wanted:
         train_adapter(data, args.out, recipe)

@@ -45,19 +45,20 @@ class Faces:
     Args:
         folder: of the blocks.
         count: faces used.
+        components: of the latents used.
 
     Raises:
         FileNotFoundError: fewer are there.
     """
 
-    def __init__(self, folder: Path, count: int) -> None:
+    def __init__(self, folder: Path, count: int, components: int) -> None:
         blocks = [load_file(path) for path in sorted(folder.glob('[0-9]*.safetensors'))]
         if sum(len(block['latents']) for block in blocks) < count:
             raise FileNotFoundError(f'{folder}: fewer than {count} prepared faces; run the step prepare first')
         self.images, self.latents, self.vectors = (
             torch.cat([block[key] for block in blocks])[:count] for key in ('faces', 'latents', 'vectors')
         )
-        self.latents, self.vectors = self.latents.float(), self.vectors.float()
+        self.latents, self.vectors = self.latents[:, :components].float(), self.vectors.float()
         self.ranges = LARGE.scaled(self.images.shape[1])
 
     def __len__(self) -> int:
@@ -195,10 +196,11 @@ def loop(
     return average
 
 
-def load_codec(prepared: Path, autoencoder: Path, patch: int) -> VQCodec:
-    """Return the codec of prepared latents."""
+def load_codec(prepared: Path, autoencoder: Path, patch: int, components: int) -> VQCodec:
+    """Return the codec of prepared latents, of their first components only."""
     network, found = load_network(autoencoder), load_file(prepared / 'basis.safetensors')
-    codec = VQCodec(cast(Any, network), found['mean'], found['down'], found['up'], patch)
+    down, up = found['down'][:components].contiguous(), found['up'][:, :components].contiguous()
+    codec = VQCodec(cast(Any, network), found['mean'], down, up, patch)
     return codec.requires_grad_(False).eval()
 
 
