@@ -87,7 +87,7 @@ class ContentControl(nn.Module):
         self.latent_channels = int(unet['in_channels'])
         self.latent_side, self.condition, self.reduction, self.patch = latent_side, condition, reduction, patch
         shared = {key: value for key, value in unet.items() if key in SHARED and value is not None}
-        self.control = ControlNetModel(
+        self.control: Any = ControlNetModel(
             in_channels=self.latent_channels + self.condition_channels,
             conditioning_embedding_out_channels=(1,),
             **shared,

@@ -139,7 +139,8 @@ def table(rows: Sequence[dict[str, str | float]], sets: Sequence[str]) -> str:
                 lambda r: float(r['ids']),
                 lambda r: float(r['ids']) - float(r['ids_wrong']),
             ):
-                mean, low, high = paired_bootstrap(*([value(r) for r in own[row]] for row in (first, second)))
+                one, other = ([value(r) for r in own[row]] for row in (first, second))
+                mean, low, high = paired_bootstrap(one, other)
                 cells.append(f'{mean:+.4f} ({low:+.4f} to {high:+.4f})')
             text.append(f'| {first} less {second} | ' + ' | '.join(cells) + ' |')
         text.append('')

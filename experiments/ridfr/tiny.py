@@ -51,7 +51,8 @@ def write_tiny(root: Path, size: int = 64, seed: int = 0, vector: int = VECTOR, 
         norm_num_groups=8,
     )
     unet.save_pretrained(root / 'unet')
-    vae = AutoencoderKL(
+    make_vae: Any = AutoencoderKL  # its annotations are of one block
+    vae = make_vae(
         down_block_types=('DownEncoderBlock2D',) * 4,
         up_block_types=('UpDecoderBlock2D',) * 4,
         block_out_channels=(16, 16, 32, 32),

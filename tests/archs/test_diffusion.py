@@ -337,7 +337,7 @@ class Hidden:
         if name.split('.')[0] in ('diffusers', 'transformers'):
             raise ModuleNotFoundError(f'No module named {name!r}', name=name)
 sys.meta_path.insert(0, Hidden())
-import basicsr.archs, basicsr.models
+import basicsr.archs, basicsr.losses.noise_loss, basicsr.inference.diffusion_restorer
 from basicsr.archs import build_network
 try:
     build_network({'type': 'ContentControl', 'unet': {}})

@@ -87,7 +87,7 @@ def test_figures_of_an_input():
     class Judge(torch.nn.Module):
         def __init__(self) -> None:
             super().__init__()
-            self.network = torch.nn.Linear(1, 1)
+            self.network, self.name = torch.nn.Linear(1, 1), 'mean colour'
 
         def forward(self, faces):
             return torch.nn.functional.normalize(faces.mean((2, 3)) + 1, dim=-1)
