@@ -410,7 +410,7 @@ def test_the_ancestors_slips_are_said() -> None:
 
 
 def test_figures_of_others_have_one_place() -> None:
-    assert len(load_protocol('celebref_hq_test').published) == 18
+    assert len(load_protocol('celebref_hq_test').published) == 20
     row = load_protocol('celeba_test_harsh').published[1]
     assert row['source'] == 'ID-CodeFormer paper, table 1' and row['values']['psnr'] == 22.18
     figures = {text for table in TABLES.values() for row in table.rows.values() for text in row if len(text) > 4}
