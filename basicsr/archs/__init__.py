@@ -9,6 +9,7 @@ from torch import nn
 
 from basicsr.archs.codeformer_arch import CodeFormer
 from basicsr.archs.codeformerpp_arch import CodeFormerPlusPlus
+from basicsr.archs.content_control_arch import ContentControl
 from basicsr.archs.discriminator_arch import VQGANDiscriminator
 from basicsr.archs.idcodeformer_arch import IDCodeFormer
 from basicsr.archs.projected_discriminator_arch import ProjectedDiscriminator
@@ -18,6 +19,7 @@ from basicsr.utils.registry import ARCH_REGISTRY
 __all__ = [
     'CodeFormer',
     'CodeFormerPlusPlus',
+    'ContentControl',
     'IDCodeFormer',
     'ProjectedDiscriminator',
     'VQAutoEncoder',

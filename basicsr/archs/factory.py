@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from basicsr.utils.checkpoint import (
+    DAMAGED,
     CheckpointError,
     load_state,
     read_checkpoint,
@@ -28,12 +29,18 @@ from basicsr.utils.registry import ARCH_REGISTRY
 
 STATED = (
     'n_head', 'img_size', 'attn_resolutions', 'recognizer', 'w_identity', 'w_generated', 'prior_adain',
-    'texture_from', 'max_shift', 'integrate', 'tokens', 'heads',
+    'texture_from', 'max_shift', 'integrate', 'tokens', 'heads', 'unet', 'latent_side', 'condition', 'reduction',
+    'patch',
 )  # fmt: skip
 """Options that shapes do not tell."""
 PARTS = ('prior', 'dam', 'tgrn')
 """Sub-networks of CodeFormer++, whose options stand in sections of their own."""
-ANCHORS = ('encoder.blocks.0.weight', 'main.0.weight', 'prior.position_emb')  # of every network here, one of them
+ANCHORS = (
+    'encoder.blocks.0.weight',
+    'main.0.weight',
+    'prior.position_emb',
+    'control.conv_in.weight',
+)  # of every network here, one of them
 FOREIGN = {
     'GFPGAN': 'stylegan_decoder.',
     'RestoreFormer, or another VQGAN of taming-transformers': 'encoder.conv_in.',
@@ -192,6 +199,8 @@ def describe(state: Mapping[str, Tensor]) -> dict[str, Any]:
             }
         if 'encoder.blocks.0.weight' in state:
             return {'type': 'VQAutoEncoder', **_describe_autoencoder(state)}
+        if 'control.conv_in.weight' in state:
+            return {'type': 'ContentControl'}
         if 'main.0.weight' in state:
             ndf, nc = state['main.0.weight'].shape[:2]
             convolutions = [block for block in _numbered(state, 'main') if len(block['weight']) == 4]
@@ -256,6 +265,19 @@ def _completed(sizes: Mapping[str, Any], stated: Mapping[str, Any]) -> dict[str,
         for part, section in sections.items()
     }
     return {**sizes, **told, **parts}
+
+
+def stated_type(path: str | os.PathLike) -> str | None:
+    """Return the type of network that a file states beside its weights, without reading these; None if it does not."""
+    try:
+        if Path(path).suffix == '.safetensors':
+            stated: Any = json.loads(read_metadata(path).get('network', '{}'))
+        else:
+            content = torch.load(path, map_location='cpu', weights_only=True, mmap=True)
+            stated = content.get('network') if isinstance(content, dict) else None
+    except DAMAGED:  # whoever reads all of it says what is wrong
+        return None
+    return stated.get('type') if isinstance(stated, Mapping) else None
 
 
 def read_network(

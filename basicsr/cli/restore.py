@@ -12,11 +12,15 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from basicsr.archs import ContentControl
+from basicsr.archs.factory import stated_type
 from basicsr.cli.arguments import AUTO
 from basicsr.cli.restore_flags import build_parser
 from basicsr.faces.detection import build_detector
 from basicsr.faces.paste import PARSING_FILE, ParsingMask
 from basicsr.inference.build_conditioner import IdentityConfig, build_conditioner
+from basicsr.inference.code_search import STEPS
+from basicsr.inference.diffusion_restorer import DiffusionConfig, DiffusionRestorer
 from basicsr.inference.face_restorer import FaceRestorer
 from basicsr.inference.face_selection import FaceSelection
 from basicsr.inference.image_restorer import ImageRestorer
@@ -36,6 +40,12 @@ from basicsr.utils.errors import MissingExtraError
 from basicsr.utils.memory import keep_freed_memory
 from basicsr.utils.progress import progress, show_progress
 from basicsr.utils.stopping import Stopping, stop_code, stop_signals
+
+SAMPLING = {
+    'root': 'diffusion_root', 'adapter': 'adapter', 'steps': 'steps', 'seed': 'seed', 'guidance': 'guidance',
+    'content_scale': 'content_scale', 'start_from': 'start_from', 'start_share': 'start_share',
+}  # fmt: skip
+"""Fields of `DiffusionConfig` and their flags."""
 
 
 def check_task(args: argparse.Namespace) -> Task:
@@ -81,23 +91,57 @@ def build_mask(args: argparse.Namespace, device: str) -> ParsingMask | None:
     return ParsingMask(path, device) if wanted else None
 
 
+def is_diffusion(model: str) -> bool:
+    """Return True if a model file states that it is a content module of RIDFR."""
+    return Path(model).is_file() and stated_type(model) == ContentControl.__name__
+
+
+def build_face_restorer(args: argparse.Namespace, task: Task) -> FaceRestorer:
+    """Load what restores aligned faces; the file of `--model` tells which kind it is.
+
+    Raises:
+        ValueError: flags of the other kind.
+    """
+    sampling = {name: vars(args)[flag] for name, flag in SAMPLING.items() if vars(args)[flag] is not None}
+    common = (args.device, args.precision, args.batch_size, args.weights_dir, args.color_fix)
+    if not is_diffusion(args.model):
+        if sampling:
+            given = ', '.join(f'--{SAMPLING[name]}' for name in sampling)
+            raise ValueError(f'{given}: for a diffusion model; --model names no content module of RIDFR; leave it out')
+        return FaceRestorer(args.model, *common, args.texture, task, args.backend)
+    for flag, given in (
+        ('-w', args.w is not None),
+        ('--id_search', bool(args.id_search)),
+        ('--adain', args.adain is not None),
+        ('--texture', args.texture is not None),
+        ('--backend', args.backend != 'torch'),
+        ('--task', task is not RESTORE),
+        ('--identity input', args.identity == 'input'),
+    ):
+        if given:
+            raise ValueError(f'{flag}: belongs to CodeFormer, and --model is a content module of RIDFR; leave it out')
+    restorer = DiffusionRestorer(args.model, DiffusionConfig(**sampling), *common, allow_random=args.force)
+    if args.ref and not restorer.takes_identity:
+        raise ValueError(
+            '--ref: there is no identity adapter; give --adapter, or get one with: id-codeformer download diffusion'
+        )
+    return restorer
+
+
+def search_steps(args: argparse.Namespace, restorer: FaceRestorer) -> int:
+    """Return the steps of the search for codes; 0 where there are none."""
+    if isinstance(restorer, DiffusionRestorer):
+        return 0
+    return STEPS if args.id_search is None else args.id_search
+
+
 def build_restorer(args: argparse.Namespace) -> ImageRestorer:
     """Everything that the flags ask for, loaded."""
     task = check_task(args)
     if args.backend != 'torch' and (args.ref or args.identity == 'input'):
         flag = '--ref' if args.ref else '--identity input'
         raise ValueError(f'{flag}: --backend {args.backend} restores blind; leave {flag} out, or use --backend torch')
-    faces = FaceRestorer(
-        args.model,
-        args.device,
-        args.precision,
-        args.batch_size,
-        args.weights_dir,
-        args.color_fix,
-        args.texture,
-        task,
-        args.backend,
-    )
+    faces = build_face_restorer(args, task)
     background = background_of(args)
     upsampler = None
     if background or args.face_upsample:
@@ -117,7 +161,7 @@ def build_restorer(args: argparse.Namespace) -> ImageRestorer:
         args.recognizer,
         args.id_threshold,
         args.id_scale,
-        args.id_search,
+        search_steps(args, faces),
         args.identity == 'input',
         args.calibration,
         auto,
@@ -272,6 +316,8 @@ def about_restorer(restorer: ImageRestorer) -> dict[str, Any]:
         'adain': restorer.adain,
         'upscale': restorer.upscale,
     }
+    if isinstance(restorer.restorer, DiffusionRestorer):
+        settings |= {'w': None, 'adain': None, 'diffusion': restorer.restorer.settings}
     return {**settings, 'model': restorer.restorer.description, 'who': about_identity(restorer)}
 
 
@@ -351,6 +397,8 @@ def restore(args: argparse.Namespace, signals: Stopping) -> int:
 def say_what(restorer: ImageRestorer) -> None:
     """On the screen: which networks are at work, for whom, and how long they take."""
     print(f'Model: {restorer.restorer.description}')
+    if isinstance(restorer.restorer, DiffusionRestorer) and not (restorer.guide and restorer.guide.people):
+        print('No references (--ref): faces are restored blind')
     say_identity(restorer)
     say_slow(restorer)
 

@@ -15,6 +15,7 @@ from basicsr.cli.arguments import (
 from basicsr.faces.backends import LEAST_SCORE
 from basicsr.faces.detection import DEFAULT_DETECTOR, DETECTORS, MIN_SCORE, OTHER_MIN_SCORES
 from basicsr.inference.code_search import STEPS
+from basicsr.inference.diffusion_restorer import DiffusionConfig
 from basicsr.inference.face_restorer import BACKENDS, PRECISIONS
 from basicsr.inference.people import THRESHOLD
 from basicsr.inference.resume import Shard
@@ -96,6 +97,7 @@ def build_parser() -> argparse.ArgumentParser:
     add_task_flags(parser.add_argument_group('what is done to faces'))
     add_network_flags(parser.add_argument_group('the network'))
     add_identity_flags(parser.add_argument_group('who the people are'))
+    add_diffusion_flags(parser.add_argument_group('diffusion (--model is a content module of RIDFR)'))
     return parser
 
 
@@ -208,6 +210,28 @@ def add_shared_flags(group: argparse._ActionsContainer) -> None:
     )
 
 
+def add_diffusion_flags(group: argparse._ArgumentGroup) -> None:
+    """Add the flags of sampling from a diffusion model."""
+    add, defaults = group.add_argument, DiffusionConfig()
+    add('--diffusion_root', type=user_path, help='folder of the diffusion model (default: sd15 in the weights folder)')
+    add(
+        '--adapter',
+        type=user_path,
+        help='file of the identity adapter (default: that of the folder, or a downloaded one)',
+    )
+    add('--steps', type=whole_number, help=f'steps of sampling, 2 to 1000 (default: {defaults.steps})')
+    add('--seed', type=whole_number, help=f'of the noise (default: {defaults.seed})')
+    add('--guidance', type=between(1, 20), help='how far the prediction leaves the blind one, 1 to 20 (default: 1)')
+    add('--content_scale', type=between(0, 2), help='strength of the degraded face, 0 to 2 (default: 1)')
+    add(
+        '--start_from',
+        type=user_path,
+        metavar='MODEL',
+        help='start from the restoration of this CodeFormer (default: noise)',
+    )
+    add('--start_share', type=between(0.01, 1), help='share of the steps left to do from there (default: 0.5)')
+
+
 def add_identity_flags(group: argparse._ArgumentGroup) -> None:
     """Add the flags of references and recognizers."""
     add = group.add_argument
@@ -223,7 +247,6 @@ def add_identity_flags(group: argparse._ArgumentGroup) -> None:
     add(
         '--id_search',
         type=whole_number,
-        default=STEPS,
         metavar='STEPS',
         help='search for codes that show the person of --ref, in so many steps; each takes as long as two '
         f'faces; 0: none (default: {STEPS})',

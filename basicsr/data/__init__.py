@@ -13,6 +13,7 @@ from basicsr.data.ffhq_blind_joint_dataset import FFHQBlindJointDataset
 from basicsr.data.paired_image_dataset import PairedImageDataset, check_pairs
 from basicsr.data.paired_reference_dataset import PairedReferenceDataset
 from basicsr.data.reference_blind_dataset import ReferenceBlindDataset, ReferenceBlindJointDataset
+from basicsr.data.reference_photo_dataset import ReferencePhotoDataset
 from basicsr.data.sampler import ResumableSampler, build_dataloader
 from basicsr.data.synthetic_identity_dataset import SyntheticIdentityDataset, SyntheticIdentityJointDataset
 from basicsr.utils.registry import DATASET_REGISTRY
@@ -26,6 +27,7 @@ __all__ = [
     'PairedReferenceDataset',
     'ReferenceBlindDataset',
     'ReferenceBlindJointDataset',
+    'ReferencePhotoDataset',
     'ResumableSampler',
     'SyntheticIdentityDataset',
     'SyntheticIdentityJointDataset',

@@ -108,6 +108,7 @@ def build_conditioner(
         id_scale=wishes.id_scale,
         search_steps=wishes.search_steps,
         notes=tuple(filter(None, (doubt, *people.notes))) if people else (),
+        tells_photos=restorer.needs_photos,
     )
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
@@ -157,6 +158,26 @@ def _give_back(*_: Any) -> None:
     give_back_freed_memory()
 
 
+@dataclass(frozen=True, eq=False)
+class ShownFace:
+    """Aligned face on its way to the network.
+
+    Attributes:
+        fitted: in the network's size, RGB uint8.
+        tone: of it.
+        shown: with the usual contrast, uint8 or float of the same levels.
+    """
+
+    fitted: np.ndarray
+    tone: Tone
+    shown: np.ndarray
+
+    @property
+    def input(self) -> torch.Tensor:
+        """(3,S,S) in [-1, 1]."""
+        return to_tensor(self.shown if self.shown.dtype == np.uint8 else self.shown / 255)
+
+
 class FaceRestorer:
     """Restores aligned faces in batches.
 
@@ -179,6 +200,7 @@ class FaceRestorer:
         size: side of the results.
         input_size: side at which the network sees a face; a detail that this cannot hold is lost.
         takes_identity: the network can be told who the faces are.
+        needs_photos: identity needs the photographs of the references, beside their embeddings.
         told_by: the recognizer whose embeddings it takes, if its checkpoint says so, and how many numbers they have.
         default_w, default_adain: what is meant where `restore` is given none.
         follows_input: the light of a colourized face is that of the input, and fillings continue what is around them.
@@ -192,6 +214,8 @@ class FaceRestorer:
             none, `color_fix` for a task that changes colours or hides parts, or what the backend cannot do.
         OnnxError: ONNX Runtime cannot run the network.
     """
+
+    needs_photos = False
 
     def __init__(
         self,
@@ -301,12 +325,8 @@ class FaceRestorer:
         w = self.default_w if w is None else w
         adain = self.default_adain if adain is None else adain
         check_fidelity(w)
-        if isinstance(faces, np.ndarray) and faces.ndim == 3:
-            faces = [faces]
-        fitted = [self._fit(face) for face in faces]
-        tones = [Tone.of(face) if self.task.adjusts_tones else Tone() for face in fitted]
-        shown = [face if tone.is_usual else tone.apply(face) for face, tone in zip(fitted, tones, strict=True)]
-        inputs = [to_tensor(face if face.dtype == np.uint8 else face / 255) for face in shown]
+        shown = self._shown(faces)
+        inputs = [face.input for face in shown]
         if self.backend != 'torch' and (identity is not None or search is not None):
             raise ValueError(f'backend {self.backend} restores blind, without identity and search; use backend torch')
         self._check_identity(len(inputs), identity, mask, id_scale)
@@ -323,13 +343,28 @@ class FaceRestorer:
                 weights = None if mask is None else self._moved(mask[part])
                 cond |= {'identity': self._moved(identity[part]), 'mask': weights, 'id_scale': id_scale}
             restored += self._run(torch.stack(inputs[part]), w, adain, **cond)
-        if self.color_fix:
-            restored = [fix_colour(face, original) for face, original in zip(restored, shown, strict=True)]
-        if self.follows_input and self.task is COLORIZE:
-            restored = [recolour(face, original) for face, original in zip(restored, shown, strict=True)]
+        return self._finished(restored, shown)
+
+    def _shown(self, faces: Sequence[np.ndarray] | np.ndarray) -> list[ShownFace]:
+        """Return faces, or one, as the network is shown them."""
+        if isinstance(faces, np.ndarray) and faces.ndim == 3:
+            faces = [faces]
+        fitted = [self._fit(face) for face in faces]
+        tones = [Tone.of(face) if self.task.adjusts_tones else Tone() for face in fitted]
         return [
-            to_levels(face if tone.is_usual else tone.undo(face, original))
-            for face, tone, original in zip(restored, tones, fitted, strict=True)
+            ShownFace(face, tone, face if tone.is_usual else tone.apply(face))
+            for face, tone in zip(fitted, tones, strict=True)
+        ]
+
+    def _finished(self, restored: Sequence[np.ndarray], shown: Sequence[ShownFace]) -> list[np.ndarray]:
+        """Return the network's pictures with the colours and the tones of the originals, RGB uint8."""
+        if self.color_fix:
+            restored = [fix_colour(image, face.shown) for image, face in zip(restored, shown, strict=True)]
+        if self.follows_input and self.task is COLORIZE:
+            restored = [recolour(image, face.shown) for image, face in zip(restored, shown, strict=True)]
+        return [
+            to_levels(image if face.tone.is_usual else face.tone.undo(image, face.fitted))
+            for image, face in zip(restored, shown, strict=True)
         ]
 
     def _fit(self, face: np.ndarray) -> np.ndarray:

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from basicsr.inference.code_search import CodeSearch
-from basicsr.inference.people import People, Person, as_identity
+from basicsr.inference.people import People, Person, as_identity, as_photos
 from basicsr.recognition.choose import embed_faces
 from basicsr.recognition.embedder import FaceEmbedder
 from basicsr.utils.finite import check_finite
@@ -36,6 +36,7 @@ class IdentityConditioner:
         id_scale: strength of its identity styling.
         search_steps: of the search for codes that show who has references, see `CodeSearch`; 0 for none.
         notes: what the user should know: references that were left out, and why.
+        tells_photos: the network is shown the photographs of the references, too.
     """
 
     embedder: FaceEmbedder
@@ -47,6 +48,7 @@ class IdentityConditioner:
     id_scale: float = 1.0
     search_steps: int = 0
     notes: Sequence[str] = ()
+    tells_photos: bool = False
 
     def embed(self, crops: Sequence[np.ndarray]) -> Tensor:
         """Return unit vectors (N,D) of aligned faces, RGB uint8 (n,n,3)."""
@@ -107,6 +109,8 @@ class IdentityConditioner:
         if any(told):
             identity, mask = as_identity(told, self.embedder.dim)
             known = {'identity': identity, 'mask': mask, 'id_scale': self.id_scale}
+            photos = as_photos(told, identity.shape[1]) if self.tells_photos else None
+            known |= {} if photos is None else {'photos': photos}
         if search and self.search_steps and any(person and person.files for person in persons):
             nobody = torch.zeros(self.embedder.dim)
             targets = [person.mean if person and person.files else nobody for person in persons]

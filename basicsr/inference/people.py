@@ -29,6 +29,7 @@ class Person:
         vectors: unit embeddings (R,D).
         trust: how far they can be trusted, 0 to 1.
         assumed: the face is too damaged to be recognized, and taken for the only person with references.
+        crops: the aligned faces of the references (R,3,S,S) in [-1, 1], where they are kept.
     """
 
     name: str
@@ -36,6 +37,7 @@ class Person:
     vectors: Tensor
     trust: float = 1.0
     assumed: bool = False
+    crops: Tensor | None = None
 
     @property
     def mean(self) -> Tensor:
@@ -102,6 +104,18 @@ class People:
                 found[face] = person
                 used.add(person)
         return found
+
+
+def as_photos(persons: Sequence[Person | None], references: int) -> Tensor | None:
+    """Return photographs (N,references,3,S,S) in [-1, 1], zeros where there is none; None without any."""
+    sides = {person.crops.shape[-1] for person in persons if person and person.crops is not None}
+    if not sides:
+        return None
+    photos = torch.zeros(len(persons), references, 3, max(sides), max(sides))
+    for row, person in enumerate(persons):
+        if person is not None and person.crops is not None:
+            photos[row, : len(person.crops)] = person.crops
+    return photos
 
 
 def as_identity(persons: Sequence[Person | None], dim: int) -> tuple[Tensor, Tensor]:

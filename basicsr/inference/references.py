@@ -21,7 +21,7 @@ from basicsr.inference.people import THRESHOLD, People, Person
 from basicsr.recognition.choose import SIDE, embed_faces
 from basicsr.recognition.embedder import FaceEmbedder
 from basicsr.utils.errors import IDCodeFormerError
-from basicsr.utils.image import ImageReadError, to_8_bits
+from basicsr.utils.image import ImageReadError, to_8_bits, to_tensor
 from basicsr.utils.picture import PICTURE_EXTENSIONS, read_picture
 
 SMALLEST = 64  # pixels of the aligned face; networks are trained with references down to it
@@ -124,7 +124,8 @@ class ReferenceReader:
         if not kept:
             notes.append(f"nobody is restored as '{name}': no reference is left")
             return None
-        return Person(name, tuple(kept), torch.stack(list(kept.values())))
+        faces = torch.stack([to_tensor(crops[file]) for file in kept])
+        return Person(name, tuple(kept), torch.stack(list(kept.values())), crops=faces)
 
     def _cut_out(self, file: Path, notes: list[str]) -> np.ndarray:
         """Return the aligned face, RGB uint8 (SIDE,SIDE,3).

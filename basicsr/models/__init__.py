@@ -17,6 +17,7 @@ from basicsr.models.base_model import BaseModel, NonFiniteLossError
 from basicsr.models.codeformer_idx_model import CodeFormerIdxModel
 from basicsr.models.codeformer_joint_model import CodeFormerJointModel, CodeFormerModel
 from basicsr.models.codeformerpp_model import CodeFormerPPAlignModel, CodeFormerPPModel
+from basicsr.models.ridfr_model import RIDFRContentModel, RIDFRModel
 from basicsr.models.vqgan_model import VQGANModel
 from basicsr.utils.registry import MODEL_REGISTRY
 
@@ -28,6 +29,8 @@ __all__ = [
     'CodeFormerPPAlignModel',
     'CodeFormerPPModel',
     'NonFiniteLossError',
+    'RIDFRContentModel',
+    'RIDFRModel',
     'VQGANModel',
     'build_model',
 ]

@@ -63,6 +63,11 @@ TOP: Table = {
     'network_g': Option(dict, 'trained network: `type` and its arguments'),
     'network_d': Option(dict, 'discriminator'),
     'network_vqgan': Option(dict, 'stage I network that gives target codes, with `model_path`'),
+    'network_diffusion': Option(
+        {'root': str, 'adapter': str, 'image_encoder': str, 'shortcut': bool, 'recognizer': str},
+        'RIDFR: frozen diffusion model (a folder), its identity adapter, image encoder and shortcut of a Plus adapter, '
+        'and the recognizer of the adapter',
+    ),
     'path': Option(dict, 'weights to start from'),
     'train': Option(dict, 'losses, optimisers and schedule'),
     'val': Option(dict, 'validation'),
@@ -112,6 +117,11 @@ TRAIN: Table = {
     'style_opt': Option(StyleGradientLoss.OPTIONS, 'IDCodeFormer with IA-CFT: gradient of a recognizer as objective'),
     'registration_opt': Option(dict, 'CodeFormer++, stage 1'),
     'metric_opt': Option(dict, 'CodeFormer++, stage 2'),
+    'diffusion_opt': Option(
+        {'align_weight': NUMBER, 'identity_dropout': NUMBER, 'min_t': int, 'max_t': int},
+        'RIDFR: weight of the alignment (0: naive fine-tuning), share of faces trained blind, range of the steps',
+        'align_weight 0, identity_dropout 0.1, all steps',
+    ),
     'losses': Option(
         list,
         'further losses `loss(pred, target)`: `type` and its arguments, `name`, `every`, `start_iter`, `sub_batch`. '
@@ -155,6 +165,7 @@ VAL: Table = {
     'metrics': Option(dict, 'by name: `type` and arguments of a metric'),
     'best': Option({'metric': str, 'dataset': str}, 'what chooses `net_g_best.pth`', 'the first of each'),
     'grid': Option(int, 'pictures of the validation grid', 8),
+    'steps': Option(int, 'RIDFR: steps of sampling', 20, least=2),
     'adain': Option(bool, 'give codes the statistics of the input, as inference does', False),
 }
 

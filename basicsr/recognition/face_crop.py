@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from basicsr.utils.templates import FFHQ_512
+from basicsr.utils.templates import ARCFACE_112, FFHQ_512
 
 SMALLEST = 64  # side of a face, pixels
 ROOM = 2.0  # landmarks may shrink a face this much more than the template before samples lie over a pixel apart
@@ -122,3 +122,8 @@ def _check(faces: Tensor, landmarks: Tensor | None) -> None:
     # Looking at values waits for the device and cannot be compiled.
     if not torch.compiler.is_compiling() and not (landmarks.std(dim=1).sum(dim=1) > 0).all():
         raise ValueError(f'landmarks that coincide or are no numbers: {landmarks.tolist()}')
+
+
+def image_encoder_crop() -> FaceCrop:
+    """Return the crop for the image encoder of IP-Adapter FaceID-Plus: a recognizer's, twice as large."""
+    return FaceCrop(2 * ARCFACE_112, (224, 224))

@@ -103,6 +103,7 @@ PLANS = {
             'ID-CodeFormer, references of mixed size': Ours(D, 1, 0),
         },
     ),
+    'ridfr_3': Plan((CELEBREF,), {INPUT: Ours(), 'ID-CodeFormer': Ours(D, 1, 0)}),
     'ridfr_4': Plan(
         (CELEBREF,),
         {'ID-CodeFormer D': Ours(D, MANY, 0), 'ID-CodeFormer D with alignment learning': Ours(ALIGNED, MANY, 0)},

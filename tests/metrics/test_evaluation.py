@@ -688,7 +688,7 @@ def test_protocols_are_whole(name: str) -> None:
 def test_the_protocols_that_are_promised() -> None:
     assert set(PROTOCOLS) == {
         'celeba_test_mild', 'celeba_test_harsh', 'lfw_test', 'webphoto_test', 'wider_test', 'celebref_hq_test',
-        'challenge', 'lfw_synthetic',
+        'challenge', 'lfw_ref_test', 'lfw_synthetic',
     }  # fmt: skip
     mild, harsh = (
         {row['source'] for row in load_protocol(f'celeba_test_{kind}').published} for kind in ('mild', 'harsh')

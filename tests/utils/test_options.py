@@ -44,7 +44,14 @@ def paths_of(options):
 )
 def test_what_an_option_file_reads_is_made_or_fetched_as_documented(path):
     """Weights are in the manifest, earlier stages are other option files, data are in the documents."""
-    names = 'docs/train.md', 'docs/people.md', 'weights/small/README.md', 'experiments/small_model/before.md'
+    names = (
+        'docs/train.md',
+        'docs/people.md',
+        'docs/RIDFR.md',
+        'weights/small/README.md',
+        'experiments/small_model/before.md',
+    )
+    made = 'python -m experiments.ridfr.tiny -o weights/tiny_diffusion'
     pages = [ROOT / name for name in names]
     documented = ''.join(page.read_text(encoding='utf-8') for page in pages)
     fetched = [entry.file for entries in read_manifest(ROOT / 'weights/manifest.yml').values() for entry in entries]
@@ -54,7 +61,9 @@ def test_what_an_option_file_reads_is_made_or_fetched_as_documented(path):
             run, *folder = rest.split('/')
             assert run in NAMES and folder == ['models', 'net_g_latest.pth'], f'{key}: {place}'
         elif kind == 'weights':
-            assert rest in fetched or (ROOT / place).is_file(), f'{key}: {place}'
+            of_folder = any(file.startswith(f'{rest}/') for file in fetched)
+            tiny = rest.split('/')[0] == 'tiny_diffusion' and made in documented
+            assert rest in fetched or of_folder or tiny or (ROOT / place).is_file(), f'{key}: {place}'
         else:
             assert place in documented, f'{key}: {place}'
 
