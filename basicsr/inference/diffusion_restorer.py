@@ -130,7 +130,7 @@ class DiffusionRestorer(FaceRestorer):
         self.network = control.to(dtype)
         self.prior.unet.to(dtype)
         self.config = config
-        self.task, self.backend, self.color_fix = RESTORE, 'torch', bool(color_fix)
+        self.task, self.backend, self.color_fix, self.follows_input = RESTORE, 'torch', bool(color_fix), False
         self.size = self.input_size = control.img_size
         self.takes_identity = self.prior.projection is not None
         self.needs_photos = self.prior.image_encoder is not None
