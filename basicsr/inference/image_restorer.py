@@ -302,14 +302,14 @@ class ImageRestorer:
         return [self.chosen(face, number, self.selection.is_small(face.size)) for number, face in enumerate(faces)]
 
     def chosen(self, face: FaceResult, number: int, small: bool) -> FaceResult:
-        """Return the face, left out where it is not chosen.
+        """Return the face, left out where it is not chosen, whatever else is to be said of it.
 
         Args:
             face: cut out and judged.
             number: in its picture, or of its track.
             small: it is smaller than the selection has it.
         """
-        reason = self.selection.reason(number, small) if face.status == RESTORED else ''
+        reason = self.selection.reason(number, small) if face.status != LEFT_OUT else ''
         return replace(face, status=LEFT_OUT, reason=reason) if reason else face
 
     def _reason(self, status: str) -> str:

@@ -72,6 +72,15 @@ def test_faces_that_are_not_chosen_keep_number_and_pixels(selection, restored, r
             )
 
 
+@pytest.mark.parametrize('status', ['already_sharp', 'uncertain'])
+def test_a_face_that_is_not_chosen_is_left_out_whatever_its_state(status):
+    images = restorer(selection=FaceSelection(only=frozenset({7})))
+    left = images.recognize([replace(face, status=status, reason='its state') for face in images.cut(picture())])
+    assert [(face.status, face.reason) for face in left] == 2 * [('left_out', 'left out as asked')]
+    kept = restorer().recognize([replace(face, status=status, reason='its state') for face in left])
+    assert [(face.status, face.reason) for face in kept] == 2 * [(status, 'its state')]
+
+
 def test_blending_goes_straight_from_the_original_to_the_result():
     image = picture()
     none, half, whole = (restorer(blend=blend).restore(image).image for blend in (0, 0.5, 1))
