@@ -48,7 +48,7 @@ from basicsr.utils.picture import (
 )
 from basicsr.utils.picture_formats import DEFAULT_QUALITY, EXTENSIONS, left_behind, write_picture
 from basicsr.utils.pipeline import ahead
-from basicsr.utils.progress import stop_if_cancelled
+from basicsr.utils.progress import CancelledError, stop_if_cancelled
 
 FINAL, CROPPED, RESTORED_FACES = 'final_results', 'cropped_faces', 'restored_faces'
 SUMMARY = 'summary.json'
@@ -371,12 +371,18 @@ class Runner:
         """Restore aligned faces in batches; the next is read and the one before written while the network works."""
         with closing(ahead(self._read_batches(jobs), 1)) as batches, ThreadPoolExecutor(1) as writer:
             written: Future[list[FileRecord]] | None = None
-            for batch in batches:
-                stop_if_cancelled()
-                done = self._restored(batch)
+            try:
+                for batch in batches:
+                    stop_if_cancelled()
+                    done = self._restored(batch)
+                    if written is not None:
+                        yield from written.result()
+                        written = None
+                    written = writer.submit(self._written, batch, done)
+            except (CancelledError, KeyboardInterrupt):  # what is written has its records
                 if written is not None:
                     yield from written.result()
-                written = writer.submit(self._written, batch, done)
+                raise
             if written is not None:
                 yield from written.result()
 

@@ -26,6 +26,7 @@ class Blend:
     """A stand-in for FaceRestorer: the face itself at w = 1 or where it is told who it is, blurred at w = 0."""
 
     size, device, takes_identity, told_by, description = SIDE, 'cpu', True, (None, 16), 'a stand-in'
+    needs_photos = False
 
     def __init__(self, *_) -> None:
         self.told: list[torch.Tensor] = []

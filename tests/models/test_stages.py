@@ -292,7 +292,7 @@ def test_several_w_take_turns(tmp_path):
     opt = stage_options(3, tmp_path, curriculum=[{'severity': 'small', 'w': [0.5, 0]}])
     model = build_model(opt)
     used, decode = [], model.net_g.decode
-    model.net_g.decode = lambda codes, seen, w: used.append(w) or decode(codes, seen, w)
+    model.net_g.decode = lambda codes, seen, w, identity: used.append(w) or decode(codes, seen, w, identity)
     for iteration in (1, 2, 3):
         model.optimize_parameters([batch_of(opt)], iteration)
         assert 'l_g_pix' in model.log
