@@ -181,17 +181,17 @@ class DiffusionRestorer(FaceRestorer):
             raise ValueError('a search for codes belongs to CodeFormer; leave it out')
         shown = self._shown(faces)
         self._check_identity(len(shown), identity, mask, id_scale)
-        told = None
+        tokens = None
         if identity is not None:
             vectors = identity[:, None] if identity.ndim == 2 else identity
-            told = self._tokens(vectors, mask, photos).scaled(id_scale)
+            tokens = self._tokens(vectors, mask, photos).scaled(id_scale)
         begun = None if self.first is None else [self.first.restore(face.fitted)[0] for face in shown]
         restored: list[np.ndarray] = []
         for start in track(range(0, len(shown), self.batch_size), 'batch'):
             part = slice(start, start + self.batch_size)
             batch = torch.stack([face.input for face in shown[part]]).to(self.device)
             first = None if begun is None else torch.from_numpy(np.stack(begun[part])).to(self.device)
-            restored += self._sampled(batch, None if told is None else told[part], first)
+            restored += self._sampled(batch, None if tokens is None else tokens[part], first)
         return self._finished(restored, shown)
 
     def _tokens(self, vectors: Tensor, mask: Tensor | None, photos: Tensor | None) -> Tokens:
@@ -216,8 +216,9 @@ class DiffusionRestorer(FaceRestorer):
                 return prior.eps(z.to(dtype), t, residuals, identity).float()
             both = Tokens(*(field.repeat(2, *([1] * (field.ndim - 1))) for field in identity))
             both = both._replace(strength=torch.cat([identity.strength, 0 * identity.strength]))
-            told, blind = prior.eps(z.to(dtype).repeat(2, 1, 1, 1), t, residuals.repeated(2), both).float().chunk(2)
-            return blind + config.guidance * (told - blind)
+            both_eps = prior.eps(z.to(dtype).repeat(2, 1, 1, 1), t, residuals.repeated(2), both)
+            conditioned, blind = both_eps.float().chunk(2)
+            return blind + config.guidance * (conditioned - blind)
 
         noise = draw_start((prior.channels, prior.side, prior.side), len(batch), config.seed).to(self.device)
         start = None

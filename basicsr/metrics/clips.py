@@ -1,4 +1,4 @@
-"""How steady a restored clip is, by the optical flow between its frames. Frames are RGB uint8 (H,W,3)."""
+"""Steadiness of restored clips, by the optical flow between frames. Frames are RGB uint8 (H,W,3)."""
 
 from __future__ import annotations
 

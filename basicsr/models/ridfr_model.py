@@ -164,13 +164,13 @@ class RIDFRModel(RIDFRContentModel):
         if photos.shape[1] < 2:
             raise OptionError('datasets:train:references: alignment learning needs 2 references a face')
         mask = batch.get('identity_mask')
-        told = (torch.rand(len(photos)) >= self.dropout).float().to(photos.device)
+        kept = (torch.rand(len(photos)) >= self.dropout).float().to(photos.device)
         found = []
         for number in range(2):
             vectors = self.embedder(photos[:, number])[:, None]
             crops = photos[:, number] if self.crop is None else self.crop(photos[:, number])
             own = None if mask is None else mask[:, number : number + 1]
-            found.append(self.prior.tokens(vectors, own, crops[:, None]).scaled(told))
+            found.append(self.prior.tokens(vectors, own, crops[:, None]).scaled(kept))
         return found[0], found[1]
 
     def generator_losses(self, batch: Batch, iteration: int) -> Terms:

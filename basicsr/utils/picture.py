@@ -25,7 +25,7 @@ from PIL.TiffImagePlugin import EXTRASAMPLES, ImageFileDirectory_v2, TiffImageFi
 
 from basicsr.utils.files import check_file, replacing
 from basicsr.utils.image import IMAGE_EXTENSIONS, ImageReadError, resized
-from basicsr.utils.picture_metadata import Metadata, png_chunk, read_colour_chunks, read_metadata
+from basicsr.utils.picture_metadata import DECODER_ERRORS, Metadata, png_chunk, read_colour_chunks, read_metadata
 
 MOVING_FORMATS = frozenset({'GIF', 'WEBP', 'PNG', 'AVIF'})
 MOVING_EXTENSIONS = frozenset({'.gif', '.webp', '.png', '.apng', '.avif', '.avifs'})
@@ -126,7 +126,7 @@ def reading_picture(path: Path) -> Iterator[None]:
         raise ImageReadError(f'{path}: no permission to read it') from error
     except UnidentifiedImageError as error:
         raise ImageReadError(f'{path}: not a readable picture ({_what_else(path)})') from error
-    except Exception as error:  # decoders raise errors of any type for damaged files
+    except DECODER_ERRORS as error:
         raise ImageReadError(f'{path}: the picture is damaged or cut off ({error})') from error
 
 
@@ -323,7 +323,7 @@ def _size_of_float_tiff(path: Path) -> tuple[int, int] | None:
             tags = ImageFileDirectory_v2(head + (file.read(8) if head[2:4] in (b'+\0', b'\0+') else b''))  # BigTIFF
             file.seek(tags.next)
             tags.load(file)
-        except Exception:  # of something that is no TIFF, or of a damaged one, Pillow raises errors of any type
+        except DECODER_ERRORS:  # no TIFF, or a damaged one
             return None
     if FLOAT_SAMPLES not in np.atleast_1d(tags.get(SAMPLE_FORMAT, 1)):
         return None
@@ -400,7 +400,7 @@ def _orientation(file: Image.Image) -> int:
     """By EXIF, 1 to 8; 1 where it says nothing or is damaged, and for a TIFF, which both libraries turn on loading."""
     try:
         turn = file.getexif().get(Base.Orientation, 1)
-    except Exception:  # damaged EXIF makes Pillow raise errors of any type
+    except DECODER_ERRORS:  # the EXIF is damaged
         return 1
     return turn if turn in range(1, 9) else 1
 

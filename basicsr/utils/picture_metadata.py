@@ -10,9 +10,15 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, cast
 
+import cv2
 from PIL import Image, ImageFile
 from PIL.ExifTags import IFD, Base
 
+# What Pillow and OpenCV raise for damaged files, as found by mutating some. Others are faults of a program, and shown.
+DECODER_ERRORS = (
+    OSError, EOFError, SyntaxError, ValueError, TypeError, LookupError, AttributeError, ArithmeticError, RuntimeError,
+    AssertionError, struct.error, zlib.error, cv2.error, Image.DecompressionBombError,
+)  # fmt: skip
 PNG_SIGNATURE = b'\x89PNG\r\n\x1a\n'
 # How the values of a PNG stand for colours (PNG specification, third edition, 11.3.2), the profile aside.
 COLOUR_CHUNKS = frozenset({b'cHRM', b'gAMA', b'sRGB', b'cICP', b'mDCV', b'cLLI'})
@@ -92,7 +98,7 @@ def read_metadata(file: Image.Image) -> tuple[Metadata, list[str]]:
     for name, read in readers.items():
         try:
             found[name] = read(file)
-        except Exception:  # Pillow raises errors of any type for damaged metadata
+        except DECODER_ERRORS:
             damaged.append(name.upper() if name in ('exif', 'xmp', 'iptc') else name)
     return Metadata(**found), [f'its {", ".join(damaged)}, which is damaged, was left out'] if damaged else []
 

@@ -18,8 +18,8 @@ from small_faces import aligned_face, blurred_portrait, portrait, save_tiny_mode
 from basicsr.archs.factory import load_network
 from basicsr.cli import restore
 from basicsr.faces.tone import LUMA
-from basicsr.inference.image_restorer import is_grey
-from basicsr.inference.inpainting import MaskReader, nearest_face
+from basicsr.inference.image_restorer import RESTORED, FaceResult, is_grey
+from basicsr.inference.inpainting import MaskReader, blended, nearest_face
 from basicsr.inference.runner import Job
 from basicsr.utils.image import imread, imwrite, to_image, to_tensor
 from basicsr.video.video_io import VideoReader
@@ -314,3 +314,12 @@ def test_the_embedded_model_fills_strokes_in_a_face(tmp_path: Path) -> None:
     assert np.array_equal(result[~mask], face[~mask])
     errors = [np.abs(each[mask].astype(float) - whole[mask]).mean() for each in (result, face)]
     assert errors[0] < 0.3 * errors[1]
+
+
+def test_a_filling_takes_on_what_is_around_it() -> None:
+    face, mask = masked_face(64)
+    for drawn in (70, 200):  # a constant difference to the surroundings is taken out
+        plain = FaceResult(np.full_like(face, 120), np.full_like(face, drawn), None, RESTORED)
+        assert np.abs(blended(plain, mask).restored.astype(int) - 120).max() <= 1
+    filled = np.where(mask[..., None], 90, face).astype(np.uint8)
+    assert np.array_equal(blended(FaceResult(face, filled, None, RESTORED), mask).restored, filled)
