@@ -326,12 +326,12 @@ class VQAutoEncoder(nn.Module):
         self.fix(fix_modules)
 
     def fix(self, names: Sequence[str] | None) -> None:
-        """Exclude sub-modules and parameters from training.
+        """Exclude sub-modules and parameters, at any depth (`ft_layers.0`), from training.
 
         Raises:
             ValueError: there is none of a name.
         """
-        parts = {**dict(self.named_children()), **dict(self.named_parameters(recurse=False))}
+        parts = {name: part for name, part in [*self.named_modules(), *self.named_parameters()] if name}
         for name in names or ():
             if name not in parts:
                 raise ValueError(f"fix_modules: no sub-module '{name}'{nearest(name, parts)}")

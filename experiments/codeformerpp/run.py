@@ -55,7 +55,7 @@ def make_sets(args: argparse.Namespace, size: int) -> dict[str, Path]:
     return found
 
 
-def changes(args: argparse.Namespace, size: int, sets: dict[str, Path]) -> tuple[list[str], list[str]]:
+def changes(args: argparse.Namespace, in_size: int, size: int, sets: dict[str, Path]) -> tuple[list[str], list[str]]:
     """Return the changes of the plan, and of its option files."""
     plan = [f'sets:{name}:{role}={folder / role}' for name, folder in sets.items() for role in ('lq', 'gt')]
     plan += [f'sets:{name}:limit={args.judged}' for name in sets]
@@ -68,7 +68,7 @@ def changes(args: argparse.Namespace, size: int, sets: dict[str, Path]) -> tuple
     ]
     options = {
         'network_g:prior_path': args.prior, 'datasets:train:dataroot_gt': args.train,
-        'datasets:train:gt_size': size, 'datasets:train:in_size': size,
+        'datasets:train:gt_size': size, 'datasets:train:in_size': in_size,
         'train:perceptual_opt:weights': args.vgg, 'train:metric_opt:weights': args.vgg,
         **(TRIAL if args.trial else {}),
     }  # fmt: skip
@@ -118,7 +118,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         args.limit = args.judged = 2
     prior = read_network(args.prior)[0]
     size = prior['img_size'] * prior.get('out_scale', 1)
-    plan, options = changes(args, size, make_sets(args, size))
+    plan, options = changes(args, prior['img_size'], size, make_sets(args, size))
     command = ['--plan', str(HERE / 'plan.yml'), '--out', str(args.out), '--set', *plan, '--force_yml', *options]
     command += ['--rows', *args.rows] if args.rows else []
     command += ['--publish', str(args.publish / 'results')] if args.publish else []

@@ -55,6 +55,8 @@ def test_pictures_of_the_outputs_side_are_reduced_by_area_for_the_encoder():
 def test_fixed_modules_of_stage_one_are_not_trained():
     network = build_network({**VQGAN, 'fix_modules': ['encoder', 'quantize']})
     assert {name.split('.')[0] for name, p in network.named_parameters() if p.requires_grad} == {'generator'}
+    network = build_network({**VQGAN, 'fix_modules': ['encoder.blocks.0']})
+    assert {name.split('.')[1] for name, p in network.encoder.named_parameters() if not p.requires_grad} == {'0'}
     with pytest.raises(ValueError, match="no sub-module 'decoder'"):
         build_network({**VQGAN, 'fix_modules': ['decoder']})
 

@@ -17,12 +17,12 @@ SETS = {f'{name}_{damage}': Path(name) for name in ('faces', *run.PEOPLE) for da
 
 @pytest.fixture
 def set_up(monkeypatch):
-    """The plan as the command on the page would set it up for a prior of 192 pixels, and its changes of options."""
+    """The plan as the command on the page sets it up for a prior from 96 to 192 pixels, and its changes of options."""
     monkeypatch.chdir(ROOT)
     page = (run.HERE / 'README.md').read_text(encoding='utf-8')
     (command,) = (line for line in page.splitlines() if line.startswith('python -m experiments.codeformerpp.run '))
     args = run.parser().parse_args([*shlex.split(command)[3:], '--prior', 'prior.pth', '--trial'])
-    plan, options = run.changes(args, 192, SETS)
+    plan, options = run.changes(args, 96, 192, SETS)
     return load_plan(run.HERE / 'plan.yml', plan), options
 
 
@@ -34,7 +34,9 @@ def test_every_row_can_be_trained(set_up):
     assert {len(stages) for stages in trainings.values()} == {1, 2}
     for options in last.values():
         assert options['network_g']['prior_path'] == 'prior.pth'
-        assert options['datasets']['train']['gt_size'] == 192 and options['train']['total_iter'] == 4
+        assert options['train']['total_iter'] == 4
+        faces = options['datasets']['train']
+        assert (faces['in_size'], faces['gt_size']) == (96, 192)  # a training refuses any other sides than its prior's
     assert last['without DAM']['network_g']['texture_from'] == 'I_G'
     assert last['fed I_F twice']['network_g']['texture_from'] == 'I_F'
     assert not last['without metric learning']['train']['metric_opt'] and last['full']['train']['metric_opt']
