@@ -14,6 +14,7 @@ import os
 from collections.abc import Mapping
 from typing import Any, cast
 
+import torch
 from torch import Tensor
 
 from basicsr.archs import CodeFormer, CodeFormerPlusPlus
@@ -22,7 +23,7 @@ from basicsr.inference.face_restorer import check_fidelity
 from basicsr.inference.tasks import RESTORE
 from basicsr.utils.checkpoint import CheckpointError
 from basicsr.utils.errors import extra
-from basicsr.utils.image import resized_tensor
+from basicsr.utils.image import resized, resized_tensor, to_image, to_tensor
 from basicsr.utils.registry import ARCH_REGISTRY
 
 with extra('upsample'):
@@ -105,11 +106,13 @@ class IDCodeFormerArch(Architecture[Network]):
 
     def _restore(self, network: Network, image: Tensor) -> Tensor:
         """Restore aligned faces (N,3,H,H) in [0, 1], to (N,3,H*scale,H*scale)."""
-        x = resized_tensor(image, network.img_size) * 2 - 1
+        size = network.out_size
+        fitted = [resized(to_image(face * 2 - 1), size, size) for face in image]  # as `FaceRestorer`; roundings turn codes
+        x = torch.stack([to_tensor(face) for face in fitted]).to(image)
         settings = {} if isinstance(network, CodeFormerPlusPlus) else {'w': self.w, 'adain': True}
         restored = cast(Any, network)(x, **settings)[0]
         scale = network.out_size // network.img_size
-        return resized_tensor(restored * 0.5 + 0.5, image.shape[-1] * scale)
+        return resized_tensor((restored * 0.5 + 0.5).clamp(0, 1), image.shape[-1] * scale)
 
 
 def _read_options() -> None:
