@@ -280,6 +280,11 @@ def stated_type(path: str | os.PathLike) -> str | None:
     return stated.get('type') if isinstance(stated, Mapping) else None
 
 
+def tasks_of(path: str | os.PathLike) -> list[str]:
+    """Return the tasks that the header of a safetensors file names, where it was made for some only."""
+    return read_metadata(path).get('tasks', '').split()
+
+
 def read_network(
     path: str | os.PathLike, map_location: str = 'cpu', key: str | None = None
 ) -> tuple[dict[str, Any], dict[str, Tensor]]:

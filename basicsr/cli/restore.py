@@ -38,6 +38,7 @@ from basicsr.recognition.choose import REMEDY
 from basicsr.utils.console import patient_streams, printable
 from basicsr.utils.errors import MissingExtraError
 from basicsr.utils.memory import keep_freed_memory
+from basicsr.utils.picture_formats import DEFAULT_QUALITY
 from basicsr.utils.progress import progress, show_progress
 from basicsr.utils.stopping import Stopping, stop_code, stop_signals
 
@@ -57,6 +58,7 @@ def check_task(args: argparse.Namespace) -> Task:
     task, inpaints = TASKS[args.task], args.task == INPAINT.name
     enlarges = args.upscale not in (None, 1) or args.network_size
     for wrong, flag, reason in (
+        (args.quality is not None and args.ext == 'png', '--quality', 'PNG keeps every level; add --ext jpg or webp'),
         (args.mask_path and not inpaints, '--mask_path', f'only --task {INPAINT.name} has masks'),
         (args.blend != 1 and inpaints, '--blend', 'masked parts have no original to blend with'),
         (args.mask and inpaints, '--mask', 'what is filled is given by the picture or --mask_path'),
@@ -288,7 +290,7 @@ def build_runner(args: argparse.Namespace, output: Path) -> Runner:
         'network_size': args.network_size,
         'task': task,
         'extension': args.ext,
-        'quality': args.quality,
+        'quality': DEFAULT_QUALITY if args.quality is None else args.quality,
         'keep_gps': args.keep_gps,
         'shared': args.shard is not None,
     }

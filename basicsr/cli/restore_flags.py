@@ -90,7 +90,6 @@ def build_parser() -> argparse.ArgumentParser:
     add(
         '--quality',
         type=whole_number,
-        default=DEFAULT_QUALITY,
         help=f'of JPEG and WebP, 1 to 100 (default: {DEFAULT_QUALITY})',
     )
     add('--keep_gps', action='store_true', help='results say where the picture or clip was taken, as their inputs do')
@@ -108,8 +107,8 @@ def add_task_flags(group: argparse._ArgumentGroup) -> None:
     add(
         '--mask_path',
         type=user_path,
-        help='to inpaint: a mask, or a folder of masks with the names of the pictures, white where something is to be '
-        'filled (default: the pure white pixels of the pictures)',
+        help='to inpaint: a mask, or a folder of masks with the names of the pictures, white and opaque where '
+        'something is to be filled (default: the pure white pixels of the pictures)',
     )
     add(
         '-w',

@@ -15,7 +15,7 @@ import torch
 from torch import nn
 
 from basicsr.archs import CodeFormer, CodeFormerPlusPlus
-from basicsr.archs.factory import load_network
+from basicsr.archs.factory import load_network, tasks_of
 from basicsr.archs.vqgan_arch import Upsample
 from basicsr.faces.tone import Tone, fix_colour, recolour
 from basicsr.inference.code_search import CodeSearch
@@ -211,7 +211,8 @@ class FaceRestorer:
         HubError: they could not be had from the hub.
         CheckpointError: see `load_restorer`.
         ValueError: an unknown device, precision or backend, a batch size below 1, a texture for a network that adds
-            none, `color_fix` for a task that changes colours or hides parts, or what the backend cannot do.
+            none, `color_fix` for a task that changes colours or hides parts, a model made for other tasks, or what the
+            backend cannot do.
         OnnxError: ONNX Runtime cannot run the network.
     """
 
@@ -239,8 +240,12 @@ class FaceRestorer:
             raise ValueError(f'--color_fix keeps the colours of the input; leave it out of --task {task.name}')
         folder = weights_folder() if weights_dir is None else weights_dir
         path, name, network = load_model(model, folder, self.device, task)
+        tasks = tasks_of(path)
+        if tasks and task.name not in tasks:
+            flags = ' or '.join(f'--task {name}' for name in tasks)
+            raise ValueError(f'{path}: made for {flags}, not to {task.name}; say so, or take another --model')
         network = cast(Any, network).to(dtype=PRECISIONS[precision], memory_format=torch.channels_last)
-        self.follows_input = path.name == SMALL_TASKS.name
+        self.follows_input = bool(tasks)
         self.color_fix = path.name == SMALL.name and task is RESTORE if color_fix is None else color_fix
         self.task = task
         self.precision = precision

@@ -483,13 +483,21 @@ def share(face: FaceResult, other: FaceResult, size: int, reach: float) -> np.nd
 
 
 def _write_number(canvas: np.ndarray, number: int, outline: np.ndarray, colour: Sequence[int], thickness: int) -> None:
-    """Write the number of a face into the upper left corner of its outline (4,2)."""
+    """Write the number of a face, upright on black, inside its outline (4,2) in the corner nearest the upper left."""
     height = max(10.0, 0.12 * float(np.linalg.norm(outline[3] - outline[0])))
-    scale = cv2.getFontScaleFromHeight(cv2.FONT_HERSHEY_SIMPLEX, round(height), thickness)
-    low = np.clip(outline.min(0), 0, np.array(canvas.shape[1::-1]) - height)
-    place = (round(low[0]) + 2 * thickness, round(low[1] + height) + 2 * thickness)
+    font = cv2.FONT_HERSHEY_SIMPLEX
+    scale = cv2.getFontScaleFromHeight(font, round(height), thickness)
+    extent = np.array(cv2.getTextSize(str(number), font, scale, thickness)[0])
+    corner = outline[outline.sum(1).argmin()]
+    inwards = outline.mean(0) - corner
+    centre = corner + inwards / np.linalg.norm(inwards) * (1.5 * height)
+    half = extent / 2 + 2 * thickness
+    centre = np.clip(centre, half, np.maximum(np.array(canvas.shape[1::-1]) - half, half))
+    (left, top), (right, bottom) = (np.rint(centre + sign * half).astype(int) for sign in (-1, 1))
+    canvas[top:bottom, left:right] = 0
+    place = (left + 2 * thickness, bottom - 2 * thickness)
     inked = np.zeros(canvas.shape[:2], np.uint8)  # OpenCV writes into 8 bits only
-    cv2.putText(inked, str(number), place, cv2.FONT_HERSHEY_SIMPLEX, scale, 255, thickness, cv2.LINE_AA)
+    cv2.putText(inked, str(number), place, font, scale, 255, thickness, cv2.LINE_AA)
     rows, columns = np.nonzero(inked)
     share = inked[rows, columns, None] / 255
     canvas[rows, columns] = np.rint(canvas[rows, columns] * (1 - share) + np.array(colour) * share)

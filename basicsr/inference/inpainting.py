@@ -45,8 +45,8 @@ class MaskReader:
     """Masks of pictures.
 
     Args:
-        path: a picture for all, or a folder with one for each, by name, white where something is to be filled; None:
-            the pure white pixels of the pictures themselves.
+        path: a picture for all, or a folder with one for each, by name, white and opaque where something is to be
+            filled; None: the pure white pixels of the pictures themselves.
 
     Raises:
         FileNotFoundError: `path` is not there.
@@ -90,9 +90,12 @@ class MaskReader:
         if self.path is None:
             raise ValueError(f'{job.path}: no frame of a clip is purely white anywhere; give a mask with --mask_path')
         file = self._find(job)
-        mask = to_8_bits(read_picture(file).image).max(axis=2) > MIDDLE
+        given = read_picture(file)
+        mask = to_8_bits(given.image).max(axis=2) > MIDDLE
+        if given.alpha is not None:
+            mask &= to_8_bits(given.alpha) > MIDDLE
         if not mask.any():
-            raise ValueError(f'{file}: nothing is masked; a mask is white where something is to be filled')
+            raise ValueError(f'{file}: nothing is masked; a mask is white and opaque where something is to be filled')
         return mask
 
     def _find(self, job: Job) -> Path:

@@ -107,7 +107,7 @@ class IDCodeFormerArch(Architecture[Network]):
     def _restore(self, network: Network, image: Tensor) -> Tensor:
         """Restore aligned faces (N,3,H,H) in [0, 1], to (N,3,H*scale,H*scale)."""
         size = network.out_size
-        fitted = [resized(to_image(face * 2 - 1), size, size) for face in image]  # as `FaceRestorer`; roundings turn codes
+        fitted = [resized(to_image(face * 2 - 1), size, size) for face in image]  # a rounding may turn codes
         x = torch.stack([to_tensor(face) for face in fitted]).to(image)
         settings = {} if isinstance(network, CodeFormerPlusPlus) else {'w': self.w, 'adain': True}
         restored = cast(Any, network)(x, **settings)[0]

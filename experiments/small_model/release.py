@@ -19,6 +19,7 @@ import safetensors.torch
 import torch
 
 from basicsr.cli.arguments import ArgumentParser
+from basicsr.inference.tasks import COLORIZE, INPAINT
 from basicsr.utils.checkpoint import CheckpointError, read_checkpoint, read_metadata, unwrap
 from basicsr.utils.download import sha256_of
 from basicsr.utils.files import replacing
@@ -34,7 +35,13 @@ def _read(file: Path) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
     return unwrap(checkpoint, 'params_ema', str(file)), checkpoint['network']
 
 
-def release(sources: Sequence[Path], target: Path, ia_cft: Path | None = None, base: Path | None = None) -> None:
+def release(
+    sources: Sequence[Path],
+    target: Path,
+    ia_cft: Path | None = None,
+    base: Path | None = None,
+    tasks: Sequence[str] = (),
+) -> None:
     """Write the mean of the averaged weights in `sources` to `target`, the network's options in the header.
 
     Args:
@@ -43,6 +50,7 @@ def release(sources: Sequence[Path], target: Path, ia_cft: Path | None = None, b
         ia_cft: a checkpoint or released file with IA-CFT for that network, which is taken from there as it is.
         base: a released file that the training started from; only what differs from it is written, and `target` can be
             loaded where that file lies beside it.
+        tasks: that the network was made for, where these are not restoration.
 
     Raises:
         CheckpointError: a file is no checkpoint of a training, or its weights are not those of the first network.
@@ -68,6 +76,8 @@ def release(sources: Sequence[Path], target: Path, ia_cft: Path | None = None, b
         whole, network = _read(base)
         state = {name: value for name, value in state.items() if not torch.equal(value, whole[name])}
         header |= {'base': base.name, 'base_sha256': sha256_of(base)}
+    if tasks:
+        header['tasks'] = ' '.join(tasks)
     with replacing(target) as partial:
         safetensors.torch.save_file(state, partial, metadata={'network': json.dumps(network), **header})
     print(f'{target}: {network["type"]}, {target.stat().st_size / 1e6:.1f} MB')
@@ -91,7 +101,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         if args.vqgan:
             release([args.vqgan], args.output / 'vqgan_128.safetensors')
         if args.tasks:
-            release([args.tasks], args.output / 'tasks_128.safetensors', base=network)
+            tasks = (COLORIZE.name, INPAINT.name)
+            release([args.tasks], args.output / 'tasks_128.safetensors', base=network, tasks=tasks)
     except CheckpointError as error:
         print(error, file=sys.stderr)
         return 1

@@ -9,7 +9,7 @@ import pytest
 import torch
 from small_faces import save_tiny_model
 
-from basicsr.archs.factory import load_network
+from basicsr.archs.factory import load_network, tasks_of
 from basicsr.utils.checkpoint import CheckpointError, read_checkpoint, read_metadata, save_atomic
 from experiments.small_model.release import main
 
@@ -74,6 +74,7 @@ def part(tmp_path: Path) -> Path:
 
 def test_a_part_of_a_network_is_completed_by_the_file_beside_it(part: Path) -> None:
     assert {name.split('.')[0] for name in read_checkpoint(part)} == {'encoder'}
+    assert tasks_of(part) == ['colorize', 'inpaint'] and not tasks_of(part.with_name('codeformer_128.safetensors'))
     base = load_network(part.with_name('codeformer_128.safetensors')).state_dict()
     for name, value in load_network(part).state_dict().items():
         moved = 1 if name.startswith('encoder.') else 0

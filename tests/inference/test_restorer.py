@@ -29,7 +29,7 @@ from basicsr.faces.detection import Face, build_detector
 from basicsr.faces.geometry import align_face, apply_affine, crop_side, ellipse_distance, invert_affine
 from basicsr.inference import FaceRestorer, ImageRestorer
 from basicsr.inference.face_restorer import choose_device, find_model
-from basicsr.inference.image_restorer import FaceResult, is_grey
+from basicsr.inference.image_restorer import FaceResult, _write_number, is_grey
 from basicsr.inference.upsampler import Upsampler, find_upsampler
 from basicsr.utils.checkpoint import CheckpointError, load_state_dict_file, save_atomic
 from basicsr.utils.image import imread
@@ -378,9 +378,20 @@ def test_boxes_are_drawn_around_the_crops():
     boxed = ImageRestorer(Unchanged(), detector, upscale=1, draw_box=True).restore(blurred_portrait()).image
     changed = (plain != boxed).any(axis=2)
     assert 0 < changed.mean() < 0.05
-    numbered = changed[27:45, 147:160]  # in the upper left corner of the outline
-    assert numbered.any()
     assert (boxed[changed][:, 1] > 150).mean() > 0.5
+
+
+def test_numbers_stand_upright_in_the_boxes_of_turned_faces():
+    box, plates = np.array([[50, 50], [150, 50], [150, 150], [50, 150]], float), []
+    for degrees in (0, 45, 90, 180, 260):
+        outline = apply_affine(box, cv2.getRotationMatrix2D((100, 100), degrees, 1))
+        canvas = np.full((200, 200, 3), 128, np.uint8)
+        _write_number(canvas, 7, outline, (0, 255, 0), 1)
+        inside = cv2.fillConvexPoly(np.zeros((200, 200), np.uint8), np.rint(outline).astype(np.int32), 1) > 0
+        rows, columns = np.nonzero((canvas != 128).any(axis=2))
+        assert inside[rows, columns].mean() > 0.9
+        plates.append(canvas[rows.min() : rows.max() + 1, columns.min() : columns.max() + 1])
+    assert all(np.array_equal(plate, plates[0]) for plate in plates) and plates[0][..., 1].max() > 200
 
 
 @pytest.fixture(scope='module')

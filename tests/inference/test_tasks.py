@@ -125,6 +125,16 @@ def test_masks_come_from_files_too(run: Run, tmp_path: Path, folder: bool) -> No
     assert code == 0 and np.array_equal(by_file, load(output / 'restored_faces' / 'a.png'))
 
 
+def test_a_mask_painted_on_a_clear_layer_counts_where_it_is_opaque(run: Run, tmp_path: Path) -> None:
+    face, mask = masked_face(64)
+    layer = np.dstack([np.full((64, 64, 3), 255, np.uint8), mask.astype(np.uint8) * 255])
+    (tmp_path / 'mask.png').write_bytes(cv2.imencode('.png', layer)[1])
+    flags = ('--task', 'inpaint', '--has_aligned', '--mask_path', str(tmp_path / 'mask.png'))
+    code, output, _ = run(save(tmp_path / 'a.png', face), *flags)
+    result = load(output / 'restored_faces' / 'a.png')
+    assert code == 0 and np.array_equal(result[~mask], face[~mask])
+
+
 def test_what_cannot_be_filled_is_said_and_others_go_on(run: Run, tmp_path: Path) -> None:
     face, _ = masked_face(64)
     source = save(tmp_path / 'in' / 'a.png', face).parent
@@ -267,6 +277,7 @@ def test_missing_weights_are_one_line_with_the_command(
         (['--task', 'colorize', '-w', 'auto'], '-w auto'),
         (['--task', 'colorize', '--color_fix'], '--color_fix keeps the colours of the input'),
         (['--mask_path', 'x'], 'only --task inpaint has masks'),
+        (['--quality', '80'], '--quality: PNG keeps every level; add --ext jpg or webp'),
         (['--task', 'inpaint', '--mask_path', 'none'], '--mask_path none: no such file or folder'),
     ],
 )
@@ -314,6 +325,15 @@ def test_the_embedded_model_fills_strokes_in_a_face(tmp_path: Path) -> None:
     assert np.array_equal(result[~mask], face[~mask])
     errors = [np.abs(each[mask].astype(float) - whole[mask]).mean() for each in (result, face)]
     assert errors[0] < 0.3 * errors[1]
+
+
+def test_a_network_made_for_other_tasks_does_not_restore(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    save(tmp_path / 'a.png', aligned_face(64))
+    file = ROOT / 'weights' / 'small' / 'tasks_128.safetensors'
+    argv = ['-i', str(tmp_path / 'a.png'), '-o', str(tmp_path / 'out'), '--model', str(file)]
+    assert restore.main(argv) == 2
+    assert f'{file}: made for --task colorize or --task inpaint, not to restore' in capsys.readouterr().err
+    assert not (tmp_path / 'out').exists()
 
 
 def test_a_filling_takes_on_what_is_around_it() -> None:
