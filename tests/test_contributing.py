@@ -68,7 +68,7 @@ def followed(tmp_path_factory) -> tuple[Path, str]:
                 names = re.findall(r'^(?:class|def) (\w+)', parts[0], re.MULTILINE)
                 functions |= dict.fromkeys(names, file.removesuffix('.py').replace('/', '.'))
             path.write_text('\n'.join(parts), encoding='utf-8')
-        opt = merge_keeping_types(opt, options)
+        opt = merge(opt, options)
     (root / 'opt.yml').write_text(yaml.safe_dump(opt))
     words = {'RESTORED': 'faces', 'GT': 'faces', 'OUT': 'results'}
     arguments = [words.get(word, word) for word in command.split()[2:]]
@@ -77,14 +77,6 @@ def followed(tmp_path_factory) -> tuple[Path, str]:
     done = subprocess.run(command, cwd=root, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     return root, done.stdout
-
-
-def merge_keeping_types(opt: dict, changes: dict) -> dict:
-    """`merge`, also where a section gets another type: the recipe says what to change and leaves the rest."""
-    kind = changes.get('datasets', {}).get('train', {}).get('type')
-    if kind:
-        opt['datasets']['train']['type'] = kind
-    return merge(opt, changes)
 
 
 def test_the_loss_is_computed(followed):

@@ -18,6 +18,7 @@ from basicsr.utils.registry import nearest
 LARGEST_FILE = 1 << 20  # bytes
 MOST_FILES = 64  # that build on one another
 MOST_ENTRIES = 100_000
+REPLACE = '_replace_'
 DEEPEST = 32
 NOT_YAML = (yaml.YAMLError, ValueError, LookupError, TypeError, AttributeError, ArithmeticError, RecursionError)
 """Errors of PyYAML: its own for wrong syntax, others for values of a stated kind, such as `!!int x`."""
@@ -64,18 +65,27 @@ def parse_value(text: str) -> Any:
     return yaml.load(text, Loader=_Loader)
 
 
-def merge(base: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
+def merge(base: Mapping[str, Any], changes: Mapping[str, Any], section: str = '') -> dict[str, Any]:
     """Lay `changes` over `base`, section by section; lists and values are replaced, neither input is touched.
 
-    A section in `changes` that names another `type` replaces the one in `base` whole.
+    A section of another `type` replaces the one in `base`, but for networks and datasets, which often extend one
+    another. `_replace_: true` in a section replaces what is below in any case.
+
+    Args:
+        base: options.
+        changes: to lay over them.
+        section: the key of `base` in the options that hold it.
     """
     merged = dict(copy.deepcopy(base))
     for key, value in changes.items():
         old = merged.get(key)
-        if isinstance(old, Mapping) and isinstance(value, Mapping) and value.get('type') in (None, old.get('type')):
-            merged[key] = merge(old, value)
-        else:
+        if not isinstance(value, Mapping):
             merged[key] = copy.deepcopy(value)
+            continue
+        extends = key.startswith('network_') or section == 'datasets'
+        kept = isinstance(old, Mapping) and (extends or value.get('type') in (None, old.get('type')))
+        merged[key] = merge(old if kept and not value.get(REPLACE) else {}, value, key)
+    merged.pop(REPLACE, None)
     return merged
 
 
@@ -156,13 +166,13 @@ def with_current_names(value: Any, source: str) -> Any:
     return {RENAMED.get(key, key): with_current_names(item, source) for key, item in value.items()}
 
 
-def _changed(options: Mapping[str, Any], keys: Sequence[str], value: Any) -> dict[str, Any]:
+def _changed(options: Mapping[str, Any], keys: Sequence[str], value: Any, section: str = '') -> dict[str, Any]:
     """`options` with another value at a path of keys; what lies beside it stays, also beside another `type`."""
     key, *deeper = keys
     if not deeper:
-        return merge(options, {key: value})
-    section = options.get(key)
-    return {**options, key: _changed(section if isinstance(section, Mapping) else {}, deeper, value)}
+        return merge(options, {key: value}, section)
+    below = options.get(key)
+    return {**options, key: _changed(below if isinstance(below, Mapping) else {}, deeper, value, key)}
 
 
 def _load(path: Path, children: tuple[Path, ...], read: list[Path]) -> dict[str, Any]:

@@ -19,7 +19,7 @@ FILES = sorted(
     path
     for folder in (ROOT / 'options', ROOT / 'experiments' / 'small_model' / 'options')
     for path in folder.rglob('*.yml')
-    if path.parent.name != 'eval'
+    if path.parent.name not in ('eval', 'overlays')
 )
 
 

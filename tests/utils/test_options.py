@@ -18,13 +18,30 @@ FILES = sorted(
     path
     for folder in ('options', 'experiments/small_model/options')
     for path in (ROOT / folder).rglob('*.yml')
-    if path.parent.name != 'eval'  # protocols
+    if path.parent.name not in ('eval', 'overlays')  # protocols, and parts of option files
 )
 
 
 @pytest.mark.parametrize('path', FILES, ids=lambda path: path.name)
 def test_every_option_file_is_valid(path):
     check_options(load_options(path))
+
+
+def bases_of(path):
+    """The files that an option file names as its bases."""
+    named = parse_value(path.read_text(encoding='utf-8')).get('_base_', [])
+    return [(path.parent / base).resolve() for base in ([named] if isinstance(named, str) else named)]
+
+
+def test_no_chain_of_bases_is_deeper_than_two_and_every_overlay_is_used():
+    def depth(path):
+        return max((1 + depth(base) for base in bases_of(path)), default=0)
+
+    used = set()
+    for path in (ROOT / 'options').rglob('*.yml'):
+        assert depth(path) <= 2, path
+        used |= set(bases_of(path))
+    assert used >= set((ROOT / 'options/overlays').glob('*.yml'))
 
 
 NAMES = {load_options(path)['name'] for path in FILES}
@@ -107,6 +124,22 @@ def test_base_is_laid_under_section_by_section(tmp_path):
 
 def test_a_section_of_another_type_replaces_the_old_one():
     assert merge({'o': {'type': 'Adam', 'betas': [0, 0]}}, {'o': {'type': 'SGD'}}) == {'o': {'type': 'SGD'}}
+
+
+def test_networks_and_datasets_of_another_type_keep_what_they_share():
+    base = {'network_g': {'type': 'CodeFormer', 'n_head': 4}, 'datasets': {'train': {'type': 'A', 'gt_size': 64}}}
+    changes = {'network_g': {'type': 'IDCodeFormer'}, 'datasets': {'train': {'type': 'B', '_replace_': True}}}
+    merged = {'network_g': {'type': 'IDCodeFormer', 'n_head': 4}, 'datasets': {'train': {'type': 'B'}}}
+    assert merge(base, changes) == merged
+
+
+def test_a_change_on_the_command_line_follows_the_same_rule(tmp_path):
+    (tmp_path / 'a.yml').write_text(
+        'datasets: {train: {type: A, gt_size: 64}}\ntrain: {optim_g: {type: Adam, lr: 1}}\n'
+    )
+    changes = ['datasets:train={type: B}', 'train:optim_g={type: SGD}']
+    opt = load_options(tmp_path / 'a.yml', changes)
+    assert opt == {'datasets': {'train': {'type': 'B', 'gt_size': 64}}, 'train': {'optim_g': {'type': 'SGD'}}}
 
 
 def test_merge_leaves_its_inputs_alone():
