@@ -7,12 +7,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from basicsr.cli.data_pairs import make_pairs, ranges_of
-from basicsr.inference.folder_restorer import Recipe, restore_folder
 from basicsr.metrics.builders import WITH_WEIGHTS
 from basicsr.metrics.pictures import Folder
 from basicsr.metrics.protocol import load_protocol
 from basicsr.utils.download import sha256_of
 from basicsr.utils.errors import IDCodeFormerError
+from experiments.paper_tables.folder_restorer import Recipe, restore_folder
 from experiments.paper_tables.measured import Data
 from experiments.paper_tables.plans import LFW, SYNTHETIC, Ours
 

@@ -18,7 +18,6 @@ from small_recognizer import randomise, save_tiny
 from basicsr.archs import build_network
 from basicsr.cli.data_pairs import make_pairs, ranges_of
 from basicsr.inference.face_restorer import FaceRestorer
-from basicsr.inference.folder_restorer import Recipe, planned, restore_folder
 from basicsr.metrics import calculate_psnr, calculate_ssim
 from basicsr.metrics.protocol import FOLDER, load_protocol
 from basicsr.metrics.published import FILE, find_published, load_published
@@ -28,6 +27,7 @@ from basicsr.utils.download import sha256_of
 from basicsr.utils.image import imread, imwrite
 from experiments.paper_tables import reproduce as script
 from experiments.paper_tables.comparison import FORMATS, Cell, Comparison, Row
+from experiments.paper_tables.folder_restorer import Recipe, planned, restore_folder
 from experiments.paper_tables.plans import PLANS, Ours
 
 TABLES = load_published()
@@ -230,8 +230,8 @@ def test_references_have_the_size_that_was_asked_for(
         seen.extend(face.shape for face in faces)
         return torch.ones(len(faces), 16)
 
-    monkeypatch.setattr('basicsr.inference.folder_restorer.embed_faces', embed)
-    monkeypatch.setattr('basicsr.inference.folder_restorer.LARGEST', 96)
+    monkeypatch.setattr('experiments.paper_tables.folder_restorer.embed_faces', embed)
+    monkeypatch.setattr('experiments.paper_tables.folder_restorer.LARGEST', 96)
     recipe = Recipe(people / 'id.pth', references=1, side=side, recognizer=str(people / 'judge.pth'), device='cpu')
     inputs = {path.stem: path for path in sorted((people / 'people').rglob('*.png'))}
     assert not restore_folder(recipe, inputs, lambda name: [inputs[name]], people / 'x')
