@@ -12,8 +12,9 @@ from basicsr.app.settings import Settings
 from basicsr.app.wording import plain
 from basicsr.app.work import NOT_YET, decode, images_for, without_folders
 from basicsr.inference.image_restorer import ImageResult
+from basicsr.inference.jobs import SUMMARY, Job
 from basicsr.inference.report import write_summary
-from basicsr.inference.runner import SUMMARY, Job, Runner
+from basicsr.inference.runner import Runner
 from basicsr.utils.files import replacing
 from basicsr.utils.progress import track
 

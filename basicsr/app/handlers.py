@@ -18,9 +18,9 @@ from basicsr.app.settings import Settings
 from basicsr.app.views import Pair, face_pair, picture_pair
 from basicsr.app.wording import plain
 from basicsr.app.work import decode, decode_face, find, restore
+from basicsr.inference.attempt import FILE_ERRORS, UNEXPECTED
 from basicsr.inference.image_restorer import RESTORED
 from basicsr.inference.report import describe_faces, why_left
-from basicsr.inference.runner import FILE_ERRORS, UNEXPECTED
 from basicsr.utils.progress import CancelledError, Step, listen
 
 logger = logging.getLogger('basicsr')

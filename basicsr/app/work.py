@@ -12,8 +12,9 @@ from basicsr.app.settings import Settings
 from basicsr.app.wording import plain
 from basicsr.inference.face_selection import FaceSelection
 from basicsr.inference.image_restorer import ImageRestorer
+from basicsr.inference.jobs import Job, is_clip, plan_jobs
 from basicsr.inference.report import FileRecord
-from basicsr.inference.runner import Job, Runner, is_clip, plan_jobs
+from basicsr.inference.runner import Runner
 from basicsr.utils.image import ImageReadError, to_8_bits
 from basicsr.utils.picture import check_size, fill_hidden, read_picture
 from basicsr.utils.progress import track

@@ -14,7 +14,8 @@ from tqdm import tqdm
 from basicsr.cli.arguments import ArgumentParser
 from basicsr.faces.detection import DEFAULT_DETECTOR, DETECTORS, FaceDetector, build_detector
 from basicsr.faces.geometry import align_face, crop_side
-from basicsr.inference.runner import FILE_ERRORS, Job, plan_jobs
+from basicsr.inference.attempt import FILE_ERRORS
+from basicsr.inference.jobs import Job, plan_jobs
 from basicsr.utils.files import is_video_file
 from basicsr.utils.folders import weights_folder
 from basicsr.utils.image import ImageReadError, imwrite, to_8_bits

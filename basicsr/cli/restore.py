@@ -25,6 +25,7 @@ from basicsr.inference.face_restorer import FaceRestorer
 from basicsr.inference.face_selection import FaceSelection
 from basicsr.inference.image_restorer import ImageRestorer
 from basicsr.inference.inpainting import Inpainter, InpaintingRunner, MaskReader
+from basicsr.inference.jobs import Job, expand_inputs, has_known_name, plan_jobs, skipped_files
 from basicsr.inference.report import (
     exit_code,
     format_identity,
@@ -32,7 +33,7 @@ from basicsr.inference.report import (
     nobody_matched,
 )
 from basicsr.inference.resume import RunSummary, Shard, finished
-from basicsr.inference.runner import Job, Runner, expand_inputs, has_known_name, plan_jobs, skipped_files
+from basicsr.inference.runner import Runner
 from basicsr.inference.tasks import INPAINT, RESTORE, TASKS, Task
 from basicsr.recognition.choose import REMEDY
 from basicsr.utils.console import patient_streams, printable

@@ -17,9 +17,11 @@ import numpy as np
 from basicsr.faces.face import Face
 from basicsr.faces.geometry import apply_affine, ellipse_distance, scaling, warp
 from basicsr.faces.paste import paste_face
+from basicsr.inference.attempt import attempt
 from basicsr.inference.image_restorer import LEFT_OUT, FaceResult, ImageRestorer, ImageResult
+from basicsr.inference.jobs import Job
 from basicsr.inference.report import FileRecord
-from basicsr.inference.runner import Job, Runner, attempt, read_square
+from basicsr.inference.runner import Runner, read_square
 from basicsr.utils.image import is_image_file, resized, scan_images, to_8_bits, whitened
 from basicsr.utils.picture import Picture, read_picture
 from basicsr.utils.progress import stop_if_cancelled

@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from basicsr.inference.identity_meter import FaceIdentity
+from basicsr.inference.jobs import SUMMARY, Job, is_summary
 from basicsr.inference.report import DONE, FaceRecord, FileRecord, write_summary
-from basicsr.inference.runner import SUMMARY, Job, is_summary
 
 # What does not change a result; the others are compared with those of an earlier run.
 INDIFFERENT = frozenset(

@@ -82,9 +82,10 @@ def merge(base: Mapping[str, Any], changes: Mapping[str, Any], section: str = ''
         if not isinstance(value, Mapping):
             merged[key] = copy.deepcopy(value)
             continue
+        below = old if isinstance(old, Mapping) and not value.get(REPLACE) else {}
         extends = key.startswith('network_') or section == 'datasets'
-        kept = isinstance(old, Mapping) and (extends or value.get('type') in (None, old.get('type')))
-        merged[key] = merge(old if kept and not value.get(REPLACE) else {}, value, key)
+        keeps = extends or value.get('type') in (None, below.get('type'))
+        merged[key] = merge(below if keeps else {}, value, key)
     merged.pop(REPLACE, None)
     return merged
 

@@ -11,8 +11,10 @@ import numpy as np
 from PIL import Image
 
 from basicsr.faces.detection import Face
+from basicsr.inference.attempt import UNEXPECTED
 from basicsr.inference.image_restorer import ImageRestorer
-from basicsr.inference.runner import UNEXPECTED, Job, Runner
+from basicsr.inference.jobs import Job
+from basicsr.inference.runner import Runner
 from experiments.benchmarks.make_video import Scene, write_clip
 
 SEED_FRAMES = 5

@@ -27,8 +27,9 @@ from basicsr.cli import restore as inference_codeformer
 from basicsr.cli.data_align import crop_faces
 from basicsr.faces.face import Face
 from basicsr.inference import FaceRestorer
+from basicsr.inference.jobs import Job, plan_jobs, skipped_files
 from basicsr.inference.report import FileRecord, exit_code, format_table
-from basicsr.inference.runner import Job, Runner, plan_jobs, skipped_files
+from basicsr.inference.runner import Runner
 from basicsr.utils.image import imread, imwrite
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -20,7 +20,9 @@ from spandrel.architectures.ESRGAN import ESRGAN
 from basicsr.faces.anchors import decode
 from basicsr.faces.detection import Face, ScaledDetector
 from basicsr.inference import FaceRestorer, ImageRestorer
-from basicsr.inference.runner import UNEXPECTED, Job, Runner, plan_jobs
+from basicsr.inference.attempt import UNEXPECTED
+from basicsr.inference.jobs import Job, plan_jobs
+from basicsr.inference.runner import Runner
 from basicsr.inference.upsampler import Upsampler
 from basicsr.recognition import embedder
 from basicsr.utils import files

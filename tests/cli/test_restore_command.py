@@ -20,7 +20,8 @@ from small_faces import Found, Unchanged
 
 from basicsr.cli import restore
 from basicsr.inference import ImageRestorer
-from basicsr.inference.runner import Runner, expand_inputs
+from basicsr.inference.jobs import expand_inputs
+from basicsr.inference.runner import Runner
 from basicsr.utils import progress as progress_module
 from basicsr.utils.console import PatientStream, patient_streams, printable
 from basicsr.utils.errors import MissingExtraError

@@ -18,7 +18,8 @@ from basicsr.faces.detection import build_detector
 from basicsr.inference import FaceRestorer, ImageRestorer
 from basicsr.inference.code_search import CodeSearch
 from basicsr.inference.encoded_face import CachingRestorer
-from basicsr.inference.runner import Job, Runner
+from basicsr.inference.jobs import Job
+from basicsr.inference.runner import Runner
 from basicsr.utils.checkpoint import save_atomic
 from basicsr.utils.progress import CancelledError, Step, listen, progress, track
 

@@ -16,7 +16,8 @@ from basicsr.cli import restore
 from basicsr.faces.detection import Face, build_detector
 from basicsr.inference import ImageRestorer
 from basicsr.inference.face_selection import FaceSelection
-from basicsr.inference.runner import Job, Runner
+from basicsr.inference.jobs import Job
+from basicsr.inference.runner import Runner
 from basicsr.utils.image import imread
 
 LARGE, SMALL = ASTRONAUT_LANDMARKS, 0.5 * ASTRONAUT_LANDMARKS + (0, 240)

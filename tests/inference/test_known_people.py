@@ -25,9 +25,10 @@ from basicsr.inference.build_conditioner import CALIBRATIONS, IdentityConfig, bu
 from basicsr.inference.identity_conditioner import OWN, IdentityConditioner
 from basicsr.inference.identity_meter import FAITHFUL, MARGIN, FaceIdentity, average, compare
 from basicsr.inference.image_restorer import FaceResult
+from basicsr.inference.jobs import Job
 from basicsr.inference.people import LOW_CONFIDENCE, LOW_SHARE, THRESHOLD, People, Person, as_identity
 from basicsr.inference.references import BadReferenceError, ReferenceReader, gather
-from basicsr.inference.runner import Job, Runner
+from basicsr.inference.runner import Runner
 from basicsr.recognition.choose import choose_recognizer, embed_faces
 from basicsr.recognition.confidence import Calibration, InputIdentity
 from basicsr.recognition.embedder import FaceEmbedder

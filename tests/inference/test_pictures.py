@@ -43,8 +43,9 @@ from basicsr.faces.detection import Face
 from basicsr.faces.geometry import scaling
 from basicsr.faces.paste import face_mask, paste_face
 from basicsr.inference import ImageRestorer
+from basicsr.inference.jobs import Job, plan_jobs, skipped_files
 from basicsr.inference.report import FileRecord, format_table
-from basicsr.inference.runner import Job, Runner, plan_jobs, skipped_files
+from basicsr.inference.runner import Runner
 from basicsr.inference.upsampler import Upsampler
 from basicsr.utils import files, picture
 from basicsr.utils.image import ImageReadError, imread, imwrite, to_8_bits

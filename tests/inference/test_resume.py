@@ -14,8 +14,9 @@ from small_faces import Found, Unchanged, aligned_face
 from basicsr.cli import restore
 from basicsr.inference import ImageRestorer, resume
 from basicsr.inference.face_restorer import choose_device
+from basicsr.inference.jobs import Job, plan_jobs, skipped_files
 from basicsr.inference.resume import Shard
-from basicsr.inference.runner import Job, Runner, plan_jobs, skipped_files
+from basicsr.inference.runner import Runner
 from basicsr.utils.image import imwrite
 
 

@@ -20,7 +20,7 @@ from basicsr.cli import restore
 from basicsr.faces.tone import LUMA
 from basicsr.inference.image_restorer import RESTORED, FaceResult, is_grey
 from basicsr.inference.inpainting import MaskReader, blended, nearest_face
-from basicsr.inference.runner import Job
+from basicsr.inference.jobs import Job
 from basicsr.utils.image import imread, imwrite, to_image, to_tensor
 from basicsr.video.video_io import VideoReader
 from experiments.benchmarks.make_video import Scene, write_clip

@@ -17,7 +17,8 @@ from PIL.ExifTags import IFD
 from small_faces import Found, Unchanged, aligned_face
 
 from basicsr.inference import ImageRestorer
-from basicsr.inference.runner import Job, Runner
+from basicsr.inference.jobs import Job
+from basicsr.inference.runner import Runner
 from basicsr.utils.image import ImageReadError
 from basicsr.utils.picture import read_picture, write_png
 

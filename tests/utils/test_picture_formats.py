@@ -14,7 +14,8 @@ from small_faces import Found, Unchanged
 
 from basicsr.cli import restore
 from basicsr.inference import ImageRestorer
-from basicsr.inference.runner import Job, Runner, plan_jobs
+from basicsr.inference.jobs import Job, plan_jobs
+from basicsr.inference.runner import Runner
 from basicsr.utils.picture import Picture, read_picture
 from basicsr.utils.picture_formats import LONGEST_SEGMENT, left_behind, write_picture
 from basicsr.utils.picture_metadata import Metadata

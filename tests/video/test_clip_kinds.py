@@ -16,7 +16,9 @@ from PIL import Image
 from small_faces import Found, Unchanged
 
 from basicsr.inference import ImageRestorer
-from basicsr.inference.runner import UNEXPECTED, Job, Runner
+from basicsr.inference.attempt import UNEXPECTED
+from basicsr.inference.jobs import Job
+from basicsr.inference.runner import Runner
 from basicsr.utils.picture import is_animated
 from basicsr.video import video_restorer
 from basicsr.video.deinterlace import Deinterlacer
