@@ -15,7 +15,7 @@ from basicsr.archs.factory import load_network
 from basicsr.models.schema import check_options
 from basicsr.utils.image import imread, imwrite
 from basicsr.utils.options import load_options
-from experiments.small_model import judge, recipe
+from experiments.small_model import judge, judge_tasks, recipe
 
 
 def test_gradient_energy_of_a_ramp_is_eight_times_its_slope():
@@ -33,6 +33,17 @@ def test_models_are_held_beside_official_restorations(tmp_path, capsys):
     assert [line.split(' | ')[0] for line in lines[2:]] == ['| input', '| small w=0', '| small w=1', '| official']
     assert lines[2].split(' | ')[1:] == lines[5].split(' | ')[1:]  # equal pictures
     assert imread(tmp_path / 'out' / 'sheet.png').shape == (64, 4 * 64, 3)
+
+
+def test_both_tasks_are_measured_on_faces_in_colour(tmp_path):
+    imwrite(tmp_path / 'in' / 'face.png', aligned_face(256))
+    imwrite(tmp_path / 'in' / 'grey.png', judge_tasks.grey(aligned_face(256)))
+    assert judge_tasks.main(['--input', str(tmp_path / 'in'), '--output', str(tmp_path / 'out')]) == 0
+    lines = (tmp_path / 'out' / 'tasks.md').read_text().splitlines()
+    assert lines[0] == '| mean absolute error, levels | 1 faces |'
+    grey, colourized, white, filled, _ = (float(line.split('|')[2]) for line in lines[2:])
+    assert 0 < colourized < grey and 0 < filled < white
+    assert imread(tmp_path / 'out' / 'tasks.png').shape[1] > 5 * 128
 
 
 def test_restorations_are_held_against_the_truth(tmp_path):
