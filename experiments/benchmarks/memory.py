@@ -1,10 +1,12 @@
-"""Memory of a training iteration, counted without computing it.
+"""Memory of a training iteration: counted without computing it, or with --measure the process's own on the CPU.
 
-    python -m experiments.benchmarks.memory -opt options/CodeFormer_stage2.yml --recognizer arcface_ir_se50.pth ...
+    python -m experiments.benchmarks.memory -opt options/CodeFormer_stage2.yml --force_yml train:grad_checkpointing=true
+    python -m experiments.benchmarks.memory -opt options/CodeFormer_stage2.yml --measure --batch_size 1
 
-The step is the real one, on tensors that have shapes and no values; what is counted is the storage alive at its peak:
-weights, teachers, gradients, Adam's moments, activations. What the library, the framework's cache and convolution
-workspaces take besides is not in it; on a GPU that is another 1 to 2 GB.
+Counted is the second step, on tensors that have shapes and no values: the storage alive at its peak, of weights,
+teachers, gradients, Adam's moments, activations. What the library, the framework's cache and convolution workspaces
+take besides is not in it; on a GPU that is another 1 to 2 GB. Measured is the most that the process held up to the end
+of one step, which is computed, with all of that and without the moments, which are made at its end.
 """
 
 from __future__ import annotations
@@ -25,6 +27,7 @@ from torch.utils._pytree import tree_leaves
 
 from basicsr.models import build_model
 from basicsr.models.schema import check_options
+from basicsr.utils.memory import peak_memory
 from basicsr.utils.options import drop_nulls, load_options
 
 
@@ -100,18 +103,33 @@ def gigabytes(opt: Mapping[str, Any], faces: int) -> tuple[float, float]:
         return counter.peak / 1e9, counter.live / 1e9
 
 
+def measured(opt: Mapping[str, Any], faces: int) -> float:
+    """Return the most that this process holds until it has computed an iteration of random faces, GB (1e9 bytes)."""
+    model = build_model(opt, 'cpu')
+    batch = {
+        key: value.uniform_(-1, 1) if isinstance(value, Tensor) else value
+        for key, value in batch_of(opt, faces).items()
+    }
+    model.optimize_parameters([batch], 1)
+    return peak_memory() / 1e9
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line."""
     parser = argparse.ArgumentParser(description='Count the memory of a training iteration.')
     parser.add_argument('-opt', required=True, help='option file')
     parser.add_argument('--force_yml', nargs='+', default=[], metavar='KEY=VALUE')
     parser.add_argument('--batch_size', type=int, help="faces (default: the option file's)")
+    parser.add_argument('--measure', action='store_true', help='compute an iteration (minutes at 512 pixels)')
     args = parser.parse_args(argv)
     opt = load_options(args.opt, args.force_yml)
     check_options(opt)
     opt = {**drop_nulls(opt), 'datasets': {'train': opt['datasets']['train']}}
+    faces = args.batch_size or opt['datasets']['train']['batch_size_per_gpu']
+    if args.measure:
+        print(f'{faces} faces: {measured(opt, faces):.2f} GB held by the process')
+        return 0
     with mock.patch('basicsr.models.base_model.computes_bf16', lambda device: True):  # of the GPU it is for
-        faces = args.batch_size or opt['datasets']['train']['batch_size_per_gpu']
         peak, kept = gigabytes(opt, faces)
     print(f'{faces} faces: {peak:.2f} GB at the peak, {kept:.2f} GB between iterations')
     return 0

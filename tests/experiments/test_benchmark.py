@@ -7,7 +7,9 @@ import math
 
 import pytest
 import torch
+from small import stage_options
 
+from basicsr.models import build_model
 from basicsr.utils.memory import keep_freed_memory, peak_memory
 from experiments.benchmarks import memory
 from experiments.benchmarks import run as benchmark
@@ -117,3 +119,13 @@ def test_live_storage_counts_what_is_alive_and_its_peak():
         del kept, view
         assert counter.live == 8000  # the weight and its gradient
         assert counter.peak > 12000
+
+
+def test_measuring_computes_one_iteration_and_reports_the_process(tmp_path, monkeypatch):
+    built, opt = [], stage_options(2, tmp_path)
+    monkeypatch.setattr(memory, 'build_model', lambda *args: built.append(build_model(*args)) or built[0])
+    held = memory.measured(opt, 3)
+    assert held == pytest.approx(peak_memory() / 1e9, abs=0.1)
+    (model,) = built
+    steps = {int(state['step']) for state in model.optimizers['optim_g'].state.values()}
+    assert steps == {1} and math.isfinite(model.log['cross_entropy_loss'])
