@@ -171,25 +171,3 @@ def large(setup: Setup) -> list[Row]:
             Row('large', case, 'CPU time', run['cpu'], run['cpu'], 's'),
         ]
     return rows
-
-
-def png(setup: Setup) -> list[Row]:
-    """Return time and size of a photograph as PNG, by compression level."""
-    side = 128 if setup.is_tiny else 1024
-    picture = cv2.resize(astronaut(), (side, side), interpolation=cv2.INTER_CUBIC)
-    picture = np.clip(picture + np.random.default_rng(0).normal(0, 2, picture.shape), 0, 255).astype(np.uint8)
-    rows = []
-    for name, flags in {
-        "OpenCV's default": [],
-        'level 1': [cv2.IMWRITE_PNG_COMPRESSION, 1],
-        'level 1, RLE': [cv2.IMWRITE_PNG_COMPRESSION, 1, cv2.IMWRITE_PNG_STRATEGY, cv2.IMWRITE_PNG_STRATEGY_RLE],
-        'level 3': [cv2.IMWRITE_PNG_COMPRESSION, 3],
-        'level 6': [cv2.IMWRITE_PNG_COMPRESSION, 6],
-    }.items():
-        times = []
-        for _ in range(setup.repeats):
-            begin = time.process_time()
-            size = len(cv2.imencode('.png', picture, flags)[1])
-            times.append(1000 * (time.process_time() - begin))
-        rows.append(Row('png', name, 'CPU time', min(times), float(np.median(times)), 'ms', f'{size / 1e3:.0f} kB'))
-    return rows

@@ -45,6 +45,8 @@ TEXTS = {
     'references': 'Photographs of `--ref`: looked at and embedded at the first start, found on the disk at the second.',
     'large': 'A large JPEG with a face and the embedded model, to PNG: the whole command.',
     'png': 'A noisy photograph of 1024x1024 pixels as PNG.',
+    'x264': 'A moving, noisy picture of 2560x1440 pixels as H.264.',
+    'waiting': 'A face through the embedded model on all threads, by how long those wait that have nothing to do.',
     'options': (
         'A stage II iteration of `options/small` (128 pixels) by option. Memory is the storage alive at the '
         'peak of an iteration, weights included.'

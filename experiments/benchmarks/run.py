@@ -30,7 +30,7 @@ from basicsr.cli.arguments import ArgumentParser
 from basicsr.utils.files import replacing
 from basicsr.utils.logger import environment
 from basicsr.utils.memory import keep_freed_memory
-from experiments.benchmarks import cases, embedded, many_files, training_table
+from experiments.benchmarks import cases, choices, embedded, many_files, training_table
 from experiments.benchmarks.cases import TINY, Row, Setup
 from experiments.benchmarks.page import write_page
 
@@ -48,7 +48,9 @@ MEASUREMENTS: dict[str, Callable[[Setup], list[Row]]] = {
             many_files.pairs,
             many_files.references,
             many_files.large,
-            many_files.png,
+            choices.png,
+            choices.x264,
+            choices.waiting,
             training_table.options,
             training_table.processes,
         )

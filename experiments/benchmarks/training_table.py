@@ -21,7 +21,7 @@ from torch.utils.data import default_collate
 
 from basicsr.cli.arguments import ArgumentParser
 from basicsr.data import build_dataset
-from basicsr.models import BaseModel, base_model, build_model
+from basicsr.models import base_model, build_model
 from basicsr.recognition.mobilefacenet import MobileFaceNet
 from basicsr.utils import dist
 from basicsr.utils.checkpoint import save_atomic
@@ -61,7 +61,7 @@ def variants(setup: Setup, faces: int) -> list[tuple[str, str, dict[str, object]
     return rows
 
 
-def build(setup: Setup, name: str, changes: Mapping[str, object]) -> tuple[BaseModel, dict[str, Any]]:
+def build(setup: Setup, name: str, changes: Mapping[str, object]) -> tuple[Any, dict[str, Any]]:
     """Return the model of an option file with changes, and a batch of its data."""
     options = small_options(setup, name, {**FP32, **changes})
     section = options['datasets']['train']

@@ -53,7 +53,7 @@ def test_measurements_are_finite_and_complete(name, setup):
         assert '4 frames' in rows[0].note and rows[1].best <= 1
 
 
-@pytest.mark.parametrize('name', ['embedded', 'convolutions', 'pairs', 'references', 'png'])
+@pytest.mark.parametrize('name', ['embedded', 'convolutions', 'pairs', 'references', 'png', 'x264'])
 def test_measurements_of_single_questions_have_figures(name, setup):
     threads = torch.get_num_threads()
     try:
