@@ -124,7 +124,13 @@ class Bench:
         return Measured(group, case, 1000 * each, 1 / each, peak, said)
 
     def network(self, dtype: torch.dtype, layout: torch.memory_format = torch.channels_last) -> nn.Module:
-        """Build the network on the device."""
+        """Build the network on the device.
+
+        Raises:
+            ValueError: fp16 on a CPU, which imitates it slowly.
+        """
+        if dtype == torch.float16 and not self.is_cuda:
+            raise ValueError('fp16 needs a CUDA device')
         torch.manual_seed(0)
         network: Any = build_network(self.setup.network).eval().requires_grad_(False)
         return network.to(self.device, dtype, memory_format=layout)
@@ -171,12 +177,11 @@ def precisions(bench: Bench) -> Iterator[Measured]:
 def batches(bench: Bench) -> Iterator[Measured]:
     """Faces a second by size of the batch."""
     for name in ('bf16', 'fp16'):
-        network = bench.network(DTYPES[name])
         for count in bench.batches:
             case = f'{name}, batch {count}'
 
-            def work(network: nn.Module = network, count: int = count, case: str = case, name: str = name) -> Measured:
-                faces = bench.face_batch(count, DTYPES[name])
+            def work(count: int = count, case: str = case, name: str = name) -> Measured:
+                network, faces = bench.network(DTYPES[name]), bench.face_batch(count, DTYPES[name])
                 return bench.timed('batches', case, lambda: network(faces, w=W, adain=True), count)
 
             yield attempt('batches', case, work)
