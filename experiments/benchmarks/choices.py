@@ -75,8 +75,8 @@ def x264(setup: Setup) -> list[Row]:
         spent = 1000 * (time.process_time() - begin) / count
         size = len(file.getvalue()) / count / 1e3
         file.seek(0)
-        with av.open(file) as clip:
-            shown = [frame.to_ndarray(format='rgb24') for frame in clip.decode(video=0)]
+        with av.open(file) as result:
+            shown = [frame.to_ndarray(format='rgb24') for frame in result.decode(video=0)]
         psnr = np.mean([calculate_psnr(a, b, crop_border=0) for a, b in zip(frames, shown, strict=True)])
         note = f'{size:.0f} kB a frame, PSNR {psnr:.2f} to the input'
         rows.append(Row('x264', f'{preset}, CRF {crf}', 'CPU time of a frame', spent, spent, 'ms', note))

@@ -10,7 +10,7 @@ import time
 import warnings
 from collections.abc import Callable
 from statistics import median
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -67,7 +67,7 @@ def packed(network: nn.Module) -> nn.Module:
     copied = copy.deepcopy(network)
     for layer in copied.modules():
         if isinstance(layer, nn.Conv2d):
-            layer.forward = forward_of(layer)
+            setattr(layer, 'forward', forward_of(layer))  # noqa: B010 - a method, to type checkers
     return copied
 
 
@@ -102,8 +102,8 @@ def ways_to_run(network: nn.Module, face: Tensor) -> dict[str, tuple[int, Way]]:
 
     with warnings.catch_warnings():
         warnings.simplefilter('ignore')  # tracing is deprecated, and notes every branch
-        traced = torch.jit.trace(_AtW(copy.deepcopy(network)), face, check_trace=False).eval()
-        frozen = torch.jit.freeze(traced)
+        traced: Any = torch.jit.trace(_AtW(copy.deepcopy(network)), face, check_trace=False)
+        frozen = torch.jit.freeze(traced.eval())
         optimized = torch.jit.optimize_for_inference(frozen)
     plane = copy.deepcopy(network).to(memory_format=torch.contiguous_format)  # pyright: ignore[reportCallIssue]
     return {
@@ -127,7 +127,8 @@ def embedded(setup: Setup) -> list[Row]:
     torch.set_num_threads(1)
     restorer = FaceRestorer(setup.small_model, 'cpu')
     face = torch.rand(1, 3, restorer.size, restorer.size) * 2 - 1
-    ways = ways_to_run(restorer.network, face)
+    network = cast(nn.Module, restorer.network)
+    ways = ways_to_run(network, face)
     matrix = torch.rand(setup.matmul // 4, setup.matmul // 4)
     exact = next(iter(ways.values()))[1]()
     times = cpu_times(
@@ -168,7 +169,11 @@ def convolutions(setup: Setup) -> list[Row]:
         key = (conv.in_channels, conv.out_channels, conv.kernel_size[0], conv.stride[0], inputs[0].shape[-1])
         found.setdefault(key, []).append(conv)
 
-    handles = [m.register_forward_pre_hook(note) for m in restorer.network.modules() if isinstance(m, nn.Conv2d)]
+    handles = [
+        m.register_forward_pre_hook(note)
+        for m in cast(nn.Module, restorer.network).modules()
+        if isinstance(m, nn.Conv2d)
+    ]
     restorer.network(face, w=W, adain=True)
     for handle in handles:
         handle.remove()
@@ -178,11 +183,11 @@ def convolutions(setup: Setup) -> list[Row]:
         'product': lambda: matrix @ matrix,
     }
     work = {}
-    for (few, many, kernel, stride, side), layers in found.items():
+    for (few, many, kernel, stride, side), alike in found.items():
         name = f'{few} to {many}, {kernel}x{kernel}, stride {stride}, side {side}'
         x = torch.rand(1, few, side, side).to(memory_format=torch.channels_last)
-        ways[name] = lambda layer=layers[0], x=x: layer(x)
-        work[name] = (len(layers), 2 * few * many * kernel**2 * (side // stride) ** 2 / 1e9)
+        ways[name] = lambda layer=alike[0], x=x: layer(x)
+        work[name] = (len(alike), 2 * few * many * kernel**2 * (side // stride) ** 2 / 1e9)
     times = cpu_times(2 * setup.repeats, ways)
     product = rate(2 * len(matrix) ** 3 / 1e9, times['product'])
     order = sorted(work, key=lambda name: -work[name][0] * min(times[name]))

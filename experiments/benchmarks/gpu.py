@@ -314,7 +314,7 @@ def training(bench: Bench) -> Iterator[Measured]:
                 }
                 options = small_options(bench.setup, stage, changes)
                 data = build_dataset(options['datasets']['train'])
-                batch = default_collate([data[index % len(data)] for index in range(bench.faces)])
+                batch = default_collate([data[index] for index in range(bench.faces)])
                 model, counter = build_model(options, bench.device), iter(range(1, 10**6))
                 return bench.timed(
                     'training', case, lambda: model.optimize_parameters([batch], next(counter)), note='an iteration'

@@ -66,7 +66,7 @@ def build(setup: Setup, name: str, changes: Mapping[str, object]) -> tuple[Any, 
     options = small_options(setup, name, {**FP32, **changes})
     section = options['datasets']['train']
     data = build_dataset(section)
-    batch = default_collate([data[index % len(data)] for index in range(section['batch_size_per_gpu'])])
+    batch = default_collate([data[index] for index in range(section['batch_size_per_gpu'])])
     return build_model(options, 'cpu'), batch
 
 
