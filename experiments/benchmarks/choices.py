@@ -75,7 +75,7 @@ def x264(setup: Setup) -> list[Row]:
         spent = 1000 * (time.process_time() - begin) / count
         size = len(file.getvalue()) / count / 1e3
         file.seek(0)
-        with av.open(file) as result:
+        with av.open(file, 'r') as result:
             shown = [frame.to_ndarray(format='rgb24') for frame in result.decode(video=0)]
         psnr = np.mean([calculate_psnr(a, b, crop_border=0) for a, b in zip(frames, shown, strict=True)])
         note = f'{size:.0f} kB a frame, PSNR {psnr:.2f} to the input'
