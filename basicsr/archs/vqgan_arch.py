@@ -100,15 +100,25 @@ class Upsample(nn.Module):
     no enlarged picture in memory. This is a transposed convolution, done where no gradients are asked for.
     """
 
+    kept: Tensor | None
+    """The summed weight, where `keep_summed_weight` was called."""
+
     def __init__(self, channels: int) -> None:
         super().__init__()
         self.conv = nn.Conv2d(channels, channels, 3, padding=1)
+        self.register_buffer('kept', None, persistent=False)
 
     def forward(self, x: Tensor) -> Tensor:
         """(N,C,H,W) -> (N,C,2H,2W)."""
         if torch.is_grad_enabled():
             return self.conv(F.interpolate(x, scale_factor=2.0, mode='nearest'))
-        return F.conv_transpose2d(x, self.summed_weight(), self.conv.bias, stride=2, padding=1)
+        weight = self.summed_weight() if self.kept is None else self.kept
+        return F.conv_transpose2d(x, weight, self.conv.bias, stride=2, padding=1)
+
+    @torch.no_grad()
+    def keep_summed_weight(self) -> None:
+        """Sum the taps once, for a network whose weights do not change any more."""
+        self.kept = self.summed_weight().contiguous(memory_format=torch.channels_last)
 
     def summed_weight(self) -> Tensor:
         """Return the weight (in,out,4,4) of the transposed convolution."""

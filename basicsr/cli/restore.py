@@ -168,6 +168,7 @@ def build_restorer(args: argparse.Namespace) -> ImageRestorer:
         args.identity == 'input',
         args.calibration,
         auto,
+        f'{args.detection_model} {args.det_threshold}',
     )
     kind = Inpainter if task is INPAINT else ImageRestorer
     return kind(

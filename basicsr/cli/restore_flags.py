@@ -16,7 +16,7 @@ from basicsr.faces.backends import LEAST_SCORE
 from basicsr.faces.detection import DEFAULT_DETECTOR, DETECTORS, MIN_SCORE, OTHER_MIN_SCORES
 from basicsr.inference.code_search import STEPS
 from basicsr.inference.diffusion_restorer import DiffusionConfig
-from basicsr.inference.face_restorer import BACKENDS, PRECISIONS
+from basicsr.inference.face_restorer import AUTO_PRECISION, BACKENDS, PRECISIONS
 from basicsr.inference.people import THRESHOLD
 from basicsr.inference.resume import Shard
 from basicsr.inference.tasks import RESTORE, TASKS
@@ -176,7 +176,12 @@ def add_network_flags(group: argparse._ArgumentGroup) -> None:
         help='give pasted faces the noise of the picture around them (default: on)',
     )
     add_shared_flags(group)
-    add('--precision', choices=list(PRECISIONS), default='fp32', help='of the network (default: fp32)')
+    add(
+        '--precision',
+        choices=[AUTO_PRECISION, *PRECISIONS],
+        default=AUTO_PRECISION,
+        help='of the network; auto: bf16 on a processor that has it, else fp32 (default: auto)',
+    )
     add(
         '--backend',
         choices=BACKENDS,

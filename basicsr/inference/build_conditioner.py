@@ -13,6 +13,7 @@ from basicsr.inference.code_search import STEPS
 from basicsr.inference.face_restorer import FaceRestorer
 from basicsr.inference.identity_conditioner import IdentityConditioner
 from basicsr.inference.people import THRESHOLD
+from basicsr.inference.reference_cache import ReferenceCache
 from basicsr.inference.references import ReferenceReader
 from basicsr.recognition.choose import choose_recognizer
 from basicsr.recognition.embedder import FaceEmbedder
@@ -39,6 +40,8 @@ class IdentityConfig:
         calibration: how far the recognizer can be trusted on such inputs; a file of `id-codeformer recognizer
             calibrate`, or None for the one in `CALIBRATIONS` that is for the recognizer.
         choose_w: w is to be chosen by identity.
+        detector: name and settings of what finds the faces of the references, under which their embeddings are kept
+            on disk; empty keeps none.
     """
 
     references: Sequence[str] = ()
@@ -49,6 +52,7 @@ class IdentityConfig:
     own: bool = False
     calibration: str | None = None
     choose_w: bool = False
+    detector: str = ''
 
     @property
     def needs(self) -> str:
@@ -97,7 +101,9 @@ def build_conditioner(
             raise ValueError('references need a face detector')
         fitted = own.calibration.threshold if own is not None else None
         threshold = next(each for each in (wishes.threshold, fitted, THRESHOLD) if each is not None)
-        people = ReferenceReader(detector, embedder, threshold)(wishes.references)
+        cache = ReferenceCache.of_user(f'{wishes.detector} {sha256_of(embedder.path)}') if wishes.detector else None
+        read = ReferenceReader(detector, embedder, threshold, cache, keeps_photos=restorer.needs_photos)
+        people = read(wishes.references)
     return IdentityConditioner(
         embedder,
         people,

@@ -17,7 +17,7 @@ from basicsr.archs.diffusion_prior import DiffusionPrior
 from basicsr.archs.face_id_adapter import Tokens
 from basicsr.archs.factory import load_network
 from basicsr.archs.unipc import draw_start, sample
-from basicsr.inference.face_restorer import PRECISIONS, FaceRestorer, check_options, choose_device
+from basicsr.inference.face_restorer import AUTO_PRECISION, PRECISIONS, FaceRestorer, check_options, choose_device
 from basicsr.inference.tasks import RESTORE
 from basicsr.recognition.face_crop import image_encoder_crop
 from basicsr.utils.checkpoint import CheckpointError
@@ -111,6 +111,7 @@ class DiffusionRestorer(FaceRestorer):
         allow_random: bool = False,
     ) -> None:
         config = config or DiffusionConfig()
+        precision = 'fp32' if precision == AUTO_PRECISION else precision
         check_options(precision, batch_size, 'torch', None)
         self.device, self.precision, self.batch_size = choose_device(device), precision, batch_size
         if precision == 'fp16' and not self.device.startswith('cuda'):

@@ -36,6 +36,8 @@ SMALL = Path('small') / 'codeformer_128.safetensors'
 SMALL_TASKS = SMALL.with_name('tasks_128.safetensors')  # its encoder for colourization and inpainting
 BACKENDS = ('torch', 'onnx')
 PRECISIONS = {'fp32': torch.float32, 'bf16': torch.bfloat16, 'fp16': torch.float16}
+AUTO_PRECISION = 'auto'
+GAPS_MATTER = 256  # side of the input from which on activations are tens of megabytes each
 
 logger = logging.getLogger('basicsr')
 
@@ -60,6 +62,13 @@ def choose_device(name: str) -> str:
         first = str(error).splitlines()[0].split('. ')[0]  # what follows are lists of all that torch has
         raise ValueError(f"device '{name}': there is no such {kind} device here ({first}); use auto") from error
     return name
+
+
+def choose_precision(name: str, device: str, backend: str = 'torch') -> str:
+    """Return a precision; `auto` is bf16 on a processor that has instructions for it, and fp32 elsewhere."""
+    if name != AUTO_PRECISION:
+        return name
+    return 'bf16' if device == 'cpu' and backend == 'torch' and computes_bf16(device) else 'fp32'
 
 
 def find_model(model: str | os.PathLike, weights_dir: str | os.PathLike, task: Task = RESTORE) -> tuple[Path, str]:
@@ -140,13 +149,15 @@ def load_model(
         return load_model('small', weights_dir, device, task)
 
 
-def bound_kept_memory(network: nn.Module) -> None:
-    """Bound the memory of processes that keep freed memory, see `keep_freed_memory`.
+def bound_kept_memory(network: CodeFormer | CodeFormerPlusPlus) -> None:
+    """Bound what a network holds in a process whose freed memory is kept, see `keep_freed_memory`.
 
     There, activations take the place of earlier ones, which saves a seventh of the time of a face. What is left over is
     given back before each enlargement and at the end: activations of another size do not fit into its gaps, which would
-    add up.
+    add up. Those of a small network add up to little, and giving them back takes a tenth of its time.
     """
+    if network.img_size < GAPS_MATTER:
+        return
     for module in network.modules():
         if isinstance(module, Upsample):
             module.register_forward_pre_hook(_give_back)
@@ -185,7 +196,7 @@ class FaceRestorer:
         model: `auto` (the official weights if they are in the weights folder, else the embedded small model),
             `official`, `small`, the path of a checkpoint, or `hf:OWNER/NAME[/FILE]` of the Hugging Face Hub.
         device: `auto`, `cpu`, `cuda`, `cuda:N`, or `mps` (untested).
-        precision: `fp32`, `bf16`, or `fp16` (CUDA only).
+        precision: `fp32`, `bf16`, `fp16` (CUDA only), or `auto`, see `choose_precision`.
         batch_size: most faces given to the network at a time.
         weights_dir: the weights folder; by default the one that the environment variable CODEFORMER_WEIGHTS names, else
             see `weights_folder`. The small model comes with the package.
@@ -230,8 +241,9 @@ class FaceRestorer:
         task: Task = RESTORE,
         backend: str = 'torch',
     ) -> None:
-        check_options(precision, batch_size, backend, texture)
         self.device = choose_device(device)
+        precision = choose_precision(precision, self.device, backend)
+        check_options(precision, batch_size, backend, texture)
         if precision == 'fp16' and not self.device.startswith('cuda'):
             raise ValueError('precision fp16 needs a CUDA device; use bf16 or fp32 on the CPU')
         if precision == 'bf16' and not computes_bf16(self.device):
@@ -245,6 +257,9 @@ class FaceRestorer:
             flags = ' or '.join(f'--task {name}' for name in tasks)
             raise ValueError(f'{path}: made for {flags}, not to {task.name}; say so, or take another --model')
         network = cast(Any, network).to(dtype=PRECISIONS[precision], memory_format=torch.channels_last)
+        for module in network.modules():
+            if isinstance(module, Upsample):
+                module.keep_summed_weight()
         self.follows_input = bool(tasks)
         self.color_fix = path.name == SMALL.name and task is RESTORE if color_fix is None else color_fix
         self.task = task

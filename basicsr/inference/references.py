@@ -6,8 +6,8 @@ What cannot tell who somebody is gets left out, with a note that names the file 
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -18,11 +18,13 @@ from basicsr.faces.detection import FaceDetector
 from basicsr.faces.geometry import align_face, crop_side
 from basicsr.faces.sharpness import measure_sharpness
 from basicsr.inference.people import THRESHOLD, People, Person
+from basicsr.inference.reference_cache import ReferenceCache, Seen
 from basicsr.recognition.choose import SIDE, embed_faces
 from basicsr.recognition.embedder import FaceEmbedder
 from basicsr.utils.errors import IDCodeFormerError
 from basicsr.utils.image import ImageReadError, to_8_bits, to_tensor
 from basicsr.utils.picture import PICTURE_EXTENSIONS, read_picture
+from basicsr.utils.progress import progress
 
 SMALLEST = 64  # pixels of the aligned face; networks are trained with references down to it
 MAIN_FACE = 1.5  # of two faces the larger is the one meant, if its eye distance is this multiple of the other's
@@ -90,11 +92,15 @@ class ReferenceReader:
         detector: finds the faces.
         embedder: tells who they are.
         threshold: of the people, see `People`.
+        cache: keeps the embeddings for the next run; None looks at every photograph.
+        keeps_photos: people keep the aligned faces of their references, 0.8 MB each, for networks that are shown them.
     """
 
     detector: FaceDetector
     embedder: FaceEmbedder
     threshold: float = THRESHOLD
+    cache: ReferenceCache | None = None
+    keeps_photos: bool = False
 
     def __call__(self, paths: Sequence[str | os.PathLike]) -> People:
         """Everybody in `paths`, see `gather`.
@@ -105,27 +111,50 @@ class ReferenceReader:
         """
         photos, only = gather(paths)
         notes: list[str] = []
-        found = [self._person(name, files, notes) for name, files in photos.items()]
+        with progress(sum(map(len, photos.values())), 'reference') as step:
+            found = [self._person(name, files, notes, step) for name, files in photos.items()]
         persons = tuple(person for person in found if person is not None)
         if not persons:
             raise BadReferenceError('no reference can be used: ' + '; '.join(notes))
         return People(persons, self.threshold, only, notes)
 
-    def _person(self, name: str, files: Sequence[Path], notes: list[str]) -> Person | None:
+    def _person(self, name: str, files: Sequence[Path], notes: list[str], step: Callable[[], object]) -> Person | None:
         """Somebody, or None if no reference can be used; what was left out goes to `notes`."""
+        seen: dict[Path, Seen] = {}
         crops: dict[Path, np.ndarray] = {}
         for file in files:
-            try:
-                crops[file] = self._cut_out(file, notes)
-            except (BadReferenceError, ImageReadError) as error:
-                notes.append(f'{error}; left out')
-        vectors = embed_faces(self.embedder, list(crops.values()))
-        kept = _agreeing(name, dict(zip(crops, vectors, strict=True)), notes)
+            known = self.cache.read(file) if self.cache and not self.keeps_photos else None
+            if known is None:
+                known, crop = self._look_at(file)
+                crops |= {} if crop is None else {file: crop}
+            notes += [f'{file}{known.remark}'] if known.remark else []
+            seen[file] = known
+            step()
+        for file, vector in zip(crops, embed_faces(self.embedder, list(crops.values())), strict=True):
+            seen[file] = replace(seen[file], vector=vector)
+            self._keep(file, seen[file])
+        kept = _agreeing(name, {file: one.vector for file, one in seen.items() if one.vector is not None}, notes)
         if not kept:
             notes.append(f"nobody is restored as '{name}': no reference is left")
             return None
-        faces = torch.stack([to_tensor(crops[file]) for file in kept])
+        faces = torch.stack([to_tensor(crops[file]) for file in kept]) if self.keeps_photos else None
         return Person(name, tuple(kept), torch.stack(list(kept.values())), crops=faces)
+
+    def _look_at(self, file: Path) -> tuple[Seen, np.ndarray | None]:
+        """Return the remark on a photograph, and its face where it tells who somebody is; see `_cut_out`."""
+        notes: list[str] = []
+        try:
+            crop = self._cut_out(file, notes)
+        except (BadReferenceError, ImageReadError) as error:
+            seen = Seen(remark=f'{error}; left out'.removeprefix(str(file)))
+            if isinstance(error, BadReferenceError):  # a file that cannot be read may be readable next time
+                self._keep(file, seen)
+            return seen, None
+        return Seen(remark=''.join(notes).removeprefix(str(file))), crop
+
+    def _keep(self, file: Path, seen: Seen) -> None:
+        if self.cache is not None:
+            self.cache.write(file, seen)
 
     def _cut_out(self, file: Path, notes: list[str]) -> np.ndarray:
         """Return the aligned face, RGB uint8 (SIDE,SIDE,3).

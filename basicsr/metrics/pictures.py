@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
+from functools import cached_property
+from pathlib import Path, PurePosixPath
 
 import cv2
 import numpy as np
@@ -61,6 +62,15 @@ class Folder:
                 folder.problems.append(f'{root}: {name}: {listing} have one name; keep one')
         return folder
 
+    @cached_property
+    def _below(self) -> dict[str, list[str]]:
+        """Folder to the names of the pictures in it and its sub-folders, so that no name is sought among all."""
+        found: dict[str, list[str]] = {}
+        for name in self.files:
+            for folder in PurePosixPath(name).parents[:-1]:
+                found.setdefault(folder.as_posix(), []).append(name)
+        return found
+
     def find(self, name: str) -> Path | None:
         """Return the picture of a restored one: of the same name, or of the input that the name states."""
         names = (name, input_of(name), face_of(name))
@@ -72,11 +82,11 @@ class Folder:
         Those of a folder of its name; else, for `<person>/<photo>`, the other photos of the person, because a reference
         is never the photo itself; else the picture of its name, or of the input that the name states.
         """
-        folders = tuple(f'{key}/' for key in (name, face_of(name)) if key)
-        own = [path for key, path in self.files.items() if key.startswith(folders)]
+        folders = [folder for folder in (name, face_of(name)) if folder]
+        own = [self.files[key] for folder in folders for key in self._below.get(folder, ())]
         person = name.rpartition('/')[0]
-        siblings = {key: path for key, path in self.files.items() if person and key.rpartition('/')[0] == person}
-        others = [path for key, path in siblings.items() if key not in (name, input_of(name), face_of(name))]
+        siblings = [key for key in self._below.get(person, ()) if key.rpartition('/')[0] == person]
+        others = [self.files[key] for key in siblings if key not in (name, input_of(name), face_of(name))]
         same = self.find(name)
         return own or others or ([same] if same and not siblings else [])
 

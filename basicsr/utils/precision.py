@@ -2,11 +2,24 @@
 
 from __future__ import annotations
 
+import platform
+
 import torch
+
+X86 = frozenset({'x86_64', 'AMD64', 'i386', 'i686'})
+BF16_INSTRUCTIONS = ('_is_avx512_bf16_supported', '_is_amx_tile_supported')  # of x86, as `torch.cpu` asks for them
 
 
 def computes_bf16(device: torch.device | str) -> bool:
-    """Return True if bf16 is worth it: processors without instructions for it are twenty times slower than in fp32."""
+    """Return True if bf16 is worth it: processors without instructions for it are twenty times slower than in fp32.
+
+    oneDNN says of every processor with AVX-512 that it supports bf16, and imitates it where the instructions are
+    missing, so that on x86 these are asked for.
+    """
     if torch.device(device).type != 'cpu':
         return True
-    return torch.backends.mkldnn.is_available() and torch.ops.mkldnn._is_mkldnn_bf16_supported()
+    if not (torch.backends.mkldnn.is_available() and torch.ops.mkldnn._is_mkldnn_bf16_supported()):
+        return False
+    if platform.machine() not in X86:
+        return True
+    return any(getattr(torch.cpu, name, lambda: False)() for name in BF16_INSTRUCTIONS)

@@ -70,6 +70,16 @@ class Setup:
         """The network's."""
         return self.folder / 'network.pth'
 
+    @property
+    def is_tiny(self) -> bool:
+        """Sizes are cut, and figures mean nothing."""
+        return self.network == TINY
+
+    @property
+    def small_model(self) -> str:
+        """The embedded model, or what stands for it where sizes are cut."""
+        return str(self.checkpoint) if self.is_tiny else 'small'
+
     def prepare(self) -> None:
         """Write the network and eight faces, which are the same face moved a little."""
         torch.manual_seed(0)

@@ -30,12 +30,32 @@ from basicsr.cli.arguments import ArgumentParser
 from basicsr.utils.files import replacing
 from basicsr.utils.logger import environment
 from basicsr.utils.memory import keep_freed_memory
-from experiments.benchmarks.cases import MEASUREMENTS, TINY, Row, Setup
+from experiments.benchmarks import cases, choices, embedded, many_files, training_table
+from experiments.benchmarks.cases import TINY, Row, Setup
 from experiments.benchmarks.page import write_page
 
 HERE = Path(__file__).resolve().parent
 
 T = TypeVar('T')
+MEASUREMENTS: dict[str, Callable[[Setup], list[Row]]] = {
+    **cases.MEASUREMENTS,
+    **{
+        work.__name__: work
+        for work in (
+            embedded.embedded,
+            embedded.convolutions,
+            many_files.files,
+            many_files.pairs,
+            many_files.references,
+            many_files.large,
+            choices.png,
+            choices.x264,
+            choices.waiting,
+            training_table.options,
+            training_table.processes,
+        )
+    },
+}
 FIXED = ('load', 'commit', 'torch', 'machine', 'date')
 
 

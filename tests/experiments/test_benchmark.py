@@ -13,8 +13,9 @@ from basicsr.models import build_model
 from basicsr.utils.memory import keep_freed_memory, peak_memory
 from experiments.benchmarks import memory
 from experiments.benchmarks import run as benchmark
-from experiments.benchmarks.cases import FULL, MEASUREMENTS, TINY, Setup, count_flops
-from experiments.benchmarks.page import latest, number, verdict
+from experiments.benchmarks.cases import FULL, TINY, Setup, count_flops
+from experiments.benchmarks.page import TEXTS, latest, number, verdict
+from experiments.benchmarks.run import MEASUREMENTS
 
 
 @pytest.fixture(scope='module')
@@ -52,6 +53,23 @@ def test_measurements_are_finite_and_complete(name, setup):
     assert all(math.isfinite(value) and value > 0 for row in rows for value in (row.best, row.median))
     if name == 'video':
         assert '4 frames' in rows[0].note and rows[1].best <= 1
+
+
+@pytest.mark.parametrize('name', ['embedded', 'convolutions', 'pairs', 'references', 'png', 'x264'])
+def test_measurements_of_single_questions_have_figures(name, setup):
+    threads = torch.get_num_threads()
+    try:
+        rows = MEASUREMENTS[name](setup)
+    finally:
+        torch.set_num_threads(threads)
+    assert rows and {row.measurement for row in rows} == {name}
+    assert all(math.isfinite(value) for row in rows for value in (row.best, row.median))
+    if name == 'embedded':  # no way to run it changes the picture
+        assert all(float(row.note.rpartition(' ')[2]) < 1e-4 for row in rows if 'difference' in row.note)
+
+
+def test_every_measurement_has_its_place_on_the_page():
+    assert set(MEASUREMENTS) == set(TEXTS)
 
 
 def test_a_measurement_that_fails_is_a_row(tmp_path, monkeypatch, capsys):

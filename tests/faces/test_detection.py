@@ -18,6 +18,7 @@ from basicsr.faces.anchors import decode as decode_rows
 from basicsr.faces.anchors import preprocess
 from basicsr.faces.backends import TinyFinder
 from basicsr.faces.detection import LONG_SIDES, ScaledDetector, build_detector, windows
+from basicsr.faces.face import Face
 from basicsr.faces.geometry import crop_side
 from basicsr.faces.retinaface import RetinaFaceNetwork
 from basicsr.faces.second_look import distance, roll
@@ -366,3 +367,25 @@ def test_an_ordinary_picture_is_looked_at_no_more_often_than_needed():
 
     detector = ScaledDetector(counted, sure_score=0.98)
     assert len(detector.detect(portrait())) == 1 and calls == [(480, 480, 3), (240, 240, 3)]
+
+
+@pytest.mark.parametrize('middle', [(150.0, 150.0), (163.0, 141.0), (177.0, 188.0), (30.0, 40.0)])
+@pytest.mark.parametrize('scale', [1.0, 0.7])
+def test_a_face_is_followed_on_the_grid_of_anchors_of_the_whole_picture(middle, scale):
+    """Otherwise its landmarks are up to a twentieth of the eye distance away from those of a whole look."""
+    image = np.zeros((400, 400, 3), np.uint8)
+    image[..., 0], image[..., 1] = np.mgrid[:400, :400][::-1] // 2  # each pixel says where it is
+    seen = []
+
+    def find(part: np.ndarray) -> np.ndarray:
+        seen.append(part)
+        return np.empty((0, 15))
+
+    x, y = middle
+    landmarks = np.array([[x - 10, y], [x + 10, y], [x, y + 5], [x - 8, y + 12], [x + 8, y + 12]])
+    face = Face(np.array([x - 20, y - 25, x + 20, y + 25]), 0.9, landmarks, scale=scale)
+    assert ScaledDetector(find).follow(image, face) is None
+    left, top = 2 * seen[0][0, 0, :2].astype(float) * scale  # in pixels of the window's picture
+    off = np.array([left, top]) % 32
+    assert np.minimum(off, 32 - off).max() <= 2 * scale
+    assert left <= (x - 50) * scale + 1 or left == 0

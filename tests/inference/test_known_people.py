@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from dataclasses import replace
 from pathlib import Path
 
@@ -27,6 +28,7 @@ from basicsr.inference.identity_meter import FAITHFUL, MARGIN, FaceIdentity, ave
 from basicsr.inference.image_restorer import FaceResult
 from basicsr.inference.jobs import Job
 from basicsr.inference.people import LOW_CONFIDENCE, LOW_SHARE, THRESHOLD, People, Person, as_identity
+from basicsr.inference.reference_cache import ReferenceCache
 from basicsr.inference.references import BadReferenceError, ReferenceReader, gather
 from basicsr.inference.runner import Runner
 from basicsr.recognition.choose import choose_recognizer, embed_faces
@@ -246,6 +248,55 @@ def test_a_person_without_usable_reference_is_left_out_and_the_others_stay(tmp_p
     people = ReferenceReader(Found(FACE), ByColour())([tmp_path])
     assert [p.name for p in people.persons] == ['ann'] and not people.only
     assert people.notes == ["nobody is restored as 'bob': no reference is left"]
+
+
+# Embeddings that are kept
+
+
+class Counting(Found):
+    """Counts the pictures that it looks at."""
+
+    count = 0
+
+    def detect(self, image):
+        self.count += 1
+        return super().detect(image)
+
+
+def test_photographs_are_looked_at_once_for_a_detector_and_a_recognizer(tmp_path):
+    for name, colour in {'a.png': RED, 'b.png': RED, 'c.png': BLUE}.items():
+        imwrite(tmp_path / 'people' / name, tinted(portrait(), colour))
+    detector, cache = Counting(FACE), ReferenceCache('one', tmp_path / 'cache')
+    first = ReferenceReader(detector, ByColour(), cache=cache)([tmp_path / 'people'])
+    again = ReferenceReader(detector, ByColour(), cache=cache)([tmp_path / 'people'])
+    assert detector.count == 3 and again.notes == first.notes and len(first.notes) == 1
+    assert torch.equal(first.persons[0].vectors, again.persons[0].vectors)
+    imwrite(tmp_path / 'people' / 'b.png', tinted(portrait(), BLUE))  # a change is seen
+    os.utime(tmp_path / 'people' / 'b.png', (1, 1))
+    changed = ReferenceReader(detector, ByColour(), cache=cache)([tmp_path / 'people'])
+    assert detector.count == 4 and [file.name for file in changed.persons[0].files] == ['b.png', 'c.png']
+    ReferenceReader(detector, ByColour(), cache=replace(cache, made_with='another'))([tmp_path / 'people'])
+    assert detector.count == 7
+    for file in (tmp_path / 'cache').rglob('*.safetensors'):
+        file.write_bytes(b'damaged')
+    ReferenceReader(detector, ByColour(), cache=cache)([tmp_path / 'people'])
+    assert detector.count == 10
+
+
+def test_what_was_left_out_is_said_of_kept_photographs_too(tmp_path):
+    imwrite(tmp_path / 'people' / 'good.png', portrait())
+    imwrite(tmp_path / 'people' / 'blurred.png', cv2.GaussianBlur(portrait(), (0, 0), 4))
+    (tmp_path / 'people' / 'bad.png').write_bytes(b'no picture')
+    read = ReferenceReader(Counting(FACE), ByColour(), cache=ReferenceCache('one', tmp_path / 'cache'))
+    notes = [read([tmp_path / 'people']).notes for _ in range(2)]
+    assert notes[0] == notes[1] and ['too blurred' in note for note in notes[0]] == [False, True]
+    assert all(str(tmp_path / 'people') in note and note.endswith('left out') for note in notes[0])
+
+
+def test_photographs_are_held_only_for_networks_that_are_shown_them(tmp_path):
+    imwrite(tmp_path / 'a.png', portrait())
+    kept = [ReferenceReader(Found(FACE), ByColour(), keeps_photos=keeps)([tmp_path]).persons[0] for keeps in (0, 1)]
+    assert kept[0].crops is None and kept[1].crops.shape == (1, 3, 256, 256)
 
 
 # Matching

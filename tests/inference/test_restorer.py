@@ -25,6 +25,7 @@ from small_faces import (
 from spandrel.architectures.ESRGAN import ESRGAN
 
 from basicsr.archs import build_network
+from basicsr.archs.vqgan_arch import Upsample
 from basicsr.faces.detection import Face, build_detector
 from basicsr.faces.geometry import align_face, apply_affine, crop_side, ellipse_distance, invert_affine
 from basicsr.inference import FaceRestorer, ImageRestorer
@@ -141,6 +142,18 @@ def test_bf16_reaches_the_network_and_its_result_is_a_picture(tiny_path):
         (result,) = restorer.restore(aligned_face(64))
         assert restorer.network.dtype == dtype
         assert np.abs(result.astype(int) - aligned_face(64)).max() <= 1
+
+
+def test_weights_summed_once_give_the_same_bits_and_are_in_no_state_dict(tiny_path):
+    restorer = FaceRestorer(tiny_path, device='cpu')
+    layers = [layer for layer in restorer.network.modules() if isinstance(layer, Upsample)]
+    assert layers and not any('kept' in key for key in restorer.network.state_dict())
+    (once,) = restorer.restore(aligned_face(64))
+    for layer in layers:
+        assert torch.equal(layer.kept, layer.summed_weight())
+        layer.kept = None
+    (anew,) = restorer.restore(aligned_face(64))
+    assert np.array_equal(once, anew)
 
 
 def test_a_failing_network_is_an_error_and_never_a_result(tiny_path):

@@ -15,6 +15,7 @@ from basicsr.cli import restore
 from basicsr.inference import ImageRestorer, resume
 from basicsr.inference.face_restorer import choose_device
 from basicsr.inference.jobs import Job, plan_jobs, skipped_files
+from basicsr.inference.report import FileRecord
 from basicsr.inference.resume import Shard
 from basicsr.inference.runner import Runner
 from basicsr.utils.image import imwrite
@@ -106,6 +107,25 @@ def test_only_what_is_not_done_is_done_again(tmp_path, network, capsys):
     os.utime(source / 'c.png', (0, 0))
     assert run(source, out, '--resume') == 0 and network.count == 6
     assert [file['found'][0]['number'] for file in summary(out)['files']] == [0] * 4
+
+
+@pytest.mark.parametrize('seconds', [1.0, 0.01])
+def test_summaries_are_written_by_the_clock_and_not_for_each_file(seconds, tmp_path, monkeypatch):
+    """Writing takes a second on this clock, and so at most a twentieth of the time; 1,000 files of any duration."""
+    clock, writings = [0.0], []
+
+    def written(*_) -> None:
+        clock[0] += 1
+        writings.append(clock[0])
+
+    monkeypatch.setattr(resume.time, 'monotonic', lambda: clock[0])
+    monkeypatch.setattr(resume, 'write_summary', written)
+    run_summary = resume.RunSummary(tmp_path / 'summary.json', {}, [])
+    for number in range(1000):
+        clock[0] += seconds
+        run_summary.note(FileRecord(f'{number}.png', 'restored'))
+    assert len(run_summary.records) == 1000
+    assert (40 if seconds == 1 else 0) <= len(writings) <= clock[0] / 20
 
 
 def test_a_killed_run_is_resumed_from_its_last_summary(tmp_path, network, monkeypatch):

@@ -638,6 +638,35 @@ def test_references_are_other_photos(tmp_path: Path) -> None:
     assert found('x') == ['x'] and found('x__1') == ['x'] and found('y') == ['y/1', 'y/2'] and found('z') == []
 
 
+def test_partners_of_many_pictures_are_found_without_looking_through_all() -> None:
+    """Work is counted in comparisons of names: twice the pictures take about twice of them."""
+
+    class Counted(str):
+        count = 0
+        __hash__ = str.__hash__
+
+        def __eq__(self, other: object) -> bool:
+            Counted.count += 1
+            return str.__eq__(self, other)
+
+        def startswith(self, *args) -> bool:
+            Counted.count += 1
+            return str.startswith(self, *args)
+
+        def rpartition(self, *args):
+            Counted.count += 1
+            return str.rpartition(self, *args)
+
+    def comparisons(count: int) -> int:
+        names = [Counted(f'{person:04d}/{photo}') for person in range(count // 2) for photo in range(2)]
+        references = Folder(Path('ref'), {name: Path('ref', f'{name}.png') for name in names})
+        Counted.count = 0
+        assert all(references.references(f'{name}') for name in names)
+        return Counted.count
+
+    assert comparisons(200) < 3 * comparisons(100)
+
+
 def test_degrees_of_a_folder(folders: Path) -> None:
     network = randomise(ResNetArcFace(layers=(1, 1, 1, 1), widths=(4, 4, 8, 8), embedding=16))
     torch.save(network.state_dict(), folders / 'grey.pth')

@@ -202,7 +202,8 @@ def test_no_image_is_decoded_without_an_identity_loss(tmp_path):
     assert decoded == []
 
 
-def test_accumulated_and_bf16_iterations_have_the_term_too(tmp_path):
+def test_accumulated_and_bf16_iterations_have_the_term_too(tmp_path, monkeypatch):
+    monkeypatch.setattr('basicsr.models.base_model.computes_bf16', lambda device: True)
     weights = save_tiny(tmp_path / 'recognizer.pth')
     exact = build_model(options(2, tmp_path, weights))
     batch = batch_of(exact.opt)

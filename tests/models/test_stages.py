@@ -454,7 +454,7 @@ def test_bf16_runs_and_keeps_weights_in_float32(tmp_path, monkeypatch):
 
 def test_processors_without_bf16_train_in_fp32_and_say_so(tmp_path, monkeypatch, caplog):
     """They would imitate it, twenty times slower."""
-    monkeypatch.setattr('torch.ops.mkldnn._is_mkldnn_bf16_supported', lambda: False)
+    monkeypatch.setattr('basicsr.models.base_model.computes_bf16', lambda device: False)
     model = build_model(stage_options(2, tmp_path, precision='bf16'))
     assert model.amp_dtype is None
     assert 'this processor has no bf16' in caplog.text

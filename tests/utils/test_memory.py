@@ -7,7 +7,7 @@ import pytest
 from small_faces import save_tiny_model
 
 from basicsr.cli import restore
-from basicsr.inference import FaceRestorer
+from basicsr.inference import FaceRestorer, face_restorer
 from basicsr.utils import memory
 
 
@@ -32,7 +32,10 @@ def allocator(monkeypatch: pytest.MonkeyPatch) -> Allocator:
     return stand_in
 
 
-def test_the_library_leaves_the_allocator_alone_and_the_command_does_not(tmp_path, allocator: Allocator) -> None:
+def test_the_library_leaves_the_allocator_alone_and_the_command_does_not(
+    tmp_path, allocator: Allocator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(face_restorer, 'GAPS_MATTER', 64)
     model = save_tiny_model(tmp_path / 'tiny.pth')
     faces = FaceRestorer(model, 'cpu')
     faces.restore(np.zeros((64, 64, 3), np.uint8))
@@ -43,3 +46,11 @@ def test_the_library_leaves_the_allocator_alone_and_the_command_does_not(tmp_pat
     assert allocator.told == ['mallopt', 'mallopt']
     faces.restore(np.zeros((64, 64, 3), np.uint8))
     assert set(allocator.told[2:]) == {'trim'}
+
+
+def test_a_small_network_gives_nothing_back_between_its_layers(tmp_path, allocator: Allocator) -> None:
+    """It takes a tenth of its time, and the gaps that its activations leave are small."""
+    faces = FaceRestorer(save_tiny_model(tmp_path / 'tiny.pth'), 'cpu')
+    memory.keep_freed_memory()
+    faces.restore(np.zeros((64, 64, 3), np.uint8))
+    assert 'trim' not in allocator.told
