@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from basicsr.inference.onnx_network import OnnxNetwork
 
 SMALL = Path('small') / 'codeformer_128.safetensors'
-SMALL_TASKS = SMALL.with_name('tasks_128.safetensors')  # its encoder for colourization and inpainting
+SMALL_TASKS = SMALL.with_name('tasks_128.safetensors')  # its part for colourization and inpainting
 BACKENDS = ('torch', 'onnx')
 PRECISIONS = {'fp32': torch.float32, 'bf16': torch.bfloat16, 'fp16': torch.float16}
 AUTO_PRECISION = 'auto'

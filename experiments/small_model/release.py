@@ -18,6 +18,7 @@ from typing import Any
 import safetensors.torch
 import torch
 
+from basicsr.archs.factory import read_network
 from basicsr.cli.arguments import ArgumentParser
 from basicsr.inference.tasks import COLORIZE, INPAINT
 from basicsr.utils.checkpoint import CheckpointError, read_checkpoint, read_metadata, unwrap
@@ -28,7 +29,8 @@ from basicsr.utils.files import replacing
 def _read(file: Path) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
     """Return averaged weights and options of the network in a checkpoint of a training, or in a released file."""
     if file.suffix == '.safetensors':
-        return dict(read_checkpoint(file)), json.loads(read_metadata(file)['network'])
+        header = read_metadata(file)
+        return read_network(file)[1] if 'base' in header else dict(read_checkpoint(file)), json.loads(header['network'])
     checkpoint = read_checkpoint(file)
     if 'network' not in checkpoint:
         raise CheckpointError(f"{file}: no entry 'network'; give a checkpoint that a training wrote")
@@ -89,7 +91,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument('--codeformer', type=Path, nargs='+', help='of stage III; of several, the mean')
     parser.add_argument('--ia_cft', type=Path, help='a checkpoint of IA-CFT on that network, which is added')
     parser.add_argument('--vqgan', type=Path, help='stage I checkpoint')
-    parser.add_argument('--tasks', type=Path, help='of options/small/CodeFormer_128_tasks.yml, on the released network')
+    parser.add_argument(
+        '--tasks',
+        type=Path,
+        nargs='+',
+        help='of options/small/CodeFormer_128_tasks.yml, on the released network; of several, the mean',
+    )
     parser.add_argument('--output', type=Path, default=Path('weights/small'))
     args = parser.parse_args(argv)
     if not (args.codeformer or args.vqgan or args.tasks):
@@ -102,7 +109,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             release([args.vqgan], args.output / 'vqgan_128.safetensors')
         if args.tasks:
             tasks = (COLORIZE.name, INPAINT.name)
-            release([args.tasks], args.output / 'tasks_128.safetensors', base=network, tasks=tasks)
+            release(args.tasks, args.output / 'tasks_128.safetensors', base=network, tasks=tasks)
     except CheckpointError as error:
         print(error, file=sys.stderr)
         return 1

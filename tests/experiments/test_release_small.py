@@ -81,6 +81,15 @@ def test_a_part_of_a_network_is_completed_by_the_file_beside_it(part: Path) -> N
         assert torch.allclose(value, base[name] + moved, atol=2e-3), name
 
 
+def test_the_mean_of_a_part_and_a_checkpoint_is_a_part(part: Path, tmp_path: Path) -> None:
+    before, base = load_network(part).state_dict(), part.with_name('codeformer_128.safetensors')
+    assert main(['--tasks', str(part), str(tmp_path / 'first.pth'), '--output', str(base.parent)]) == 0
+    assert {name.split('.')[0] for name in read_checkpoint(part)} == {'encoder'}
+    for name, value in load_network(part).state_dict().items():
+        moved = 0.5 if name.startswith('encoder.') else 0
+        assert torch.allclose(value, before[name] - moved, atol=2e-3), name
+
+
 def test_a_part_without_its_network_is_refused_by_name(part: Path) -> None:
     base = part.with_name('codeformer_128.safetensors')
     content = base.read_bytes()
