@@ -179,8 +179,8 @@ def add_network_flags(group: argparse._ArgumentGroup) -> None:
     add(
         '--precision',
         choices=[AUTO_PRECISION, *PRECISIONS],
-        default=AUTO_PRECISION,
-        help='of the network; auto: bf16 on a processor that has it, else fp32 (default: auto)',
+        default='fp32',
+        help='of the network; auto: bf16 on a CPU that has it, else fp32 (default: fp32)',
     )
     add(
         '--backend',
