@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -23,6 +24,16 @@ def shared() -> Path:
     if not (folder / 'data').is_dir():
         pytest.skip('needs the development data in ../shared')
     return folder
+
+
+@pytest.fixture(scope='session', autouse=True)
+def own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Nothing of this project is written to the user's cache, or found there."""
+    fonts = Path(os.environ.get('XDG_CACHE_HOME') or Path.home() / '.cache') / 'matplotlib'  # slow to list
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv('MPLCONFIGDIR', os.environ.get('MPLCONFIGDIR') or str(fonts))
+        patch.setenv('XDG_CACHE_HOME', str(tmp_path_factory.mktemp('cache')))
+        yield
 
 
 @pytest.fixture(autouse=True)
