@@ -1,4 +1,4 @@
-"""What to restore: the pictures and clips of files and folders, each with the name of its results."""
+"""List the pictures and clips of files and folders, each with the name of its results."""
 
 from __future__ import annotations
 

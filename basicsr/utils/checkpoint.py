@@ -145,6 +145,9 @@ def read_metadata(path: str | os.PathLike) -> dict[str, str]:
         DamagedError: damaged, or no checkpoint.
     """
     try:
+        with Path(path).open('rb') as file:
+            if file.read(2) == b'PK':  # an archive of torch, whose sums are compared where its weights are read
+                return {}
         if verify(Path(path)) != 'safetensors':
             return {}
         with safetensors.safe_open(path, framework='pt') as file:

@@ -13,6 +13,7 @@ from PIL import Image
 
 from basicsr.utils.image import ImageReadError
 from basicsr.utils.picture import MAX_MEGAPIXELS, PILLOWS_LIMIT, open_picture, reading_picture
+from basicsr.utils.picture_metadata import DECODER_ERRORS
 from basicsr.video.video_io import BT709, MOST_RATE, SLOWEST_RATE, USUAL_RATE, Colours, TimedFrame, VideoReadError
 
 if TYPE_CHECKING:  # a type of PyAV's stubs
@@ -92,7 +93,7 @@ class AnimationReader:
                 try:
                     self._file.seek(index)
                     both = np.asarray(self._file.convert('RGBA'))
-                except Exception as error:  # decoders raise errors of any type for damaged files
+                except DECODER_ERRORS as error:
                     self.complaints.append(f'it breaks off after {index} of {self.frame_count} frames ({error})')
                     break
                 if both.shape[1::-1] != self.size:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import Generator, Iterable, Iterator
+from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from fractions import Fraction
 from pathlib import Path
@@ -263,12 +264,11 @@ class VideoReader:
             raise FileNotFoundError(f'{self.path}: no such file')
         check_file(self.path, VideoReadError, 'clip')
         self._container = self.open()
-        try:
+        with ExitStack() as unless_chosen:
+            unless_chosen.callback(self._container.close)
             self._stream = self._choose_stream()
             self._decoder = self._choose_decoder()
-        except Exception:
-            self._container.close()
-            raise
+            unless_chosen.pop_all()
         self.rate = _stated_rate(self._stream)
         self.start = Fraction(self._container.start_time or 0, av.time_base)
 

@@ -19,7 +19,9 @@ from small_faces import TINY, save_tiny_model
 
 from basicsr.archs import build_network
 from basicsr.archs.factory import describe, load_network
+from basicsr.inference import FaceRestorer
 from basicsr.inference.upsampler import Upsampler
+from basicsr.utils import checkpoint
 from basicsr.utils.archive import verify
 from basicsr.utils.checkpoint import CheckpointError, DamagedError, load_state, read_checkpoint, save_atomic, unwrap
 
@@ -371,3 +373,11 @@ def test_safetensors_are_known_by_the_length_of_their_header(padding: int, tmp_p
     header = header.ljust(64 + padding)
     (tmp_path / 'x.safetensors').write_bytes(len(header).to_bytes(8, 'little') + header + bytes(4))
     assert read_checkpoint(tmp_path / 'x.safetensors')['a'].tolist() == [0]
+
+
+def test_the_sums_of_an_archive_are_compared_once(tmp_path, monkeypatch):
+    """What a network was made for, and on which file it stands, is in headers that archives do not have."""
+    compared = []
+    monkeypatch.setattr(checkpoint, 'verify', lambda path: compared.append(path) or verify(path))
+    FaceRestorer(save_tiny_model(tmp_path / 'net.pth'), device='cpu')
+    assert compared == [tmp_path / 'net.pth']
