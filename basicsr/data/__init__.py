@@ -11,6 +11,7 @@ from basicsr.data.common import LOADER_KEYS, DataError
 from basicsr.data.ffhq_blind_dataset import FFHQBlindDataset
 from basicsr.data.ffhq_blind_joint_dataset import FFHQBlindJointDataset
 from basicsr.data.paired_image_dataset import PairedImageDataset, check_pairs
+from basicsr.data.paired_photo_dataset import PairedPhotoDataset
 from basicsr.data.paired_reference_dataset import PairedReferenceDataset
 from basicsr.data.reference_blind_dataset import ReferenceBlindDataset, ReferenceBlindJointDataset
 from basicsr.data.reference_photo_dataset import ReferencePhotoDataset
@@ -24,6 +25,7 @@ __all__ = [
     'FFHQBlindDataset',
     'FFHQBlindJointDataset',
     'PairedImageDataset',
+    'PairedPhotoDataset',
     'PairedReferenceDataset',
     'ReferenceBlindDataset',
     'ReferenceBlindJointDataset',

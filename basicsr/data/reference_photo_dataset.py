@@ -14,8 +14,7 @@ from torch import Tensor
 from basicsr.data.common import DataError, resize_square
 from basicsr.data.ffhq_blind_dataset import FFHQBlindDataset, Item
 from basicsr.data.people import people_of
-from basicsr.data.storage import ChosenFiles, Files, read_file
-from basicsr.utils.download import sha256_of
+from basicsr.data.storage import ChosenFiles, Files, digests, read_file
 from basicsr.utils.registry import DATASET_REGISTRY
 
 SMALLEST = 64
@@ -49,8 +48,8 @@ class ReferencePhotoDataset(FFHQBlindDataset):
             raise DataError(f'references: {self.count}; a face needs 1 or more')
         files = super()._open(opt)
         people = people_of(files.paths, self.root, opt.get('identities'))
-        contents = [sha256_of(path) if path.is_file() else str(path) for path in files.paths]
-        photos: dict[str, dict[str, int]] = defaultdict(dict)
+        contents = digests(files)
+        photos: dict[str, dict[bytes, int]] = defaultdict(dict)
         for index, (person, content) in enumerate(zip(people, contents, strict=True)):
             if person is not None:
                 photos[person].setdefault(content, index)

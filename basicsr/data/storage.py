@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import logging
 import os
 import re
@@ -174,6 +175,15 @@ def open_files(opt: Mapping[str, Any], key: str) -> Files:
     packed = kind == 'lmdb' or (kind == 'memory' and root.suffix == '.lmdb')
     files = LmdbFiles(root, key) if packed else FolderFiles(root, key)
     return MemoryFiles(files) if kind == 'memory' else files
+
+
+def digests(files: Files) -> list[bytes]:
+    """Return the SHA-256 of each file's content.
+
+    Raises:
+        DataError: a file that cannot be read.
+    """
+    return [hashlib.sha256(files.read(index)).digest() for index in range(len(files.paths))]
 
 
 def read_file(files: Files, index: int, smallest: float = 1) -> np.ndarray:

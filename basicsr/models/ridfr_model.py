@@ -165,13 +165,17 @@ class RIDFRModel(RIDFRContentModel):
             raise OptionError('datasets:train:references: alignment learning needs 2 references a face')
         mask = batch.get('identity_mask')
         kept = (torch.rand(len(photos)) >= self.dropout).float().to(photos.device)
-        found = []
-        for number in range(2):
-            vectors = self.embedder(photos[:, number])[:, None]
-            crops = photos[:, number] if self.crop is None else self.crop(photos[:, number])
-            own = None if mask is None else mask[:, number : number + 1]
-            found.append(self.prior.tokens(vectors, own, crops[:, None]).scaled(kept))
-        return found[0], found[1]
+        first, second = (
+            self.tokens_of(photos[:, part], None if mask is None else mask[:, part]).scaled(kept)
+            for part in (slice(0, 1), slice(1, 2))
+        )
+        return first, second
+
+    def tokens_of(self, photos: Tensor, mask: Tensor | None) -> Tokens:
+        """Return the identity of photographs (N,R,3,S,S); mask (N,R) of those that there are, None means all."""
+        flat, count = photos.flatten(0, 1), photos.shape[:2]
+        vectors, crops = self.embedder(flat), flat if self.crop is None else self.crop(flat)
+        return self.prior.tokens(vectors.unflatten(0, count), mask, crops.unflatten(0, count))
 
     def generator_losses(self, batch: Batch, iteration: int) -> Terms:
         """Return the loss of the stage, equation 6."""
@@ -187,7 +191,9 @@ class RIDFRModel(RIDFRContentModel):
         return terms
 
     def identity_of(self, batch: Batch) -> Tokens | None:
-        """Return the identity by a batch's embeddings; None where it has none, or the adapter asks for photographs."""
+        """Return the identity by a batch's photographs, else by its embeddings where the adapter needs no more."""
+        if 'reference' in batch:
+            return self.tokens_of(batch['reference'], batch.get('identity_mask'))
         vectors = batch.get('identity')
         if vectors is None or self.prior.projection is None or self.prior.image_encoder is not None:
             return None

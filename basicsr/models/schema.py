@@ -27,7 +27,7 @@ from basicsr.utils.registry import (
 PACKAGES = (archs, recognition, data, losses, metrics, models)
 """Imported so that their registries are filled."""
 
-PAIRS = ('PairedImageDataset', 'PairedReferenceDataset')
+PAIRS = ('PairedImageDataset', 'PairedPhotoDataset', 'PairedReferenceDataset')
 REQUIRED = ('name', 'model_type', 'datasets', 'network_g', 'train')
 
 

@@ -2,8 +2,8 @@
 
     python -m experiments.ridfr.evaluate --out results/ridfr --people datasets/people_val --judge mobilefacenet_casia128
 
-Each input is restored under several references of its person, under one of somebody else, and blind, from the same
-noise. The judge is a recognizer that no training used.
+Each input is restored under several references of its person, under the first of them reduced to some sides, under one
+of somebody else, and blind, from the same noise. The judge is a recognizer that no training used.
 """
 
 from __future__ import annotations
@@ -28,7 +28,11 @@ from basicsr.data.identity_augment import ANOTHER_PHOTOGRAPH
 from basicsr.faces.detection import build_detector
 from basicsr.faces.geometry import align_face
 from basicsr.inference.diffusion_restorer import DiffusionConfig, DiffusionRestorer
+from basicsr.losses import PerceptualLoss
+from basicsr.metrics.builders import FEATURES
 from basicsr.metrics.identity import identity_variance
+from basicsr.metrics.niqe import NIQE
+from basicsr.metrics.psnr_ssim import calculate_psnr
 from basicsr.metrics.statistics import paired_bootstrap
 from basicsr.recognition.choose import embed_faces
 from basicsr.recognition.embedder import FaceEmbedder
@@ -40,7 +44,14 @@ from experiments.ridfr.prepare import reference
 HERE = Path(__file__).resolve().parent
 SETS = ('celebref512', 'multi_id')
 ROWS = {'none': 'content', 'naive': 'naive', 'alignment': 'alignment'}
-METRICS = ('identity_variance', 'ids', 'ids_wrong', 'ids_ref', 'ids_blind', 'psnr')
+SIDES = (64, 128)
+"""Sides in pixels to which the first reference is reduced."""
+COLUMNS = {
+    'identity_variance': ('identity variance', '.4f'), 'ids': ('IDS', '.3f'), 'ids_wrong': ('IDS, wrong', '.3f'),
+    'ids_ref': ('to reference', '.3f'), 'ids_blind': ('IDS, blind', '.3f'), 'psnr': ('PSNR', '.2f'),
+    'feature': ('feature distance', '.3f'), 'niqe_192': ('NIQE, 192', '.2f'),
+    **{f'ids_{side}': (f'IDS, {side}', '.3f') for side in SIDES}, 'ids_full': ('IDS, full', '.3f'),
+}  # fmt: skip
 MEANING = """| column | meaning |
 |---|---|
 | identity variance | of the restorations of one input under several references of its person; lower is more consistent, also if the reference is ignored |
@@ -48,6 +59,8 @@ MEANING = """| column | meaning |
 | IDS, wrong | the same under a reference of somebody else; below IDS by what the reference does |
 | to reference | cosine of restoration and its own reference |
 | IDS, blind | without reference |
+| PSNR, feature distance, NIQE | of the restorations under these references; distance of VGG16's features to the truth, NIQE at 192 pixels |
+| IDS, 64, 128, full | under the first reference alone, reduced to that side |
 """  # noqa: E501  a table
 
 
@@ -59,7 +72,7 @@ class Case:
         name: `<set>/<person>/<photo>`.
         truth: RGB uint8 (S,S,3).
         degraded: likewise.
-        references: photographs; the last is of somebody else.
+        references: photographs, RGB uint8 (n,n,3); the last is of somebody else.
     """
 
     name: str
@@ -73,64 +86,83 @@ def cases_of(folder: Path, size: int, inputs: int, references: int) -> Iterator[
     people = {sub.name: scan_images(sub) for sub in sorted(folder.iterdir()) if sub.is_dir()}
     names = list(people)
 
-    def read(path: Path) -> np.ndarray:
-        return resize_square(imread(path), size)
-
     for place, person in enumerate(names):
         stranger = people[names[(place + 1) % len(names)]]
         for path in at_even_steps(people[person], inputs):
             others = at_even_steps([other for other in people[person] if other != path], references)
-            truth = read(path)
+            truth = resize_square(imread(path), size)
             rng = np.random.default_rng(zlib.crc32(f'{person}/{path.stem}'.encode()))
             degraded = to_bytes(degrade(to_unit(truth), LARGE.scaled(size), rng))
             name = f'{folder.name}/{person}/{path.stem}'
-            yield Case(name, truth, degraded, [*map(read, others), read(stranger[len(stranger) // 2])])
+            yield Case(name, truth, degraded, [*map(imread, others), imread(stranger[len(stranger) // 2])])
 
 
-def restore(restorer: DiffusionRestorer, embedder: FaceEmbedder, case: Case) -> list[np.ndarray]:
-    """Return the restorations of an input under each of its references, and last the blind one."""
-    vectors = embed_faces(embedder, case.references)[:, None]
-    photos = torch.stack([to_tensor(photo) for photo in case.references])[:, None]
+def restore(restorer: DiffusionRestorer, embedder: FaceEmbedder, case: Case, id_scale: float = 1.0) -> list[np.ndarray]:
+    """Return the restorations under each reference, under the first one at each side of `SIDES`, and the blind one."""
+    references = [*case.references, *(resize_square(case.references[0], side) for side in SIDES)]
+    vectors = embed_faces(embedder, references)[:, None]
+    photos = torch.stack([to_tensor(resize_square(photo, restorer.size)) for photo in references])[:, None]
     vectors = torch.cat([vectors, vectors[:1]])
     photos = torch.cat([photos, photos[:1]])
     mask = torch.ones(len(vectors), 1)
     mask[-1] = 0
-    return restorer.restore([case.degraded] * len(vectors), identity=vectors, mask=mask, photos=photos)
+    faces = [case.degraded] * len(vectors)
+    return restorer.restore(faces, identity=vectors, mask=mask, id_scale=id_scale, photos=photos)
 
 
-def judge(case: Case, restored: Sequence[np.ndarray], seen: FaceEmbedder) -> dict[str, float]:
-    """Return the figures of an input."""
-    made: Tensor = embed_faces(seen, restored)
-    own = len(case.references) - 1
-    truth = embed_faces(seen, [case.truth])[0]
-    of_references = embed_faces(seen, case.references)[:own]
-    ids = made @ truth
-    errors = [np.square(image.astype(float) - case.truth).mean() for image in restored[:own]]
-    return {
-        'identity_variance': identity_variance(made[:own].numpy()),
-        'ids': float(ids[:own].mean()),
-        'ids_wrong': float(ids[own]),
-        'ids_ref': float((made[:own] * of_references).sum(1).mean()),
-        'ids_blind': float(ids[-1]),
-        'psnr': float(np.mean([10 * np.log10(255**2 / error) for error in errors])),
-    }
+@dataclass(frozen=True, eq=False)
+class Judge:
+    """What measures.
+
+    Attributes:
+        embedder: recognizer that no training used.
+        feature: distance of VGG16's features.
+        niqe: at 192 pixels.
+    """
+
+    embedder: FaceEmbedder
+    feature: PerceptualLoss | None
+    niqe: NIQE | None
+
+    @torch.no_grad()
+    def __call__(self, case: Case, restored: Sequence[np.ndarray]) -> dict[str, float]:
+        """Return the figures of an input's restorations, as `restore` gives them."""
+        made: Tensor = embed_faces(self.embedder, restored)
+        own = len(case.references) - 1
+        truth = embed_faces(self.embedder, [case.truth])[0]
+        of_references = embed_faces(self.embedder, case.references)[:own]
+        ids = (made @ truth).tolist()
+        faces = restored[:own]
+        figures = {
+            'identity_variance': identity_variance(made[:own].numpy()),
+            'ids': float(np.mean(ids[:own])),
+            'ids_wrong': ids[own],
+            'ids_ref': float((made[:own] * of_references).sum(1).mean()),
+            'ids_blind': ids[-1],
+            'psnr': float(np.mean([calculate_psnr(face, case.truth) for face in faces])),
+            **{f'ids_{side}': ids[own + 1 + place] for place, side in enumerate(SIDES)},
+            'ids_full': ids[0],
+        }
+        if self.feature is not None:
+            truths = to_tensor(case.truth)[None]
+            distances = [self.feature(to_tensor(face)[None], truths)[0] for face in faces]
+            figures['feature'] = float(np.mean([float(distance) for distance in distances]))
+        if self.niqe is not None:
+            figures['niqe_192'] = float(np.mean([self.niqe(face) for face in faces]))
+        return figures
 
 
 def table(rows: Sequence[dict[str, str | float]], sets: Sequence[str]) -> str:
     """Return means of each set and row, and paired differences with 95 % intervals, as Markdown."""
     text = []
+    columns = {key: column for key, column in COLUMNS.items() if key in rows[0]}
     for name in sets:
         own = {row: [r for r in rows if r['set'] == name and r['row'] == row] for row in ROWS}
-        count = len(own['none'])
-        text += [f'## {name}, {count} inputs', '']
-        text += ['| row | identity variance | IDS | IDS, wrong | to reference | IDS, blind | PSNR |', '|---' * 7 + '|']
+        text += [f'## {name}, {len(own["none"])} inputs', '']
+        text += [f'| row | {" | ".join(title for title, _ in columns.values())} |', '|---' * (len(columns) + 1) + '|']
         for row, found in own.items():
-            means = [np.mean([float(r[metric]) for r in found]) for metric in METRICS]
-            text.append(
-                f'| {row} | {means[0]:.4f} | '
-                + ' | '.join(f'{mean:.3f}' for mean in means[1:5])
-                + f' | {means[5]:.2f} |'
-            )
+            means = (f'{np.mean([float(r[key]) for r in found]):{form}}' for key, (_, form) in columns.items())
+            text.append(f'| {row} | {" | ".join(means)} |')
         text += ['', '| difference | identity variance | IDS | IDS less IDS wrong |', '|---|---|---|---|']
         for first, second in (('naive', 'none'), ('alignment', 'none'), ('alignment', 'naive')):
             cells = []
@@ -160,6 +192,30 @@ def portrait(size: int) -> Case:
     return Case('portrait', face, degraded, [*others, np.full_like(face, 128)])
 
 
+def build_judge(args: argparse.Namespace) -> Judge:
+    """Return the judge of the command line's flags."""
+    feature = dict.fromkeys(FEATURES, 1.0)
+    return Judge(
+        FaceEmbedder(args.judge),
+        PerceptualLoss(feature, 'vgg16', range_norm=True, weights=args.vgg) if args.vgg else None,
+        NIQE(args.niqe, 192) if args.niqe else None,
+    )
+
+
+def publish(rows: Sequence[dict[str, str | float]], args: argparse.Namespace, judge: str) -> None:
+    """Write `figures.csv` and `figures.md`, and print the latter."""
+    target = args.publish or args.out
+    target.mkdir(parents=True, exist_ok=True)
+    with (target / 'figures.csv').open('w', newline='') as file:
+        writer = csv.DictWriter(file, list(rows[0]))
+        writer.writeheader()
+        writer.writerows({k: round(v, 5) if isinstance(v, float) else v for k, v in row.items()} for row in rows)
+    about = f'Judge {judge}; {args.references} references an input, {args.steps} steps, the same noise everywhere.'
+    text = f'# RIDFR at small scale: figures\n\n{about}\n\n{MEANING}\n{table(rows, args.sets)}'
+    (target / 'figures.md').write_text(text)
+    print(text)
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line; return the exit code."""
     parser = argparse.ArgumentParser(description='Judge the rows of the small RIDFR experiment.')
@@ -169,6 +225,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     add('--sets', nargs='+', default=SETS)
     add('--recognizer', help='of the references (default: that of the recipe)')
     add('--judge', default='mobilefacenet_casia128')
+    add('--vgg', help='weights of VGG16, for the feature distance')
+    add('--niqe', help="NIQE's statistics, for NIQE")
     add('--inputs', type=int, default=3, help='of each person')
     add('--references', type=int, default=3, help='of each input')
     add('--steps', type=int, default=20)
@@ -177,7 +235,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = parser.parse_args(argv)
     recipe = yaml.safe_load((HERE / 'recipe.yml').read_text())
     root = args.out / 'prior' / 'root'
-    embedder, seen = FaceEmbedder(args.recognizer or recipe['paths']['recognizer']), FaceEmbedder(args.judge)
+    embedder, judge = FaceEmbedder(args.recognizer or recipe['paths']['recognizer']), build_judge(args)
     config = DiffusionConfig(root, steps=args.steps)
     restorers = {row: DiffusionRestorer(args.out / folder / 'net_g.pth', config, 'cpu') for row, folder in ROWS.items()}
     size = restorers['none'].size
@@ -186,26 +244,20 @@ def main(argv: Sequence[str] | None = None) -> int:
         sheets = []
         for case in cases_of(args.people / name, size, args.inputs, args.references):
             for row, restorer in restorers.items():
-                restored = restore(restorer, embedder, case)
-                rows.append({'set': name, 'input': case.name, 'row': row, **judge(case, restored, seen)})
-                sheets.append([case.truth, case.degraded, *restored])
+                restored = restore(restorer, embedder, case, args.id_scale)
+                rows.append({'set': name, 'input': case.name, 'row': row, **judge(case, restored)})
+                sheets.append([case.truth, case.degraded, *restored[: args.references + 1], restored[-1]])
         titles = ['truth', 'input', *(f'reference {n + 1}' for n in range(args.references)), 'wrong', 'blind']
         imwrite(args.out / f'{name}.png', sheet(sheets[:24], titles))
-    target = args.publish or args.out
-    target.mkdir(parents=True, exist_ok=True)
-    with (target / 'figures.csv').open('w', newline='') as file:
-        writer = csv.DictWriter(file, list(rows[0]))
-        writer.writeheader()
-        writer.writerows({k: round(v, 5) if isinstance(v, float) else v for k, v in row.items()} for row in rows)
-    about = f'Judge {seen.name}; {args.references} references an input, {args.steps} steps, the same noise everywhere.'
-    text = f'# RIDFR at small scale: figures\n\n{about}\n\n{MEANING}\n{table(rows, args.sets)}'
-    (target / 'figures.md').write_text(text)
+    publish(rows, args, judge.embedder.name)
     case = portrait(size)
-    blank = np.full_like(case.truth, 255)
-    lines = [[case.degraded, *case.references[:3], case.truth]]
-    lines += [[case.degraded, *restore(restorer, embedder, case)[:3], blank] for restorer in restorers.values()]
-    imwrite(target / 'portrait.jpg', sheet(lines, ['input', 'reference 1', 'reference 2', 'reference 3', 'truth']))
-    print(text)
+    shown = [resize_square(photo, size) for photo in case.references[:3]]
+    lines = [[case.degraded, *shown, case.truth]]
+    for restorer in restorers.values():
+        faces = restore(restorer, embedder, case, args.id_scale)[:3]
+        lines.append([case.degraded, *faces, np.full_like(case.truth, 255)])
+    titles = ['input', 'reference 1', 'reference 2', 'reference 3', 'truth']
+    imwrite((args.publish or args.out) / 'portrait.jpg', sheet(lines, titles))
     return 0
 
 

@@ -70,6 +70,10 @@ def test_the_steps_follow_one_another_and_are_judged(toy, monkeypatch):
         for part in line.split('|')
     }
     assert (toy / 'published' / 'portrait.jpg').is_file() and (out / 'multi_id.png').is_file()
+    # Without identity all references give one face.
+    assert evaluate.main([*argv, '--id_scale', '0', '--publish', str(toy / 'blind')]) == 0
+    blind = list(csv.DictReader((toy / 'blind' / 'figures.csv').open()))
+    assert all(float(row['identity_variance']) == pytest.approx(0, abs=1e-4) for row in blind)
     # A step that was stopped goes on as if it had not been.
     straight = torch.load(out / 'alignment' / 'state.pth', weights_only=True)
     shutil.rmtree(out / 'alignment')
@@ -95,7 +99,9 @@ def test_figures_of_an_input():
     red, green = (np.zeros((64, 64, 3), np.uint8) for _ in range(2))
     red[..., 0], green[..., 1] = 200, 200
     case = evaluate.Case('x', red, red, [red, green, green])
-    found = evaluate.judge(case, [red, green, green, red], Judge())
+    found = evaluate.Judge(Judge(), None, None)(case, [red, green, green, red, green, red])
     assert found['ids'] == pytest.approx(0.5, abs=0.01) and found['ids_wrong'] == pytest.approx(0, abs=0.01)
     assert found['ids_blind'] == pytest.approx(1, abs=0.01) and found['ids_ref'] == pytest.approx(1, abs=0.01)
     assert found['identity_variance'] == pytest.approx(0.5, abs=0.01)
+    by_side = [found[f'ids_{side}'] for side in (64, 128, 'full')]
+    assert by_side == pytest.approx([1, 0, 1], abs=0.01)

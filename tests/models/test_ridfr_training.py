@@ -205,3 +205,38 @@ def test_references_are_other_photographs(tmp_path):
         (tmp_path / 'alone' / 'x').mkdir(parents=True)
         imwrite(tmp_path / 'alone' / 'x' / '0.png', imread(folder / 'c' / '6.png'))
         build_dataset({**opt, 'dataroot_gt': str(tmp_path / 'alone')})
+
+
+def test_pairs_come_with_other_photographs_of_the_person(tmp_path):
+    """Neither the photograph of the truth's name nor a copy of it is a reference, and the same ones come each time."""
+    folder = people(tmp_path)
+    for name in ('a/0', 'a/1', 'b/3', 'c/6'):
+        (tmp_path / 'gt' / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / 'gt' / f'{name}.png').write_bytes((folder / f'{name}.png').read_bytes())
+        imwrite(tmp_path / 'lq' / f'{name}.png', imread(folder / f'{name}.png'))
+    opt = {'type': 'PairedPhotoDataset', 'dataroot_ref': str(folder), 'references': 3}
+    data = build_dataset(opt | {f'dataroot_{side}': str(tmp_path / side) for side in ('lq', 'gt')})
+    names = [[Path(path).stem for path in data[v]['ref_path'].split(';') if path] for v in range(4)]
+    assert names == [['1', '2'], ['0', '2', 'copy'], ['4', '5'], []]
+    assert [data[v]['identity_mask'].sum().item() for v in range(4)] == [2, 3, 2, 0]
+    whole = torch.from_numpy(imread(folder / 'b' / '4.png').copy()).permute(2, 0, 1).float() / 127.5 - 1
+    torch.testing.assert_close(data[2]['reference'][0], whole)
+    assert data[2]['reference'].shape == (3, 3, 96, 96) and not data[2]['reference'][2].any()
+    with pytest.raises(DataError, match='references: 0'):
+        build_dataset({**opt, 'references': 0, 'dataroot_lq': str(folder), 'dataroot_gt': str(folder)})
+
+
+@torch.no_grad()
+def test_validation_restores_by_the_photographs_of_a_pair(tiny, tmp_path):
+    """Also where the adapter needs photographs; a masked one is ignored, without any the face is restored blind."""
+    opt = options(tiny, tmp_path, True, align_weight=1)
+    model = build_model(opt)
+    batch = batch_of(opt)
+    photos, lq = batch['reference'], batch['in']
+    blind = model.infer({'lq': lq})
+    seen = model.infer({'lq': lq, 'reference': photos[:, :1]})
+    assert (seen - blind).abs().max() > 1e-4
+    first = torch.tensor([[True, False]] * len(lq))
+    torch.testing.assert_close(model.infer({'lq': lq, 'reference': photos, 'identity_mask': first}), seen)
+    nobody = torch.zeros_like(first)
+    torch.testing.assert_close(model.infer({'lq': lq, 'reference': photos, 'identity_mask': nobody}), blind)
