@@ -4,7 +4,7 @@ OUTPUT/bicubic has the same damage, enlarged by bicubic instead of bilinear inte
 
 Every picture's draws depend on its name and the seed only, so that a folder made twice is the same.
 
-    id-codeformer data pairs --input datasets/faces --output datasets/val --severity small --size 128
+    id-codeformer data pairs --input datasets/faces --output datasets/val --severity mild --size 128
 
 With --protocol the ranges and the seed are those of a file of options/eval.
 """
@@ -27,7 +27,8 @@ from basicsr.utils.files import user_path
 from basicsr.utils.image import imwrite, scan_images
 
 KINDS = ('lq', 'bicubic', 'gt')
-SEVERITIES = {'small': SMALL, 'large': LARGE}
+SEVERITIES = {'mild': SMALL, 'severe': LARGE}
+FORMER_NAMES = {'small': 'mild', 'large': 'severe'}
 
 
 def make_pair(path: Path, name: str, ranges: DegradationRanges, size: int, seed: int) -> dict[str, np.ndarray]:
@@ -128,7 +129,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument('--input', type=Path, required=True, help='folder of clean faces, sub-folders included')
     parser.add_argument('--output', type=Path, required=True, help='folder for lq/, bicubic/ and gt/')
     kind = parser.add_mutually_exclusive_group(required=True)
-    kind.add_argument('--severity', choices=sorted(SEVERITIES))
+    kind.add_argument(
+        '--severity', type=lambda name: FORMER_NAMES.get(name, name), choices=list(SEVERITIES), help='of the damage'
+    )
     kind.add_argument('--protocol', type=user_path, help='a name of options/eval, whose ranges and seed are taken')
     parser.add_argument('--size', type=int, default=512, help='side of the pictures, pixels')
     parser.add_argument('--seed', type=int, help="of the draws; by default the protocol's, else 0")

@@ -123,6 +123,11 @@ class _OfImages:
         return self.function(*(case.images[role] for role in roles), **self.arguments)
 
 
+def feature_distance(weights: Path | str) -> PerceptualLoss:
+    """Return the distance of VGG16's features, by its weights; see the metric `feature` of the table."""
+    return PerceptualLoss(dict.fromkeys(FEATURES, 1.0), 'vgg16', range_norm=True, weights=weights)
+
+
 def build_scorers(metrics: list[str], settings: Settings, given: set[str]) -> tuple[list[Scorer], dict[str, str]]:
     """Build the scorers of the metrics; give reasons for those that cannot be computed.
 
@@ -199,8 +204,7 @@ class _Builder:
 
     def _feature(self, metric: str) -> Scorer:
         path = self.settings.place(metric)
-        distance = PerceptualLoss(dict.fromkeys(FEATURES, 1.0), 'vgg16', range_norm=True, weights=path)
-        distance.to(self.settings.device)
+        distance = feature_distance(path).to(self.settings.device)
         return Scorer(metric, lambda case: float(distance(*self._pair(case))[0]), path.name, (path,))
 
     def _fid(self, metric: str) -> Scorer:

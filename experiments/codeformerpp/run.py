@@ -30,7 +30,6 @@ from experiments.ablation.plan import load_plan
 from experiments.ablation.stages import trainings_of
 
 HERE = Path(__file__).resolve().parent
-DAMAGES = {'mild': 'small', 'severe': 'large'}
 PEOPLE = ('celebref512', 'multi_id')
 TRIAL = {
     'train:total_iter': 4,
@@ -46,10 +45,10 @@ def make_sets(args: argparse.Namespace, size: int) -> dict[str, Path]:
     sources = {'faces': args.faces, **{name: args.people / name for name in PEOPLE}}
     found = {}
     for name, source in sources.items():
-        for damage, severity in DAMAGES.items():
+        for damage, ranges in SEVERITIES.items():
             target = args.out / 'pairs' / f'{name}_{damage}_{size}_{args.limit or "all"}'
             if not (target / 'done').is_file():
-                make_pairs(source, target, SEVERITIES[severity], size, 0, args.limit)
+                make_pairs(source, target, ranges, size, 0, args.limit)
                 (target / 'done').touch()
             found[f'{name}_{damage}'] = target
     return found
@@ -81,10 +80,9 @@ def portrait_sheet(prior: Path, full: Path) -> np.ndarray:
     size, portrait = restorers[0].size, astronaut()
     face, _ = align_face(portrait, build_detector().detect(portrait)[0].landmarks, size)
     rows = []
-    for severity in DAMAGES.values():
+    for ranges in SEVERITIES.values():
         for draw in DRAWS:
-            ranges = SEVERITIES[severity].scaled(size)
-            damaged = degrade(face.astype(np.float32) / 255, ranges, np.random.default_rng(draw))
+            damaged = degrade(face.astype(np.float32) / 255, ranges.scaled(size), np.random.default_rng(draw))
             given = np.rint(np.clip(damaged, 0, 1) * 255).astype(np.uint8)
             restored = [restorers[0].restore(given, w)[0] for w in (1.0, 0.5, 0.0)]
             rows.append([given, *restored, restorers[1].restore(given)[0], face])

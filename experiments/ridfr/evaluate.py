@@ -29,7 +29,7 @@ from basicsr.faces.detection import build_detector
 from basicsr.faces.geometry import align_face
 from basicsr.inference.diffusion_restorer import DiffusionConfig, DiffusionRestorer
 from basicsr.losses import PerceptualLoss
-from basicsr.metrics.builders import FEATURES
+from basicsr.metrics.builders import feature_distance
 from basicsr.metrics.identity import identity_variance
 from basicsr.metrics.niqe import NIQE
 from basicsr.metrics.psnr_ssim import calculate_psnr
@@ -194,10 +194,9 @@ def portrait(size: int) -> Case:
 
 def build_judge(args: argparse.Namespace) -> Judge:
     """Return the judge of the command line's flags."""
-    feature = dict.fromkeys(FEATURES, 1.0)
     return Judge(
         FaceEmbedder(args.judge),
-        PerceptualLoss(feature, 'vgg16', range_norm=True, weights=args.vgg) if args.vgg else None,
+        feature_distance(args.vgg) if args.vgg else None,
         NIQE(args.niqe, 192) if args.niqe else None,
     )
 

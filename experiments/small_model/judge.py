@@ -8,7 +8,7 @@ INPUT has aligned faces, OFFICIAL restorations of another model, TRUTH the undam
 Gradient energy is the mean magnitude of the 3x3 Sobel gradient of the grey image (0 to 255) at a side in pixels.
 Likeness is the cosine of a recognizer's embeddings with the input. With TRUTH: PSNR at 128 pixels; laplacian, the
 variance of the Laplacian at a side over that of the truth; identity, the cosine with the truth; frechet, the Fréchet
-distance of the embeddings.
+distance of the embeddings; feature, the distance of VGG16's features at 256 pixels.
 """
 
 from __future__ import annotations
@@ -23,6 +23,8 @@ import numpy as np
 import torch
 
 from basicsr.inference import FaceRestorer
+from basicsr.losses import PerceptualLoss
+from basicsr.metrics.builders import feature_distance
 from basicsr.metrics.fid import FeatureStatistics, frechet_distance
 from basicsr.metrics.niqe import NIQE
 from basicsr.metrics.psnr_ssim import calculate_psnr
@@ -61,7 +63,10 @@ def statistics(vectors: torch.Tensor) -> FeatureStatistics:
     return found
 
 
-def compare(images: Pictures, truth: Pictures, embedders: Mapping[str, FaceEmbedder]) -> dict[str, float]:
+@torch.no_grad()
+def compare(
+    images: Pictures, truth: Pictures, embedders: Mapping[str, FaceEmbedder], feature: PerceptualLoss | None = None
+) -> dict[str, float]:
     """Return the mean figures of restorations against undamaged faces, each of 512 pixels."""
     psnr = [calculate_psnr(resized(image, 128, 128), resized(truth[name], 128, 128)) for name, image in images.items()]
     row = {'psnr_128': float(np.mean(psnr))}
@@ -72,7 +77,14 @@ def compare(images: Pictures, truth: Pictures, embedders: Mapping[str, FaceEmbed
         found, wanted = embed(embedder, images), embed(embedder, truth)
         row[f'identity {name}'] = float((found * wanted).sum(1).mean())
         row[f'frechet {name}'] = frechet_distance(statistics(found), statistics(wanted))
+    if feature is not None:
+        distances = [feature(_shown(image), _shown(truth[name]))[0] for name, image in images.items()]
+        row['feature'] = float(np.mean([float(distance) for distance in distances]))
     return row
+
+
+def _shown(image: np.ndarray) -> torch.Tensor:
+    return to_tensor(resized(image, SIDES[1], SIDES[1]))[None]
 
 
 def measure(images: Pictures, inputs: Pictures, niqe: NIQE | None, embedders: Mapping[str, FaceEmbedder]) -> dict:
@@ -106,6 +118,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument('--w', type=float, nargs='+', default=[0.5], help='fidelity weights')
     parser.add_argument('--niqe', type=Path, help='statistics of NIQE')
     parser.add_argument('--recognizers', nargs='*', default=[], help='weights of recognizers')
+    parser.add_argument('--vgg', type=Path, help='weights of VGG16, for the feature distance')
     parser.add_argument('--side', type=int, default=256, help='pixels of a face on the sheet')
     parser.add_argument('--output', type=Path, required=True, help='folder of sheet and pictures')
     args = parser.parse_args(argv)
@@ -127,7 +140,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         rows = {name: measure(images, inputs, niqe, embedders) for name, images in columns.items()}
         if args.truth:
             truth = {path.stem: resized(imread(args.truth / path.name), SIDE, SIDE) for path in files}
-            rows = {name: row | compare(columns[name], truth, embedders) for name, row in rows.items()}
+            feature = feature_distance(args.vgg) if args.vgg else None
+            rows = {name: row | compare(columns[name], truth, embedders, feature) for name, row in rows.items()}
             columns['truth'] = truth
         imwrite(args.output / 'sheet.png', sheet(list(columns.values()), args.side))
     except (OSError, ValueError, RuntimeError) as error:

@@ -12,7 +12,7 @@ from experiments.ablation.stages import check_shared, trainings_of
 from experiments.codeformerpp import run
 
 ROOT = Path(__file__).resolve().parents[2]
-SETS = {f'{name}_{damage}': Path(name) for name in ('faces', *run.PEOPLE) for damage in run.DAMAGES}
+SETS = {f'{name}_{damage}': Path(name) for name in ('faces', *run.PEOPLE) for damage in run.SEVERITIES}
 
 
 @pytest.fixture

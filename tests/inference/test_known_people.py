@@ -907,7 +907,7 @@ def test_lone_faces_use_their_references_and_strangers_do_not(shared):
             guide = IdentityConditioner(embedder, People((one,), only=True), own, 128)
             rows.append([guide.recognize([c], v[None], alone=True)[0] for c, v in zip(crops, vectors, strict=True)])
         found[severity] = np.array([[0 if f is None else 1 + f.assumed for f in row] for row in rows])
-    for severity, share in {'small': 0.7, 'large': 0.4}.items():
+    for severity, share in {'mild': 0.7, 'severe': 0.4}.items():
         is_own = np.eye(len(persons), dtype=bool).repeat(2, axis=1)
         others = found[severity][~is_own]
         assert (found[severity][is_own] > 0).mean() >= share
