@@ -17,7 +17,6 @@ from basicsr.faces.detection import DEFAULT_DETECTOR, DETECTORS, MIN_SCORE, OTHE
 from basicsr.inference.code_search import STEPS
 from basicsr.inference.diffusion_restorer import DiffusionConfig
 from basicsr.inference.face_restorer import AUTO_PRECISION, BACKENDS, PRECISIONS
-from basicsr.inference.people import THRESHOLD
 from basicsr.inference.resume import Shard
 from basicsr.inference.tasks import RESTORE, TASKS
 from basicsr.utils.files import user_path
@@ -260,7 +259,7 @@ def add_identity_flags(group: argparse._ArgumentGroup) -> None:
         '--id_threshold',
         type=between(-1, 1),
         help='smallest cosine at which a face is taken for a person of --ref (default: that of the calibration, else '
-        f'{THRESHOLD:g})',
+        "the recognizer's)",
     )
     add(
         '--recognizer',

@@ -12,7 +12,6 @@ from basicsr.faces.detection import FaceDetector
 from basicsr.inference.code_search import STEPS
 from basicsr.inference.face_restorer import FaceRestorer
 from basicsr.inference.identity_conditioner import IdentityConditioner
-from basicsr.inference.people import THRESHOLD
 from basicsr.inference.reference_cache import ReferenceCache
 from basicsr.inference.references import ReferenceReader
 from basicsr.recognition.choose import choose_recognizer
@@ -34,7 +33,7 @@ class IdentityConfig:
     Attributes:
         references: photographs and folders, see `references.gather`.
         recognizer: see `choose_recognizer`.
-        threshold: see `People`; None for that of the recognizer's calibration, else `THRESHOLD`.
+        threshold: see `People`; None for that of the recognizer's calibration, else its own.
         id_scale, search_steps: see `IdentityConditioner`.
         own: tell the network what the input itself says of who it is, where there is no reference.
         calibration: how far the recognizer can be trusted on such inputs; a file of `id-codeformer recognizer
@@ -100,7 +99,8 @@ def build_conditioner(
         if detector is None:
             raise ValueError('references need a face detector')
         fitted = own.calibration.threshold if own is not None else None
-        threshold = next(each for each in (wishes.threshold, fitted, THRESHOLD) if each is not None)
+        usual = embedder.recognizer.threshold
+        threshold = next(each for each in (wishes.threshold, fitted, usual) if each is not None)
         cache = ReferenceCache.of_user(f'{wishes.detector} {sha256_of(embedder.path)}') if wishes.detector else None
         read = ReferenceReader(detector, embedder, threshold, cache, keeps_photos=restorer.needs_photos)
         people = read(wishes.references)
@@ -121,7 +121,7 @@ def build_conditioner(
 def _is_of_training(embedder: FaceEmbedder, trained_with: str | None) -> bool:
     """Return True if the network was trained with this recognizer's embeddings, as far as its checkpoint says."""
     entry = embedder.recognizer
-    names = {entry.name, entry.space, Path(entry.file).stem, embedder.path.stem}
+    names = {entry.name, Path(entry.file).stem, embedder.path.stem}
     return trained_with is None or Path(trained_with).stem in names
 
 

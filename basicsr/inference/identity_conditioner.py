@@ -50,6 +50,11 @@ class IdentityConditioner:
     notes: Sequence[str] = ()
     tells_photos: bool = False
 
+    @property
+    def faithful(self) -> float:
+        """Cosine below which a person is hardly to be known again, on the recognizer's scale."""
+        return self.embedder.recognizer.threshold
+
     def embed(self, crops: Sequence[np.ndarray]) -> Tensor:
         """Return unit vectors (N,D) of aligned faces, RGB uint8 (n,n,3)."""
         return embed_faces(self.embedder, crops)

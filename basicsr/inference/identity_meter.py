@@ -9,10 +9,9 @@ from statistics import mean
 
 from torch import Tensor
 
-from basicsr.inference.people import People, Person
+from basicsr.inference.people import THRESHOLD, People, Person
 
 MARGIN = 0.03  # of a cosine; compressing a degraded face again (JPEG 90) moves 19 of 20 by less
-FAITHFUL = 0.3  # cosine below which a person is hardly to be known again, see `people.THRESHOLD`
 REFERENCE, INPUT = 'reference', 'input'
 
 
@@ -44,7 +43,12 @@ class FaceIdentity:
 
 
 def compare(
-    seen: Tensor, restored: Tensor, person: Person | None, w: float, people: People | None = None
+    seen: Tensor,
+    restored: Tensor,
+    person: Person | None,
+    w: float,
+    people: People | None = None,
+    faithful: float = THRESHOLD,
 ) -> FaceIdentity:
     """Return the similarities of a face, which gets the number 0.
 
@@ -54,24 +58,27 @@ def compare(
         person: who it is; with the references that it is compared with, else with the input.
         w: of the restoration.
         people: everybody with references, so that it is said how similar a face is that is taken for nobody.
+        faithful: cosine below which a person is hardly to be known again, see `Recognizer.threshold`.
     """
     if person is not None and person.files:
         cosines = float(seen @ person.mean), float(restored @ person.mean)
-        return _judged(FaceIdentity(0, REFERENCE, person.name, *cosines, w), _assumption(person, cosines[0]))
+        return _judged(FaceIdentity(0, REFERENCE, person.name, *cosines, w), _assumption(person, cosines[0]), faithful)
     found = FaceIdentity(0, INPUT, None, None, float(restored @ seen), w)
     if people is not None:
         nearest, cosine = people.nearest(seen)
         found = replace(found, nearest=nearest.name, nearest_cosine=cosine)
-    return _judged(found, _refusal(found, people))
+    return _judged(found, _refusal(found, people), faithful)
 
 
-def average(face: int, frames: Sequence[FaceIdentity], people: People | None = None) -> FaceIdentity:
+def average(
+    face: int, frames: Sequence[FaceIdentity], people: People | None = None, faithful: float = THRESHOLD
+) -> FaceIdentity:
     """Return the mean similarities of a face over several frames.
 
     Args:
         face: number of its track.
         frames: one or more.
-        people: see `compare`.
+        people, faithful: see `compare`.
     """
 
     def over_frames(values: Iterable[float | None]) -> float | None:
@@ -85,25 +92,26 @@ def average(face: int, frames: Sequence[FaceIdentity], people: People | None = N
         after=mean(frame.after for frame in frames),
         nearest_cosine=over_frames(frame.nearest_cosine for frame in frames if frame.nearest == frames[0].nearest),
     )
-    return _judged(found, _refusal(found, people))
+    return _judged(found, _refusal(found, people), faithful)
 
 
-def _judged(found: FaceIdentity, match: str) -> FaceIdentity:
+def _judged(found: FaceIdentity, match: str, faithful: float) -> FaceIdentity:
     """Return it rounded, with a warning where there is need of one, and a remedy.
 
     Args:
         found: unrounded; its warning is replaced.
         match: what there is to say of whom the face was taken for.
+        faithful: see `compare`.
     """
     before, after, person = found.before, found.after, found.person
     change = ''
-    if before is None and after < FAITHFUL:
+    if before is None and after < faithful:
         change = 'hardly the person of the input'
     elif before is not None and after < before - MARGIN:
         change = f'less like {person} than the input was'
     if change and found.w < 1:
         change += '; try a higher -w'
-    if not change and not match and before is not None and before < FAITHFUL:
+    if not change and not match and before is not None and before < faithful:
         change = f'the input is hardly like {person}: is it {person}?'
     rounded = {name: _rounded(getattr(found, name)) for name in ('before', 'after', 'nearest_cosine')}
     return replace(found, **rounded, warning='; '.join(filter(None, (match, change))))

@@ -390,7 +390,7 @@ class ImageRestorer:
             cosines = torch.stack([*vectors.values()]) @ self.guide.target(face.seen, face.person)
             sharpness = [sharpness_of(image) for image in images.values()]
             w = list(images)[choose_fidelity(cosines.tolist(), sharpness)]
-        likeness = compare(face.seen, vectors[w], face.person, w, self.guide.people)
+        likeness = compare(face.seen, vectors[w], face.person, w, self.guide.people, self.guide.faithful)
         return replace(face, restored=images[w], w=w, likeness=likeness)
 
     def _in_grey(self, faces: Sequence[FaceResult], restored: Sequence[np.ndarray]) -> list[np.ndarray]:

@@ -13,6 +13,7 @@ from torch import Tensor
 # A wrong person's identity does more harm than none. Of 243 faces of 11 people reduced to 128 pixels, at 0.3 one in
 # 2,400 pairs of a face and another person is taken for a match, at 0.25 one in 200; 87 % of the faces find their person
 # under the small degradation of training and 25 % under the large one (89 and 33 % at 0.25). With arcface_mbf512.
+# Other recognizers have their own, see `Recognizer.threshold`.
 THRESHOLD = 0.3
 # Of faces under the large degradation whose confidence is below 0.5, an eighth reach 0.3 with references of their own
 # person, so that a low cosine says little. A third of 0.3 is reached by 57 % of them, and by 9 % of strangers.
@@ -55,12 +56,14 @@ class People:
         only: they are the references of one person, who the pictures are of: a face that is alone in its picture and
             too damaged to be recognized is assumed to be that person, see `assume`.
         notes: what was left out, and why.
+        strangers: mean cosine of the faces of two people.
     """
 
     persons: tuple[Person, ...]
     threshold: float = THRESHOLD
     only: bool = False
     notes: list[str] = field(default_factory=list)
+    strangers: float = 0.0
 
     def cosines(self, faces: Tensor) -> Tensor:
         """Cosines (N,P) of unit embeddings (N,D) with the mean references of everybody."""
@@ -79,10 +82,12 @@ class People:
             confidence: measures the calibrated confidence in the embedding, 0 to 1.
 
         Returns:
-            None if the confidence is not below `LOW_CONFIDENCE`, or the cosine below `LOW_SHARE` of the threshold.
+            None if the confidence is not below `LOW_CONFIDENCE`, or the cosine less than `LOW_SHARE` of the way from
+            that of strangers to the threshold.
         """
         person, cosine = self.nearest(face)
-        if not self.only or cosine < LOW_SHARE * self.threshold or confidence() >= LOW_CONFIDENCE:
+        least = self.strangers + LOW_SHARE * (self.threshold - self.strangers)
+        if not self.only or cosine < least or confidence() >= LOW_CONFIDENCE:
             return None
         return replace(person, assumed=True)
 

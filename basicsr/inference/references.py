@@ -116,7 +116,7 @@ class ReferenceReader:
         persons = tuple(person for person in found if person is not None)
         if not persons:
             raise BadReferenceError('no reference can be used: ' + '; '.join(notes))
-        return People(persons, self.threshold, only, notes)
+        return People(persons, self.threshold, only, notes, self.embedder.recognizer.strangers)
 
     def _person(self, name: str, files: Sequence[Path], notes: list[str], step: Callable[[], object]) -> Person | None:
         """Somebody, or None if no reference can be used; what was left out goes to `notes`."""

@@ -12,7 +12,7 @@ import torch
 
 from basicsr.recognition.embedder import FaceEmbedder
 from basicsr.recognition.files import find_recognizer
-from basicsr.recognition.registry import RECOGNIZERS, SHIPPED
+from basicsr.recognition.registry import RECOGNIZERS
 from basicsr.utils.checkpoint import CheckpointError
 from basicsr.utils.finite import check_finite
 from basicsr.utils.image import resized, to_tensor
@@ -58,8 +58,6 @@ def choose_recognizer(
     fetched = [entry for entry in RECOGNIZERS.values() if not (entry.pack or entry.shipped)]
     here = [folder / e.file for e in sorted(fetched, key=lambda e: e.embedding != dim) if (folder / e.file).is_file()]
     shipped = [entry.place for entry in RECOGNIZERS.values() if entry.shipped and entry.place.is_file()]
-    if trained_with is not None and Path(trained_with).stem == RECOGNIZERS[SHIPPED].space:
-        here = [*shipped, *here]
     if here := [*here, *shipped]:
         return FaceEmbedder(here[0])
     if needed_by:

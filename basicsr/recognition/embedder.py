@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from basicsr.recognition.adaface import AdaFaceIR
-from basicsr.recognition.compact import CompactFaceNet
+from basicsr.recognition.dlib_resnet import DlibResNet
 from basicsr.recognition.face_crop import FaceCrop
 from basicsr.recognition.files import find_recognizer
 from basicsr.recognition.iresnet import IResNet
@@ -66,10 +66,9 @@ def _adaface(state: State) -> Description:
     return replace(RECOGNIZERS['adaface_ir50'], embedding=sizes['embedding']), partial(AdaFaceIR, **sizes)
 
 
-def _compact(state: State) -> Description:
-    sizes = CompactFaceNet.sizes(state)
-    entry = replace(RECOGNIZERS[SHIPPED], embedding=sizes['embedding'], size=(16 * sizes['pool'],) * 2)
-    return entry, partial(CompactFaceNet, **sizes)
+def _dlib(state: State) -> Description:
+    sizes = DlibResNet.sizes(state)
+    return replace(RECOGNIZERS[SHIPPED], **sizes), partial(DlibResNet, **sizes)
 
 
 def _resnet_arcface(state: State) -> Description:
@@ -86,7 +85,7 @@ FAMILIES: tuple[tuple[tuple[str, ...], Callable[[State], Description]], ...] = (
     (('conv_6_dw.conv.weight', 'linear.weight'), _mobilefacenet_112),
     (('dw_conv1.conv.weight', 'linear7.conv.weight', 'linear1.conv.weight'), _mobilefacenet),
     (('layer1.0.bn0.weight', 'fc5.weight'), _resnet_arcface),
-    (('level1.0.conv.weight', 'pool.weight', 'embed.weight'), _compact),
+    (('stem.weight', 'blocks.13.conv2.weight', 'embed.weight'), _dlib),
 )
 
 

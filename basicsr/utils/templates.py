@@ -28,6 +28,16 @@ ARCFACE_112 = np.array(
         [70.7299, 92.2041],
     ]
 )
+# The crop of 150 pixels that dlib's recognizer is trained on: medians of the landmarks of 58 FFHQ-aligned faces in it.
+DLIB_150 = np.array(
+    [
+        [47.69, 44.90],
+        [99.99, 45.19],
+        [73.81, 75.81],
+        [50.64, 99.58],
+        [97.32, 99.26],
+    ]
+)
 
 
 def ffhq_template(size: int) -> np.ndarray:

@@ -47,8 +47,8 @@ class TrackIdentities:
 
     def report(self) -> list[FaceIdentity]:
         """Of every track that was measured, in order."""
-        people = self.guide.people
-        return [average(track, frames, people) for track, frames in sorted(self._measured.items())]
+        people, faithful = self.guide.people, self.guide.faithful
+        return [average(track, frames, people, faithful) for track, frames in sorted(self._measured.items())]
 
     def _embed_new(self, frames: Sequence[Faces]) -> dict[int, Tensor]:
         """Return the mean embedding over these frames of each track that is new."""

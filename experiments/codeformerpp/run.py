@@ -68,7 +68,7 @@ def changes(args: argparse.Namespace, in_size: int, size: int, sets: dict[str, P
     options = {
         'network_g:prior_path': args.prior, 'datasets:train:dataroot_gt': args.train,
         'datasets:train:gt_size': size, 'datasets:train:in_size': in_size,
-        'train:perceptual_opt:weights': args.vgg, 'train:metric_opt:weights': args.vgg,
+        'train:perceptual_opt:weights': args.vgg, 'train:metric_opt:weights': args.vgg, 'network_d:weights': args.vgg,
         **(TRIAL if args.trial else {}),
     }  # fmt: skip
     return plan, [f'{key}={value}' for key, value in options.items()]

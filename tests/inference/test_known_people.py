@@ -24,7 +24,7 @@ from basicsr.inference import FaceRestorer, ImageRestorer
 from basicsr.inference.auto_fidelity import ALLOWANCE, CANDIDATES, choose_fidelity, fidelity_from, sharpness_of
 from basicsr.inference.build_conditioner import CALIBRATIONS, IdentityConfig, build_conditioner
 from basicsr.inference.identity_conditioner import OWN, IdentityConditioner
-from basicsr.inference.identity_meter import FAITHFUL, MARGIN, FaceIdentity, average, compare
+from basicsr.inference.identity_meter import MARGIN, FaceIdentity, average, compare
 from basicsr.inference.image_restorer import FaceResult
 from basicsr.inference.jobs import Job
 from basicsr.inference.people import LOW_CONFIDENCE, LOW_SHARE, THRESHOLD, People, Person, as_identity
@@ -34,6 +34,7 @@ from basicsr.inference.runner import Runner
 from basicsr.recognition.choose import choose_recognizer, embed_faces
 from basicsr.recognition.confidence import Calibration, InputIdentity
 from basicsr.recognition.embedder import FaceEmbedder
+from basicsr.recognition.registry import RECOGNIZERS
 from basicsr.utils.checkpoint import CheckpointError, save_atomic
 from basicsr.utils.download import sha256_of
 from basicsr.utils.image import imread, imwrite, to_tensor
@@ -47,7 +48,7 @@ FACE = Face(np.array([120.0, 40, 300, 220]), 1.0, ASTRONAUT_LANDMARKS)
 class ByColour(torch.nn.Module):
     """A stand-in for a recognizer: people differ in the colour of their faces."""
 
-    dim, name = 3, 'colours'
+    dim, name, recognizer = 3, 'colours', RECOGNIZERS['arcface_mbf512']
 
     def __init__(self) -> None:
         super().__init__()
@@ -311,8 +312,10 @@ def test_faces_find_their_person_and_a_person_is_one_face_at_most():
     assert people.match(faces[:1]) == [None]
 
 
-def assumed(cosine: float, confidence: float, threshold: float = 0.3, only: bool = True) -> bool:
-    people = People((person('ann', vector(1, 0)),), threshold, only)
+def assumed(
+    cosine: float, confidence: float, threshold: float = 0.3, only: bool = True, strangers: float = 0.0
+) -> bool:
+    people = People((person('ann', vector(1, 0)),), threshold, only, strangers=strangers)
     found = people.assume(torch.tensor([cosine, (1 - cosine**2) ** 0.5]), lambda: confidence)
     assert found is None or (found.assumed and found.name == 'ann')
     return found is not None
@@ -323,6 +326,7 @@ def test_only_a_face_that_is_too_damaged_to_be_recognized_is_assumed_to_be_the_o
     assert assumed(0.15, below) and not assumed(0.15, above) and not assumed(0.29, above)
     assert not assumed(0.3 * LOW_SHARE - 0.01, below) and assumed(0.3 * LOW_SHARE + 0.01, below)
     assert not assumed(0.15, below, only=False) and not assumed(0.15, below, threshold=0.6)
+    assert not assumed(0.21, below, 0.5, strangers=0.1) and assumed(0.25, below, 0.5, strangers=0.1)
 
 
 def test_the_threshold_is_the_smallest_cosine_that_matches():
@@ -456,7 +460,7 @@ def test_moving_away_from_the_person_is_warned_of(drop, warned):
     assert 'higher -w' not in compare(seen, restored, ann, 1.0).warning
 
 
-@pytest.mark.parametrize(('before', 'doubted'), [(FAITHFUL - 0.01, True), (FAITHFUL + 0.01, False)])
+@pytest.mark.parametrize(('before', 'doubted'), [(THRESHOLD - 0.01, True), (THRESHOLD + 0.01, False)])
 def test_an_input_that_is_hardly_the_person_of_the_references_is_doubted(before, doubted):
     seen, restored = (torch.tensor([c, (1 - c**2) ** 0.5]) for c in (before, before + 0.3))
     warning = compare(seen, restored, person('ann', vector(1, 0)), 0.8).warning
