@@ -1,7 +1,7 @@
 """Judge restored faces: figures for each picture, a summary, and a report to look at.
 
     id-codeformer evaluate --restored results/a results/b --gt datasets/val/gt --lq datasets/val/lq \
-        --metrics psnr,ssim,niqe,ids --recognizer weights/arcface/….pth --out results/evaluation
+        --metrics psnr,ssim,niqe,ids --out results/evaluation
 
 Pictures belong together by their path below the folder, without the extension; `<name>_00`, as inference writes the
 faces of `<name>`, belongs to `<name>`. Several restored folders are compared
@@ -30,6 +30,7 @@ from basicsr.metrics.pictures import RESIZABLE
 from basicsr.metrics.protocol import load_protocol
 from basicsr.metrics.report import report_on, write_report
 from basicsr.metrics.table import EvaluationError
+from basicsr.recognition.registry import SHIPPED
 from basicsr.utils.files import user_path
 from basicsr.utils.registry import nearest
 
@@ -54,7 +55,10 @@ def parser() -> argparse.ArgumentParser:
     result.add_argument('--metrics', help=f"of {', '.join(METRICS)}; by default the protocol's")
     result.add_argument('--protocol', type=user_path, help='a name of options/eval, or a YAML file')
     result.add_argument(
-        '--recognizer', type=user_path, help='weights of the face recognizer; another than that of the training loss'
+        '--recognizer',
+        type=user_path,
+        default=SHIPPED,
+        help=f'face recognizer, another than that of the training loss (default: {SHIPPED}, which ships)',
     )
     result.add_argument(
         '--weights', type=weights_of, action='append', default=[], help='METRIC=FILE, for metrics with weights'

@@ -30,7 +30,7 @@ from basicsr.recognition.embedder import FaceEmbedder
 from basicsr.utils.image import imread
 
 SIDE = 128  # at which faces are damaged
-THRESHOLDS = (0.2, 0.25, 0.3, 0.35, 0.4, 0.5)
+THRESHOLDS = (0.2, 0.25, 0.3, 0.4, 0.5, 0.55, 0.6)
 FALSE_MATCHES = (1e-2, 1e-3)
 W = 0.5
 Damage = Callable[[np.ndarray, int], np.ndarray]

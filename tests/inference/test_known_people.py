@@ -643,6 +643,7 @@ def test_a_clip_whose_references_can_have_no_effect_is_not_restored_as_asked(tmp
 def test_the_recognizer_asked_for_comes_first_then_the_networks_then_what_is_there(tmp_path, monkeypatch):
     weights, named = tmp_path / 'weights', save_tiny(tmp_path / 'named.pth')
     monkeypatch.setattr('basicsr.recognition.registry.packaged', lambda name: tmp_path / 'nothing')  # none is shipped
+    monkeypatch.setenv('CODEFORMER_WEIGHTS', str(tmp_path / 'nothing'))
     assert choose_recognizer(None, None, weights) is None
     assert choose_recognizer(None, 'arcface_r18', weights) is None
     save_tiny(weights / 'arcface' / 'arcface_r18.pth')
@@ -732,6 +733,7 @@ def test_a_stranger_is_restored_blind_and_nobody_matched_is_said_with_the_best_c
 
 def test_a_network_that_takes_no_identity_says_so_and_restores_as_before(run, files, tmp_path, monkeypatch):
     monkeypatch.setattr('basicsr.recognition.registry.packaged', lambda name: tmp_path / 'nothing')  # none is shipped
+    monkeypatch.setenv('CODEFORMER_WEIGHTS', str(tmp_path / 'nothing'))
     code, summary, screen, _ = run(model='plain.pth')
     assert code == 0 and summary['who'] == {'recognizer': None} and summary['files'][0]['identity'] == []
     assert 'Identity is not measured' in screen and 'id-codeformer download arcface' in screen
