@@ -180,6 +180,10 @@ class CodeFormerPlusPlus(nn.Module):
         return self
 
     @torch.no_grad()
+    def decode_in(self, dtype: torch.dtype) -> None:
+        """Decode the prior's codes in another precision, see `CodeFormer.decode_in`."""
+        self.prior.decode_in(dtype)
+
     def restore_twice(
         self, x: Tensor, w: float | Tensor | None = None, adain: bool | None = None, **cond: Any
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:

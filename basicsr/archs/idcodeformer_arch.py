@@ -251,6 +251,12 @@ class IDCodeFormer(CodeFormer):
             return super().decode(codes, seen, w)
         return self.decode_styled(codes, seen, w, lambda side, feat: self.id_style(side, feat, identity))
 
+    def decode_in(self, dtype: torch.dtype) -> None:
+        """As CodeFormer's, styling included."""
+        super().decode_in(dtype)
+        if self.ia_cft:
+            self.id_style.to(dtype)
+
     def decode_styled(
         self,
         codes: Tensor,
