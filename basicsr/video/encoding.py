@@ -16,9 +16,9 @@ from av.video.codeccontext import VideoCodecContext
 
 # Of x264 and x265: no difference from the input that an eye finds. A frame of 2560x1440 pixels takes x264 with preset
 # veryfast and CRF 17 a quarter of the time of medium and 18, at the same size and 0.3 dB less of 47. Without a finer
-# search for motion and without motion of parts of blocks it takes two thirds of that, at the same size and distance.
+# search for motion, motion of parts of blocks and a choice of B-frames it takes 0.6 of that, at the same size and PSNR.
 CRF = '18'
-FAST = {'crf': '17', 'preset': 'veryfast', 'motion-est': 'dia', 'partitions': 'i8x8,i4x4'}
+FAST = {'crf': '17', 'preset': 'veryfast', 'motion-est': 'dia', 'partitions': 'i8x8,i4x4', 'b_strategy': '0'}
 LARGE = 2**24  # pixels of a frame, above which encoders keep few frames: x264 otherwise holds some 50
 COPIED_SOUND = frozenset({'aac', 'mp3', 'ac3', 'eac3', 'alac'})  # what players expect in an mp4 or mov
 ONLY_MP4 = frozenset({'flac', 'opus'})

@@ -2,8 +2,9 @@
 
     python -m experiments.benchmarks.bf16 --input official/lq --faces faces/val
 
-Ways run in turns, face by face; times are those of `FaceRestorer.restore`, and their quotient is that of CPU times. Faces of --faces are damaged, mildly and severely in turns. `mixed` predicts the codes
-in fp32; `convolutions` has those of the generator and the fusion alone in bf16, and all between in fp32.
+Ways run in turns, face by face; times are those of `FaceRestorer.restore`, and `of fp32` compares CPU times. Faces of
+--faces are damaged, mildly and severely in turns. `mixed` predicts the codes in fp32; `convolutions` has those of the
+generator and the fusion alone in bf16, and all between in fp32.
 """
 
 from __future__ import annotations
@@ -122,9 +123,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     faces = [imread(path) for path in scan_images(args.input)]
     faces += damaged(args.faces, args.count, 128)[0] if args.faces else []
     print(f'{len(faces)} faces, w {args.w}, {args.threads} thread(s)')
-    print(
-        '| way | CPU ms | wall ms | of fp32, CPU | of the product | mean | within 1, % | 2, % | 99.99 % | most | faces |'
-    )
+    print('| way | CPU ms | wall ms | of fp32 | of the product | mean | within 1, % | 2, % | 99.99 % | most | faces |')
     print('|' + '---|' * 11)
     print('\n'.join(compare(faces, args.w)), flush=True)
     return 0

@@ -171,3 +171,39 @@ def large(setup: Setup) -> list[Row]:
             Row('large', case, 'CPU time', run['cpu'], run['cpu'], 's'),
         ]
     return rows
+
+
+def shards(setup: Setup) -> list[Row]:
+    """Return the wall time of a folder in one process on one core, and in two shards on a core each."""
+    cores = sorted(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else []
+    if len(cores) < 2:
+        return [Row('shards', '2 shards', 'not run', float('nan'), float('nan'), '', 'needs Linux and two cores')]
+    count, folder = (2, setup.folder / 'sharded') if setup.is_tiny else (200, setup.folder / 'sharded')
+    for number in range(count):
+        imwrite(folder / f'{number:03d}.png', np.roll(astronaut()[:192, 128:320], number, axis=1))
+
+    def seconds_of(*parts: tuple[int, str]) -> float:
+        """Start a command for each core and shard; return the seconds until all have ended."""
+        begin, jobs = time.perf_counter(), []
+        for core, shard in parts:
+            flags = ['--has_aligned', '--force', '--device', 'cpu', '--model', setup.small_model, '--shard', shard]
+            command = [sys.executable, str(ROOT / 'inference_codeformer.py'), '-i', str(folder), *flags]
+            out = ['-o', str(setup.folder / f'results_{len(parts)}')]
+            environment = {**os.environ, 'PYTHONPATH': str(ROOT), 'OMP_NUM_THREADS': '1'}
+            pinned = ['taskset', '-c', str(core), *command, *out]
+            jobs.append(subprocess.Popen(pinned, stdout=subprocess.DEVNULL, cwd=ROOT, env=environment))
+        codes = [job.wait() for job in jobs]
+        if any(codes):
+            raise RuntimeError('a shard failed')
+        return time.perf_counter() - begin
+
+    runs = range(1 if setup.is_tiny else 2)
+    alone, both = zip(
+        *((seconds_of((cores[0], '1/1')), seconds_of((cores[0], '1/2'), (cores[1], '2/2'))) for _ in runs), strict=True
+    )
+    ratio = min(both) / min(alone), float(np.median(both) / np.median(alone))
+    return [
+        Row('shards', '1 process', 'wall time', min(alone), float(np.median(alone)), 's', f'{count} faces'),
+        Row('shards', '2 shards', 'wall time', min(both), float(np.median(both)), 's'),
+        Row('shards', '2 shards', 'of the time of one process', *ratio, 'x'),
+    ]

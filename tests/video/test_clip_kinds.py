@@ -243,7 +243,15 @@ def test_the_encoder_is_the_fast_one_that_was_measured(tmp_path):
     write_clip(tmp_path / 'a.mp4', Scene(np.zeros((64, 64, 3), np.uint8), 2))
     result = restored(tmp_path / 'a.mp4', tmp_path).output
     stated = result.read_bytes()  # x264 writes its settings into the first frame
-    for setting in (b'me=dia', b'subme=2', b'mbtree=1', b'rc_lookahead=10', b'analyse=0x3:0x3', b'crf=17.0'):
+    for setting in (
+        b'me=dia',
+        b'subme=2',
+        b'mbtree=1',
+        b'b_adapt=0',
+        b'rc_lookahead=10',
+        b'analyse=0x3:0x3',
+        b'crf=17.0',
+    ):
         assert setting in stated, setting
 
 
