@@ -79,7 +79,7 @@ TARGETS = {
     ('pairs', '2000 to 500 files', 'of the time of a file'): ('at most', 1.2),
     ('large', '64 megapixels, enlarged 1 times', 'peak'): ('at most', 2.0),
     ('start', 'small model', 'whole command, one face'): ('at most', 1.0),
-    ('shards', '2 shards', 'of the time of one process'): ('at most', 0.55),
+    ('shards', '2 shards', 'of the CPU time of one process'): ('at most', 0.55),
 }
 
 
