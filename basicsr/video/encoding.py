@@ -15,8 +15,8 @@ from av.sidedata.sidedata import Type
 from av.video.codeccontext import VideoCodecContext
 
 # Of x264 and x265: no difference from the input that an eye finds. A frame of 2560x1440 pixels takes x264 with preset
-# veryfast and CRF 17 a quarter of the time of medium and 18, at the same size and 0.3 dB less of 47. Without a finer
-# search for motion, motion of parts of blocks and a choice of B-frames it takes 0.6 of that, at the same size and PSNR.
+# veryfast and CRF 17 a quarter of the time of medium and 18, at the same size and 0.3 dB less of 47. With less
+# search for motion and no choice of B-frames it takes 0.6 to 0.9 of that, at the same size and PSNR.
 CRF = '18'
 FAST = {'crf': '17', 'preset': 'veryfast', 'motion-est': 'dia', 'partitions': 'i8x8,i4x4', 'b_strategy': '0'}
 LARGE = 2**24  # pixels of a frame, above which encoders keep few frames: x264 otherwise holds some 50
