@@ -105,6 +105,7 @@ class CodeFormer(VQAutoEncoder):
     Attributes:
         takes_identity: `forward` takes embeddings of who the faces are.
         recognizer, identity_dim: whose embeddings these are, if that is known, and how many numbers they have.
+        decode_dtype: in what codes are decoded, where that is not what they are predicted in.
 
     Raises:
         ValueError: sizes that do not fit together.
@@ -113,6 +114,7 @@ class CodeFormer(VQAutoEncoder):
     takes_identity = False
     recognizer: str | None = None
     identity_dim: int | None = None
+    decode_dtype: torch.dtype | None = None
 
     def __init__(
         self,
@@ -230,7 +232,17 @@ class CodeFormer(VQAutoEncoder):
         """`decode`, the codes first given the statistics of the encoder's features with `adain`."""
         if adain:
             codes = adaptive_instance_normalization(codes, lq_feat)
-        return self.decode(codes, seen, w, identity)
+        if self.decode_dtype is None:
+            return self.decode(codes, seen, w, identity)
+        cast = {side: feat.to(self.decode_dtype) for side, feat in seen.items()}
+        identity = None if identity is None else identity.to(self.decode_dtype)
+        return self.decode(codes.to(self.decode_dtype), cast, w, identity).to(lq_feat.dtype)
+
+    def decode_in(self, dtype: torch.dtype) -> None:
+        """Decode in another precision from now on. Codes are predicted in the old one, so that they stay the same."""
+        self.decode_dtype = dtype
+        self.generator.to(dtype)
+        self.fuse_convs_dict.to(dtype)
 
     def forward(
         self,

@@ -179,6 +179,10 @@ class CodeFormerPlusPlus(nn.Module):
         self.prior.eval()
         return self
 
+    def decode_in(self, dtype: torch.dtype) -> None:
+        """Decode the prior's codes in another precision, see `CodeFormer.decode_in`."""
+        self.prior.decode_in(dtype)
+
     @torch.no_grad()
     def restore_twice(
         self, x: Tensor, w: float | Tensor | None = None, adain: bool | None = None, **cond: Any

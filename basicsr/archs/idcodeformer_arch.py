@@ -206,6 +206,7 @@ class IDCodeFormer(CodeFormer):
             reference = self.position_emb
             identity, mask = reference.new_zeros(faces, 1, cast(int, self.identity_dim)), None
             confidence = reference.new_zeros(faces, 1)
+            id_scale = id_scale if self.training else 0.0  # nobody's style adds nothing; with 0 it is not computed
         else:
             identity = identity[:, None] if identity.ndim == 2 else identity
             confidence = identity.new_ones(identity.shape[:2])
@@ -249,6 +250,12 @@ class IDCodeFormer(CodeFormer):
         if not identity.scale:
             return super().decode(codes, seen, w)
         return self.decode_styled(codes, seen, w, lambda side, feat: self.id_style(side, feat, identity))
+
+    def decode_in(self, dtype: torch.dtype) -> None:
+        """As CodeFormer's, styling included."""
+        super().decode_in(dtype)
+        if self.ia_cft:
+            self.id_style.to(dtype)
 
     def decode_styled(
         self,

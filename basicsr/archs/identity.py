@@ -30,6 +30,10 @@ class Identity(NamedTuple):
     confidence: Tensor
     scale: float = 1.0
 
+    def to(self, dtype: torch.dtype) -> Identity:
+        """Return the identity in another precision."""
+        return self._replace(vectors=self.vectors.to(dtype), confidence=self.confidence.to(dtype))
+
     def first(self, faces: int) -> Identity:
         """Return the identity of the first faces of the batch."""
         return self._replace(vectors=self.vectors[:faces], confidence=self.confidence[:faces])

@@ -179,7 +179,8 @@ def add_network_flags(group: argparse._ArgumentGroup) -> None:
         '--precision',
         choices=[AUTO_PRECISION, *PRECISIONS],
         default='fp32',
-        help='of the network; auto: bf16 on a CPU that has it, else fp32 (default: fp32)',
+        help='of the network; mixed: codes in fp32, pictures in bf16; auto: mixed on a CPU with bf16, else fp32 '
+        '(default: fp32)',
     )
     add(
         '--backend',

@@ -38,10 +38,13 @@ class Grain:
         unit = np.float32(np.iinfo(image.dtype).max / 255)
         return cls(_deviations(cv2.transform(image / unit, FROM_RGB)))
 
-    def missing_in(self, other: Grain) -> Grain | None:
-        """Return the grain that `other` lacks; None if this is no grain."""
-        if self.levels[0, 0] < LEAST:
-            return None
+    @property
+    def is_seen(self) -> bool:
+        """It is strong enough to be grain."""
+        return bool(self.levels[0, 0] >= LEAST)
+
+    def missing_in(self, other: Grain) -> Grain:
+        """Return the grain that `other` lacks."""
         missing = np.sqrt(np.clip(np.minimum(self.levels, MOST) ** 2 - other.levels**2, 0, None))
         white = missing[:1] * _unit_deviations() / _unit_deviations()[0]
         return Grain(np.maximum(missing, white))  # features of a small face hide the coarser parts of white noise
@@ -74,9 +77,12 @@ def missing_grain(image: np.ndarray, face: np.ndarray, matrix: np.ndarray) -> Gr
     part = image[top : max(top, round(middle[1] + reach)), left : max(left, round(middle[0] + reach))]
     if min(part.shape[:2]) < 2 * BLOCK:
         return None
+    grain = Grain.of(part)
+    if not grain.is_seen:
+        return None
     to_part = compose(np.array([[1.0, 0, -left], [0, 1.0, -top]]), to_image)
     pasted = warp(face, to_part, part.shape[1], part.shape[0], border=cv2.BORDER_REPLICATE)
-    return Grain.of(part).missing_in(Grain.of(pasted))
+    return grain.missing_in(Grain.of(pasted))
 
 
 def _bands(image: np.ndarray) -> list[np.ndarray]:

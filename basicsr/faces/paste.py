@@ -19,6 +19,7 @@ from basicsr.utils.image import to_tensor
 PARSING_FILE = 'facelib/parsing_parsenet.pth'
 PARSING_SIDE = 512
 BAND_PIXELS = 2**21  # pasted at a time, so that a face that fills a huge picture takes no more memory than another
+BLENDED_ROWS = 64  # at a time, which stay in the cache from one operation to the next
 NOT_FACE = (0, 14, 16, 17, 18)  # of ParseNet's 19 labels, those that the published paste-back leaves as they were
 
 
@@ -109,9 +110,19 @@ def paste_face(
         part = background[start : min(start + rows, bottom), left:right]
         to_part = compose(np.array([[1.0, 0, -left], [0, 1.0, -start]]), to_background)
         size = part.shape[1::-1]
-        warped = warp(face, to_part, *size, border=cv2.BORDER_REPLICATE).astype(np.float32)
+        warped = warp(face, to_part, *size, border=cv2.BORDER_REPLICATE)
         if grain is not None:
-            warped += grain.draw(part.shape[0], part.shape[1], upscale, seed + start) * np.float32(levels / 255)
-        warped = warped.clip(0, levels)
-        weight = np.clip(warp(mask, to_part, *size, border=cv2.BORDER_REPLICATE), 0, 1)[..., None]
-        part[:] = np.rint(part + weight * (warped - part)).astype(part.dtype)
+            noise = grain.draw(part.shape[0], part.shape[1], upscale, seed + start)
+            warped = warped + noise * np.float32(levels / 255)
+        weight = warp(mask, to_part, *size, border=cv2.BORDER_REPLICATE)
+        for above in range(0, len(part), BLENDED_ROWS):
+            few = slice(above, above + BLENDED_ROWS)
+            _blend(part[few], warped[few].clip(0, levels), weight[few].clip(0, 1))
+
+
+def _blend(part: np.ndarray, face: np.ndarray, weight: np.ndarray) -> None:
+    """Change `part`, RGB uint8 or uint16 (h,w,3), to `face`, of any type, by `weight` (h,w) float32 in [0, 1]."""
+    change = cv2.subtract(face, part, dtype=cv2.CV_32F)
+    change *= cv2.merge([weight] * 3)
+    change += part
+    part[:] = np.rint(change, out=change)

@@ -17,7 +17,14 @@ from basicsr.archs.diffusion_prior import DiffusionPrior
 from basicsr.archs.face_id_adapter import Tokens
 from basicsr.archs.factory import load_network
 from basicsr.archs.unipc import draw_start, sample
-from basicsr.inference.face_restorer import AUTO_PRECISION, PRECISIONS, FaceRestorer, check_options, choose_device
+from basicsr.inference.face_restorer import (
+    AUTO_PRECISION,
+    MIXED,
+    PRECISIONS,
+    FaceRestorer,
+    check_options,
+    choose_device,
+)
 from basicsr.inference.tasks import RESTORE
 from basicsr.recognition.face_crop import image_encoder_crop
 from basicsr.utils.checkpoint import CheckpointError
@@ -114,6 +121,8 @@ class DiffusionRestorer(FaceRestorer):
         precision = 'fp32' if precision == AUTO_PRECISION else precision
         check_options(precision, batch_size, 'torch', None)
         self.device, self.precision, self.batch_size = choose_device(device), precision, batch_size
+        if precision == MIXED:
+            raise ValueError('precision mixed: a diffusion prior has no codes; use fp32 or bf16')
         if precision == 'fp16' and not self.device.startswith('cuda'):
             raise ValueError('precision fp16 needs a CUDA device; use bf16 or fp32 on the CPU')
         folder = Path(weights_folder() if weights_dir is None else weights_dir)

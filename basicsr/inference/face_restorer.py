@@ -35,8 +35,8 @@ if TYPE_CHECKING:
 SMALL = Path('small') / 'codeformer_128.safetensors'
 SMALL_TASKS = SMALL.with_name('tasks_128.safetensors')  # its part for colourization and inpainting
 BACKENDS = ('torch', 'onnx')
-PRECISIONS = {'fp32': torch.float32, 'bf16': torch.bfloat16, 'fp16': torch.float16}
-AUTO_PRECISION = 'auto'
+PRECISIONS = {'fp32': torch.float32, 'bf16': torch.bfloat16, 'fp16': torch.float16, 'mixed': torch.float32}
+AUTO_PRECISION, MIXED = 'auto', 'mixed'
 GAPS_MATTER = 256  # side of the input from which on activations are tens of megabytes each
 
 logger = logging.getLogger('basicsr')
@@ -65,10 +65,13 @@ def choose_device(name: str) -> str:
 
 
 def choose_precision(name: str, device: str, backend: str = 'torch') -> str:
-    """Return a precision; `auto` is bf16 on a processor that has instructions for it, and fp32 elsewhere."""
+    """Return a precision; `auto` is mixed on a processor that has instructions for bf16, and fp32 elsewhere.
+
+    `mixed` predicts codes in fp32, so that they stay the same, and decodes them in bf16.
+    """
     if name != AUTO_PRECISION:
         return name
-    return 'bf16' if device == 'cpu' and backend == 'torch' and computes_bf16(device) else 'fp32'
+    return MIXED if device == 'cpu' and backend == 'torch' and computes_bf16(device) else 'fp32'
 
 
 def find_model(model: str | os.PathLike, weights_dir: str | os.PathLike, task: Task = RESTORE) -> tuple[Path, str]:
@@ -196,7 +199,7 @@ class FaceRestorer:
         model: `auto` (the official weights if they are in the weights folder, else the embedded small model),
             `official`, `small`, the path of a checkpoint, or `hf:OWNER/NAME[/FILE]` of the Hugging Face Hub.
         device: `auto`, `cpu`, `cuda`, `cuda:N`, or `mps` (untested).
-        precision: `fp32`, `bf16`, `fp16` (CUDA only), or `auto`, see `choose_precision`.
+        precision: `fp32`, `bf16`, `fp16` (CUDA only), `mixed`, or `auto`, see `choose_precision`.
         batch_size: most faces given to the network at a time.
         weights_dir: the weights folder; by default the one that the environment variable CODEFORMER_WEIGHTS names, else
             see `weights_folder`. The small model comes with the package.
@@ -246,7 +249,7 @@ class FaceRestorer:
         check_options(precision, batch_size, backend, texture)
         if precision == 'fp16' and not self.device.startswith('cuda'):
             raise ValueError('precision fp16 needs a CUDA device; use bf16 or fp32 on the CPU')
-        if precision == 'bf16' and not computes_bf16(self.device):
+        if precision in ('bf16', MIXED) and not computes_bf16(self.device):
             logger.warning('this processor has no bf16 and imitates it slowly; fp32 is much faster')
         if color_fix and task is not RESTORE:
             raise ValueError(f'--color_fix keeps the colours of the input; leave it out of --task {task.name}')
@@ -257,6 +260,8 @@ class FaceRestorer:
             flags = ' or '.join(f'--task {name}' for name in tasks)
             raise ValueError(f'{path}: made for {flags}, not to {task.name}; say so, or take another --model')
         network = cast(Any, network).to(dtype=PRECISIONS[precision], memory_format=torch.channels_last)
+        if precision == MIXED:
+            network.decode_in(torch.bfloat16)
         for module in network.modules():
             if isinstance(module, Upsample):
                 module.keep_summed_weight()

@@ -15,8 +15,10 @@ from av.sidedata.sidedata import Type
 from av.video.codeccontext import VideoCodecContext
 
 # Of x264 and x265: no difference from the input that an eye finds. A frame of 2560x1440 pixels takes x264 with preset
-# veryfast and CRF 17 a quarter of the time of medium and 18, at the same size and 0.3 dB less of 47.
-CRF, FAST_CRF, FAST = '18', '17', 'veryfast'
+# veryfast and CRF 17 a quarter of the time of medium and 18, at the same size and 0.3 dB less of 47. With less
+# search for motion and no choice of B-frames it takes 0.6 to 0.9 of that, at the same size and PSNR.
+CRF = '18'
+FAST = {'crf': '17', 'preset': 'veryfast', 'motion-est': 'dia', 'partitions': 'i8x8,i4x4', 'b_strategy': '0'}
 LARGE = 2**24  # pixels of a frame, above which encoders keep few frames: x264 otherwise holds some 50
 COPIED_SOUND = frozenset({'aac', 'mp3', 'ac3', 'eac3', 'alac'})  # what players expect in an mp4 or mov
 ONLY_MP4 = frozenset({'flac', 'opus'})
@@ -59,7 +61,7 @@ class Encoding:
 
 
 SMALL_BUFFER = {'tune': 'zerolatency', 'refs': '1'}
-PLAIN = Encoding('libx264', 'yuv420p', options={'crf': FAST_CRF, 'preset': FAST}, large_options=SMALL_BUFFER)
+PLAIN = Encoding('libx264', 'yuv420p', options=FAST, large_options=SMALL_BUFFER)
 DEEP = Encoding(
     'libx265',
     'yuv420p10le',

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import os
 import subprocess
 import sys
 import time
@@ -369,12 +370,31 @@ def video(setup: Setup) -> list[Row]:
 
 
 def start(setup: Setup) -> list[Row]:
-    """From the start of the command to its end, with one aligned face for the embedded small model."""
+    """From the start of the command to its end, with one aligned face, beside the import of PyTorch alone.
+
+    Compiled modules are kept, as those of an installed package are.
+    """
     command = [sys.executable, str(ROOT / 'inference_codeformer.py'), '-i', str(setup.folder / 'faces' / '0.png')]
     command += ['-o', str(setup.folder / 'out'), '--has_aligned', '--force', '--device', 'cpu']
-    command += ['--model', 'small' if setup.network == FULL else str(setup.checkpoint)]
-    times = interleaved(setup.repeats, lambda: subprocess.run(command, check=True, capture_output=True))[0]
-    return [Row('start', 'small model', 'whole command, one face', min(times), median(times), 's')]
+    command += ['--model', setup.small_model]
+    kept = {key: value for key, value in os.environ.items() if key != 'PYTHONDONTWRITEBYTECODE'}
+    kept['PYTHONPYCACHEPREFIX'] = str(setup.folder / 'compiled')
+    works = {'whole command, one face': command, 'import of torch alone': [sys.executable, '-c', 'import torch']}
+    run = partial(subprocess.run, check=True, capture_output=True, env=kept)
+    spent: dict[str, list[tuple[float, float]]] = {name: [] for name in works}
+    for name, work in [*works.items()] * (setup.repeats + 1):
+        before, wall = os.times(), seconds(partial(run, work))
+        after = os.times()
+        cpu = after.children_user + after.children_system - before.children_user - before.children_system
+        spent[name].append((wall, cpu))
+    rows = []
+    for name, times in spent.items():
+        walls, cpus = zip(*times[1:], strict=True)
+        rows += [
+            Row('start', 'small model', name, min(walls), median(walls), 's'),
+            Row('start', 'small model', f'{name}, CPU time', min(cpus), median(cpus), 's'),
+        ]
+    return rows
 
 
 MEASUREMENTS: dict[str, Callable[[Setup], list[Row]]] = {

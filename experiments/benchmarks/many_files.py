@@ -171,3 +171,49 @@ def large(setup: Setup) -> list[Row]:
             Row('large', case, 'CPU time', run['cpu'], run['cpu'], 's'),
         ]
     return rows
+
+
+def shards(setup: Setup) -> list[Row]:
+    """Return the times of a folder in one process, in two shards one after the other, and in two at once."""
+    cores = sorted(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else []
+    if len(cores) < 2:
+        return [
+            Row('shards', '2 shards in turn', 'not run', float('nan'), float('nan'), '', 'needs Linux and two cores')
+        ]
+    count, folder = (2 if setup.is_tiny else 200), setup.folder / 'sharded'
+    for number in range(count):
+        imwrite(folder / f'{number:03d}.png', np.roll(astronaut()[:192, 128:320], number, axis=1))
+    first, second = cores[:2]
+    alone, at_once = _sharded(setup, (first, '1/1')), _sharded(setup, (first, '1/2'), (second, '2/2'))
+    in_turn = [max(times) for times in zip(*(_sharded(setup, (first, part)) for part in ('1/2', '2/2')), strict=True)]
+    rows = [
+        Row('shards', '1 process', kind, value, value, 's', f'{count} faces')
+        for kind, value in zip(('wall time', 'CPU time'), alone, strict=True)
+    ]
+    for case, times in {'2 shards in turn': in_turn, '2 shards at once': at_once}.items():
+        for kind, whole, value in zip(('wall time', 'CPU time'), alone, times, strict=True):
+            rows += [
+                Row('shards', case, kind, value, value, 's', 'of the slower one'),
+                Row('shards', case, f'of the {kind} of one process', value / whole, value / whole, 'x'),
+            ]
+    return rows
+
+
+def _sharded(setup: Setup, *parts: tuple[int, str]) -> tuple[float, float]:
+    """Start a command for each core and shard; return wall and CPU seconds of the slowest."""
+    out, jobs, begin = setup.folder / f'results_{len(parts)}', [], time.perf_counter()
+    for core, shard in parts:
+        command = ['taskset', '-c', str(core), sys.executable, str(ROOT / 'inference_codeformer.py')]
+        command += ['-i', str(setup.folder / 'sharded'), '-o', str(out), '--has_aligned', '--force', '--device', 'cpu']
+        command += ['--model', setup.small_model, '--shard', shard]
+        environment = {**os.environ, 'PYTHONPATH': str(ROOT), 'OMP_NUM_THREADS': '1'}
+        job = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, cwd=ROOT, env=environment)
+        jobs.append(job)
+    spent = []
+    for job in jobs:
+        _, status, usage = os.wait4(job.pid, 0)
+        job.returncode = os.waitstatus_to_exitcode(status)
+        spent.append(usage.ru_utime + usage.ru_stime)
+    if any(job.returncode for job in jobs):
+        raise RuntimeError('a shard failed')
+    return time.perf_counter() - begin, max(spent)

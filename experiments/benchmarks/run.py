@@ -48,6 +48,7 @@ MEASUREMENTS: dict[str, Callable[[Setup], list[Row]]] = {
             many_files.pairs,
             many_files.references,
             many_files.large,
+            many_files.shards,
             choices.png,
             choices.x264,
             choices.waiting,

@@ -341,7 +341,9 @@ def test_references_and_precision_reach_the_prior(tmp_path):
     blind, known = (restorer.restore(aligned_face(64), identity=identity)[0] for identity in (None, IDENTITY[:1]))
     assert not np.array_equal(blind, known)
     half = FaceRestorer(tmp_path / 'net.pth', 'cpu', 'bf16').restore(aligned_face(64))[0]
+    mixed = FaceRestorer(tmp_path / 'net.pth', 'cpu', 'mixed').restore(aligned_face(64))[0]
     assert np.abs(half.astype(int) - blind).mean() < 16  # drawn weights; 10 as measured
+    assert 0 < np.abs(mixed.astype(int) - blind).mean() < 2  # the same codes
 
 
 def test_exported_program_takes_any_w_and_any_number_of_faces(files):

@@ -92,6 +92,14 @@ def test_none_an_all_masked_row_and_a_dropped_identity_are_the_same():
 
 
 @torch.no_grad()
+def test_nobodys_style_is_not_computed_and_the_image_is_the_same_bit_for_bit(monkeypatch):
+    network, x = awake().eval(), faces()
+    masked = network(x, w=0.5, identity=embeddings(2), mask=torch.zeros(2, 1))
+    monkeypatch.setattr(network.id_style, 'forward', lambda *_: pytest.fail('computed'))
+    assert torch.equal(network(x, w=0.5)[0], masked[0])
+
+
+@torch.no_grad()
 def test_dropout_drops_its_share_in_training_and_nothing_otherwise():
     network, _ = fresh(identity_dropout=0.25)
     identity = embeddings(4000)

@@ -5,13 +5,14 @@ from __future__ import annotations
 import csv
 import math
 
+import numpy as np
 import pytest
 import torch
 from small import stage_options
 
 from basicsr.models import build_model
 from basicsr.utils.memory import keep_freed_memory, peak_memory
-from experiments.benchmarks import memory
+from experiments.benchmarks import bf16, memory
 from experiments.benchmarks import run as benchmark
 from experiments.benchmarks.cases import FULL, TINY, Setup, count_flops
 from experiments.benchmarks.page import TEXTS, latest, number, verdict
@@ -55,7 +56,7 @@ def test_measurements_are_finite_and_complete(name, setup):
         assert '4 frames' in rows[0].note and rows[1].best <= 1
 
 
-@pytest.mark.parametrize('name', ['embedded', 'convolutions', 'pairs', 'references', 'png', 'x264'])
+@pytest.mark.parametrize('name', ['embedded', 'convolutions', 'pairs', 'references', 'shards', 'png', 'x264'])
 def test_measurements_of_single_questions_have_figures(name, setup):
     threads = torch.get_num_threads()
     try:
@@ -66,6 +67,12 @@ def test_measurements_of_single_questions_have_figures(name, setup):
     assert all(math.isfinite(value) for row in rows for value in (row.best, row.median))
     if name == 'embedded':  # no way to run it changes the picture
         assert all(float(row.note.rpartition(' ')[2]) < 1e-4 for row in rows if 'difference' in row.note)
+
+
+def test_convolutions_in_bf16_leave_the_embedded_model_within_a_few_levels():
+    face = np.random.default_rng(0).integers(0, 256, (128, 128, 3), np.uint8)
+    exact, near = (build().restore(face, 0.5)[0].astype(int) for build in (bf16.WAYS['fp32'], bf16.convolutions_only))
+    assert 0 < np.abs(exact - near).max() < 16
 
 
 def test_every_measurement_has_its_place_on_the_page():

@@ -11,7 +11,7 @@ from facexlib.parsing.parsenet import ParseNet
 from small_faces import ASTRONAUT_LANDMARKS, Unchanged, blurred_portrait, portrait, psnr
 
 from basicsr.faces import paste
-from basicsr.faces.geometry import align_face, apply_affine, compose, frame_corners, invert_affine, scaling
+from basicsr.faces.geometry import align_face, apply_affine, compose, frame_corners, invert_affine, scaling, warp
 from basicsr.faces.paste import ParsingMask, face_mask, paste_face
 from basicsr.faces.sharpness import is_sharper_than, measure_sharpness
 from basicsr.inference.image_restorer import FaceResult, ImageRestorer
@@ -57,6 +57,18 @@ def test_pixels_outside_the_crop_are_untouched_bit_for_bit():
     outside = cv2.dilate(inside, np.ones((3, 3), np.uint8)) == 0
     assert np.array_equal(result[outside], image[outside])
     assert np.abs(result.astype(int) - image)[inside == 1].mean() > 20
+
+
+@pytest.mark.parametrize('levels', [255, 65535])
+def test_blending_in_parts_is_the_plain_formula_bit_for_bit(levels):
+    image = portrait().astype(np.uint16 if levels > 255 else np.uint8) * (levels // 255)
+    face, matrix, mask = portrait()[:128, :128], scaling(128 / 512), 0.9 * face_mask(128)
+    plain = warp(face * np.float32(levels // 255) if levels > 255 else face, invert_affine(matrix), 512, 512, 1)
+    weight = warp(mask, invert_affine(matrix), 512, 512, 1).clip(0, 1)[..., None]
+    plain = image + weight * (plain.astype(np.float32).clip(0, levels) - image)
+    paste_face(image, face, matrix, mask)
+    assert len(image) > 2 * paste.BLENDED_ROWS
+    assert np.array_equal(image, np.rint(plain))
 
 
 def test_an_empty_mask_changes_nothing_at_all():

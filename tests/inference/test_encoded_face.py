@@ -53,6 +53,23 @@ def models(tmp_path_factory):
     return {'plain': save_tiny_model(folder / 'plain.pth'), 'who': folder / 'who.pth'}
 
 
+@torch.no_grad()
+@pytest.mark.parametrize('name', ['plain', 'who'])
+def test_mixed_precision_keeps_the_codes_and_decodes_in_bf16(models, name):
+    mixed, exact = (FaceRestorer(models[name], 'cpu', precision) for precision in ('mixed', 'fp32'))
+    kinds = {key: part.dtype for key, part in mixed.network.named_parameters()}
+    half = {key for key, kind in kinds.items() if kind == torch.bfloat16}
+    assert half == {key for key in kinds if key.startswith(('generator', 'fuse_convs_dict', 'id_style'))}
+    known = {'identity': torch.ones(1, DIM)} if name == 'who' else {}
+    x = torch.rand(1, 3, 64, 64, generator=torch.Generator().manual_seed(0)) * 2 - 1
+    image, *codes = mixed.network(x, w=0.5, adain=True, **known)
+    expected, *same = exact.network(x, w=0.5, adain=True, **known)
+    assert image.dtype == torch.float32 and all(map(torch.equal, codes, same))
+    assert 0 < (image - expected).abs().max() < 0.1 * expected.abs().max()
+    cached = CachingRestorer(models[name], 'cpu', 'mixed').restore(aligned_face(64), 0.5)
+    assert np.array_equal(cached[0], mixed.restore(aligned_face(64), 0.5)[0])
+
+
 @pytest.mark.parametrize('name', ['plain', 'who'])
 def test_every_w_gives_the_picture_of_the_whole_network(models, name):
     whole, cached = FaceRestorer(models[name], 'cpu'), CachingRestorer(models[name], 'cpu')

@@ -33,8 +33,8 @@ def test_bf16_is_worth_it_where_there_are_instructions(onednn, machine, instruct
 
 
 @pytest.mark.parametrize('native', [True, False])
-def test_auto_is_bf16_where_the_processor_has_it(native, monkeypatch):
+def test_auto_is_mixed_where_the_processor_has_bf16(native, monkeypatch):
     monkeypatch.setattr(face_restorer, 'computes_bf16', lambda device: native)
-    assert choose_precision('auto', 'cpu') == ('bf16' if native else 'fp32')
+    assert choose_precision('auto', 'cpu') == ('mixed' if native else 'fp32')
     assert choose_precision('auto', 'cpu', 'onnx') == choose_precision('auto', 'cuda') == 'fp32'
     assert choose_precision('fp32', 'cpu') == 'fp32' and choose_precision('bf16', 'cpu') == 'bf16'

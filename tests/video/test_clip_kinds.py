@@ -239,6 +239,22 @@ def test_sound_of_many_channels_keeps_them_or_says_that_they_are_mixed(tmp_path,
 # Limits
 
 
+def test_the_encoder_is_the_fast_one_that_was_measured(tmp_path):
+    write_clip(tmp_path / 'a.mp4', Scene(np.zeros((64, 64, 3), np.uint8), 2))
+    result = restored(tmp_path / 'a.mp4', tmp_path).output
+    stated = result.read_bytes()  # x264 writes its settings into the first frame
+    for setting in (
+        b'me=dia',
+        b'subme=2',
+        b'mbtree=1',
+        b'b_adapt=0',
+        b'rc_lookahead=10',
+        b'analyse=0x3:0x3',
+        b'crf=17.0',
+    ):
+        assert setting in stated, setting
+
+
 def test_what_the_encoder_does_not_take_is_said_before_work_begins(tmp_path, monkeypatch):
     def work(*_):
         raise AssertionError('work has begun')
