@@ -1,6 +1,5 @@
-"""Judge recognizers side by side: embeddings of damaged faces, people told apart, and what references gain.
+"""Judge recognizers side by side: people told apart, and what references gain.
 
-    python -m experiments.recognition.judge embeddings --teacher FILE.onnx --faces FACES_VAL RECOGNIZER…
     python -m experiments.recognition.judge people --faces PEOPLE RECOGNIZER…
     python -m experiments.recognition.judge references --faces PEOPLE --judge ANOTHER RECOGNIZER…
 
@@ -58,23 +57,6 @@ def row(cells: Sequence[object]) -> str:
     return '| ' + ' | '.join(f'{cell:.3f}' if isinstance(cell, float) else str(cell) for cell in cells) + ' |'
 
 
-def judge_embeddings(faces: Path, teacher: Path, recognizers: Sequence[str]) -> None:
-    """Print the mean cosine to the teacher's embedding of the clean face, and to the recognizer's own."""
-    pictures = [shown(path) for path in list_pictures(faces, '--faces')]
-    target = embed_faces(FaceEmbedder(teacher), pictures)
-    print(row(['recognizer', *(f'to {whose}, {name}' for whose in ('the teacher', 'itself') for name in DAMAGES)]))
-    for recognizer in recognizers:
-        embedder = FaceEmbedder(recognizer)
-        found = {
-            name: embed_faces(embedder, [damage(face, i) for i, face in enumerate(pictures)])
-            for name, damage in DAMAGES.items()
-        }
-        to_teacher: list[object] = [
-            float((each * target).sum(1).mean()) if each.shape == target.shape else '' for each in found.values()
-        ]
-        print(row([embedder.name, *to_teacher, *(float((v * found['clean']).sum(1).mean()) for v in found.values())]))
-
-
 def roc_area(same: Tensor, different: Tensor) -> float:
     """Return the chance that a pair of one person is more similar than a pair of two."""
     order = torch.cat([same, different]).argsort().argsort().double() + 1
@@ -107,17 +89,20 @@ def judge_people(faces: Path, recognizers: Sequence[str]) -> None:
             print(row([embedder.name, name, *means, *found, *pairs]), flush=True)
 
 
-def judge_references(faces: Path, recognizers: Sequence[str], judge: str, a_person: int, steps: int) -> None:
+def judge_references(
+    model: str, faces: Path, recognizers: Sequence[str], judge: str, a_person: int, steps: int
+) -> None:
     """Print the IDS, by another recognizer, of severely damaged faces restored with and without a reference.
 
     Args:
+        model: that restores; a name or a file.
         faces: of people.
-        recognizers: that read the reference; all must give the embeddings that the embedded model understands.
+        recognizers: that read the reference; all must give the embeddings that the model understands.
         judge: the other recognizer.
         a_person: photographs of each person that are restored, at even steps.
         steps: of the search for codes.
     """
-    restorer, other = FaceRestorer('small', 'cpu'), FaceEmbedder(judge)
+    restorer, other = FaceRestorer(model, 'cpu'), FaceEmbedder(judge)
     cases = list(pairs_of(faces, a_person))
     truth = embed_faces(other, [imread(path) for path, _ in cases])
     inputs = [DAMAGES['severe'](shown(path), number) for number, (path, _) in enumerate(cases)]
@@ -153,20 +138,18 @@ def pairs_of(faces: Path, a_person: int) -> list[tuple[Path, Path]]:
 def main() -> None:
     """Run the command line."""
     parser = argparse.ArgumentParser(description='Judge recognizers side by side.')
-    parser.add_argument('step', choices=('embeddings', 'people', 'references'))
+    parser.add_argument('step', choices=('people', 'references'))
     parser.add_argument('recognizers', nargs='+', help='names or files')
     parser.add_argument('--faces', type=Path, required=True, help='aligned faces; for people a folder of each')
-    parser.add_argument('--teacher', type=Path, help='embeddings: whose embeddings are to be met')
+    parser.add_argument('--model', default='small', help='references: that restores; a name or a file')
     parser.add_argument('--judge', help='references: the recognizer that measures')
     parser.add_argument('--a_person', type=int, default=4, help='references: photographs of each person')
     parser.add_argument('--steps', type=int, default=5, help='references: of the search')
     args = parser.parse_args()
-    if args.step == 'embeddings':
-        judge_embeddings(args.faces, args.teacher, args.recognizers)
-    elif args.step == 'people':
+    if args.step == 'people':
         judge_people(args.faces, args.recognizers)
     else:
-        judge_references(args.faces, args.recognizers, args.judge, args.a_person, args.steps)
+        judge_references(args.model, args.faces, args.recognizers, args.judge, args.a_person, args.steps)
 
 
 if __name__ == '__main__':
