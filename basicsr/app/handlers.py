@@ -19,7 +19,7 @@ from basicsr.app.views import Pair, face_pair, picture_pair
 from basicsr.app.wording import plain
 from basicsr.app.work import decode, decode_face, find, restore
 from basicsr.inference.attempt import FILE_ERRORS, UNEXPECTED
-from basicsr.inference.image_restorer import RESTORED
+from basicsr.inference.found_face import RESTORED, RestoredFace
 from basicsr.inference.report import describe_faces, why_left
 from basicsr.utils.progress import CancelledError, Step, listen
 
@@ -221,7 +221,7 @@ class Handlers:
     def _found(self, session: Session, left_out: Sequence[str] = ()) -> tuple[Any, ...]:
         """Faces with their captions, the choice of those to leave out, that of the picture, and messages."""
         gallery = [
-            (face.crop if face.restored is None else face.restored, label)
+            (face.restored if isinstance(face, RestoredFace) else face.crop, label)
             for shown in session.pictures
             for label, face in zip(shown.labels, shown.faces or shown.cut, strict=True)
         ]

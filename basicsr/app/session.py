@@ -14,8 +14,8 @@ from pathlib import Path
 import numpy as np
 
 from basicsr.app.settings import Settings
+from basicsr.inference.found_face import FoundFace
 from basicsr.inference.identity_conditioner import IdentityConditioner
-from basicsr.inference.image_restorer import FaceResult
 from basicsr.inference.report import FileRecord
 from basicsr.utils.files import shorten_name
 from basicsr.utils.picture import Picture
@@ -46,9 +46,9 @@ class Shown:
     path: Path
     name: str
     picture: Picture
-    cut: list[FaceResult] = field(default_factory=list)
-    known: list[FaceResult] | None = None
-    faces: list[FaceResult] | None = None
+    cut: list[FoundFace] = field(default_factory=list)
+    known: list[FoundFace] | None = None
+    faces: list[FoundFace] | None = None
     image: np.ndarray | None = None
 
     @property

@@ -7,6 +7,7 @@ import numpy as np
 from basicsr.app.engine import Engine
 from basicsr.app.session import Session, Shown
 from basicsr.app.settings import Settings
+from basicsr.inference.found_face import RestoredFace
 from basicsr.utils.image import resized, to_8_bits
 
 PREVIEW = 1600  # pixels of the long side of a picture on the page
@@ -36,6 +37,6 @@ def face_pair(engine: Engine, session: Session, label: str) -> Pair:
     settings = session.restored_with or Settings(model=engine.default_model)
     side = engine.restorer(settings.model).size
     before = resized(face.crop, side, side)
-    if face.restored is None:
+    if not isinstance(face, RestoredFace):
         return before, before
-    return before, engine.images(settings, session.guide).blended(before, face.restored)
+    return before, engine.images(settings, session.guide).canvas.blended(before, face.restored)

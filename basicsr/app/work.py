@@ -59,7 +59,7 @@ def _cut(engine: Engine, session: Session, settings: Settings) -> None:
         return
     images = engine.images(replace(settings, auto=False))
     for shown in track(session.pictures, 'picture'):
-        shown.cut = images.cut(to_8_bits(shown.picture.image))
+        shown.cut = images.faces.cut(to_8_bits(shown.picture.image))
         shown.known = shown.faces = shown.image = None
     session.cut_for = wanted
 
@@ -94,7 +94,7 @@ def restore(engine: Engine, session: Session, settings: Settings) -> None:
     session.restored_with, session.stale = settings, False
     for shown in track(session.pictures, 'picture'):
         images = images_for(engine, session, settings, shown)
-        shown.known = images.recognize(shown.cut)
+        shown.known = images.faces.recognize(shown.cut)
         _finish(engine, session, images, shown)
     session.records = []
     for path, name in session.clips:
@@ -129,7 +129,7 @@ def decode_face(engine: Engine, session: Session, settings: Settings, label: str
         raise ValueError(NOT_YET)
     session.restored_with, session.stale = _at(session.restored_with, settings), True
     images = images_for(engine, session, session.restored_with, shown)
-    shown.faces[number] = images.restore_crops([shown.known[number]])[0]
+    shown.faces[number] = images.faces.restore_crops([shown.known[number]])[0]
 
 
 def _at(restored_with: Settings, settings: Settings) -> Settings:
@@ -139,14 +139,14 @@ def _at(restored_with: Settings, settings: Settings) -> Settings:
 
 def _finish(engine: Engine, session: Session, images: ImageRestorer, shown: Shown) -> None:
     """Restore the chosen faces of a picture, and paste them."""
-    image, network = shown.picture.image, images.bg_upsampler
-    factor = max(images.upscale, network.model.scale if network else 0)
-    check_size(Path(shown.path.name), (image.shape[1], image.shape[0]), factor, engine.max_megapixels, ValueError)
-    wanted = (shown.name, images.upscale, network)
+    image, canvas = shown.picture.image, images.canvas
+    size = (image.shape[1], image.shape[0])
+    check_size(Path(shown.path.name), size, canvas.largest_factor, engine.max_megapixels, ValueError)
+    wanted = (shown.name, canvas.upscale, canvas.bg_upsampler)
     if session.enlarged is None or session.enlarged[0] != wanted:
-        session.enlarged = wanted, images.enlarge(image)
-    shown.faces = images.restore_crops(shown.known or [])
-    shown.image = images.finish(image, shown.faces, enlarged=session.enlarged[1])
+        session.enlarged = wanted, canvas.enlarge(image)
+    shown.faces = images.faces.restore_crops(shown.known or [])
+    shown.image = canvas.finish(image, shown.faces, enlarged=session.enlarged[1])
 
 
 def without_folders(record: FileRecord) -> FileRecord:

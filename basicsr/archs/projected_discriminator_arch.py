@@ -15,7 +15,7 @@ from basicsr.archs.discriminator_arch import VQGANDiscriminator
 from basicsr.utils.registry import ARCH_REGISTRY
 
 if TYPE_CHECKING:  # torchvision takes two seconds to import, and what restores needs none of it
-    from basicsr.losses.perceptual_loss import VGGFeatures
+    from basicsr.archs.vgg_arch import VGGFeatures
 
 CHANNELS = {'relu2_2': 128, 'relu3_3': 256, 'relu4_3': 512}
 
@@ -66,7 +66,7 @@ class ProjectedDiscriminator(VQGANDiscriminator):
         grid: int = 12,
         feature_share: float = 0.5,
     ) -> None:
-        from basicsr.losses.perceptual_loss import VGGFeatures
+        from basicsr.archs.vgg_arch import VGGFeatures
 
         super().__init__(nc, ndf, n_layers)
         if not 0 < feature_share < 1:

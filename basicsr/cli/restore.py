@@ -24,7 +24,7 @@ from basicsr.inference.diffusion_restorer import DiffusionConfig, DiffusionResto
 from basicsr.inference.face_restorer import FaceRestorer
 from basicsr.inference.face_selection import FaceSelection
 from basicsr.inference.image_restorer import ImageRestorer
-from basicsr.inference.inpainting import Inpainter, InpaintingRunner, MaskReader
+from basicsr.inference.inpainting import InpaintingRunner, MaskReader
 from basicsr.inference.jobs import Job, expand_inputs, has_known_name, plan_jobs, skipped_files
 from basicsr.inference.report import (
     exit_code,
@@ -170,8 +170,7 @@ def build_restorer(args: argparse.Namespace) -> ImageRestorer:
         auto,
         f'{args.detection_model} {args.det_threshold}',
     )
-    kind = Inpainter if task is INPAINT else ImageRestorer
-    return kind(
+    return ImageRestorer(
         faces,
         detector=detector if whole else None,
         w=faces.default_w if auto or args.w is None else args.w,
@@ -196,7 +195,7 @@ def build_restorer(args: argparse.Namespace) -> ImageRestorer:
 
 def say_identity(restorer: ImageRestorer) -> None:
     """On the screen: how identity is measured, whose references there are, and what was left out of them."""
-    guide = restorer.guide
+    guide = restorer.faces.guide
     if guide is None:
         print(f'Identity is not measured, as there is no face recognizer: {REMEDY}')
         return
@@ -217,7 +216,7 @@ def say_identity(restorer: ImageRestorer) -> None:
 
 def about_identity(restorer: ImageRestorer) -> dict[str, Any]:
     """Return the same for the summary."""
-    guide = restorer.guide
+    guide = restorer.faces.guide
     if guide is None:
         return {'recognizer': None}
     people = guide.people
@@ -232,11 +231,12 @@ def about_identity(restorer: ImageRestorer) -> dict[str, Any]:
 
 def say_slow(restorer: ImageRestorer) -> None:
     """On the screen: how long what is slow here will take."""
-    upsampler = restorer.bg_upsampler or restorer.face_upsampler
+    canvas = restorer.canvas
+    upsampler = canvas.bg_upsampler or canvas.face_upsampler
     if upsampler is None or upsampler.model.device.type != 'cpu':
         return
     seconds = upsampler.seconds_a_megapixel()
-    what, size = ('a photograph of 12 megapixels', 12) if restorer.bg_upsampler else ('a face of 512 pixels', 0.26)
+    what, size = ('a photograph of 12 megapixels', 12) if canvas.bg_upsampler else ('a face of 512 pixels', 0.26)
     print(
         f'The upsampler runs on the CPU, which is slow: some {seconds:.0f} s for each megapixel of input, '
         f'{duration(seconds * size)} for {what}'
@@ -315,14 +315,11 @@ def about_run(args: argparse.Namespace, jobs: Sequence[Job], skipped: Sequence[s
 
 def about_restorer(restorer: ImageRestorer) -> dict[str, Any]:
     """Return the model and its settings, for the summary."""
-    settings = {
-        'w': AUTO if restorer.choose_w else restorer.w,
-        'adain': restorer.adain,
-        'upscale': restorer.upscale,
-    }
-    if isinstance(restorer.restorer, DiffusionRestorer):
-        settings |= {'w': None, 'adain': None, 'diffusion': restorer.restorer.settings}
-    return {**settings, 'model': restorer.restorer.description, 'who': about_identity(restorer)}
+    faces, network = restorer.faces, restorer.faces.restorer
+    settings = {'w': AUTO if faces.choose_w else faces.w, 'adain': faces.adain, 'upscale': restorer.canvas.upscale}
+    if isinstance(network, DiffusionRestorer):
+        settings |= {'w': None, 'adain': None, 'diffusion': network.settings}
+    return {**settings, 'model': network.description, 'who': about_identity(restorer)}
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -400,8 +397,9 @@ def restore(args: argparse.Namespace, signals: Stopping) -> int:
 
 def say_what(restorer: ImageRestorer) -> None:
     """On the screen: which networks are at work, for whom, and how long they take."""
-    print(f'Model: {restorer.restorer.description}')
-    if isinstance(restorer.restorer, DiffusionRestorer) and not (restorer.guide and restorer.guide.people):
+    network, guide = restorer.faces.restorer, restorer.faces.guide
+    print(f'Model: {network.description}')
+    if isinstance(network, DiffusionRestorer) and not (guide and guide.people):
         print('No references (--ref): faces are restored blind')
     say_identity(restorer)
     say_slow(restorer)

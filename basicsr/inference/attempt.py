@@ -9,7 +9,7 @@ from typing import TypeVar
 
 import cv2
 
-from basicsr.inference.image_restorer import FAILED
+from basicsr.inference.found_face import FAILED
 from basicsr.inference.jobs import Job
 from basicsr.inference.report import FileRecord
 from basicsr.utils.errors import MissingExtraError

@@ -5,11 +5,11 @@ The network sees masked pixels in pure white, as in its training.
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
-from typing import cast
 
 import cv2
 import numpy as np
@@ -18,7 +18,10 @@ from basicsr.faces.face import Face
 from basicsr.faces.geometry import apply_affine, ellipse_distance, scaling, warp
 from basicsr.faces.paste import paste_face
 from basicsr.inference.attempt import attempt
-from basicsr.inference.image_restorer import LEFT_OUT, FaceResult, ImageRestorer, ImageResult
+from basicsr.inference.canvas import Canvas
+from basicsr.inference.face_pipeline import FacePipeline
+from basicsr.inference.found_face import LEFT_OUT, FoundFace, RestoredFace, restored_of
+from basicsr.inference.image_restorer import ImageRestorer, ImageResult
 from basicsr.inference.jobs import Job
 from basicsr.inference.report import FileRecord
 from basicsr.inference.runner import Runner, read_square
@@ -122,20 +125,28 @@ def check_mask(mask: np.ndarray, image: np.ndarray) -> None:
         raise ValueError('--mask_path: the mask is {}, and the picture {}; give both in one size'.format(*sizes))
 
 
-@dataclass
-class Inpainter(ImageRestorer):
+@dataclass(frozen=True)
+class Inpainter:
     """Fills masked parts of faces, in whole pictures or in pictures that are aligned faces.
 
-    Args: those of `ImageRestorer`; pictures are not enlarged.
+    Args:
+        images: finds and restores the faces; it enlarges nothing.
 
     Raises:
-        ValueError: `upscale` is not 1, or an upsampler is given.
+        ValueError: the pictures would be enlarged.
     """
 
+    images: ImageRestorer
+
     def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.upscale != 1 or self.bg_upsampler or self.face_upsampler:
+        canvas = self.images.canvas
+        if canvas.upscale != 1 or canvas.bg_upsampler or canvas.face_upsampler:
             raise ValueError('inpainting leaves the picture as it is; leave out --upscale and the upsamplers')
+
+    @property
+    def size(self) -> int:
+        """Side of aligned crops in pixels."""
+        return self.images.canvas.size
 
     def inpaint(self, image: np.ndarray, mask: np.ndarray) -> ImageResult:
         """Fill the masked parts of the faces in a picture.
@@ -151,52 +162,39 @@ class Inpainter(ImageRestorer):
             ValueError: there is no detector.
             RuntimeError: the network failed.
         """
-        seen = bridge(to_8_bits(image), mask)
-        found = self.find(seen)
-        crops = [self._crop(seen, face, found) for face in found]
-        size = self.restorer.size
-        masked = [face for face in crops if seen_mask(mask, face.matrix, size).any()]
-        return self._fill(image, mask, self._selected(masked))
+        crops = self.images.faces.cut(bridge(to_8_bits(image), mask))
+        masked = [face for face in crops if seen_mask(mask, face.matrix, self.size).any()]
+        return self._fill(image, mask, self.images.faces.selected(masked))
 
     def inpaint_aligned(self, image: np.ndarray, mask: np.ndarray) -> ImageResult:
         """Fill the masked part of a picture, RGB (n,n,3), that is an aligned face itself; see `inpaint`."""
-        face = self.take_aligned(bridge(to_8_bits(image), mask))
-        return self._fill(image, mask, [replace(face, matrix=scaling(self.restorer.size / image.shape[0]))])
+        face = self.images.faces.take_aligned(bridge(to_8_bits(image), mask))
+        return self._fill(image, mask, [replace(face, matrix=scaling(self.size / image.shape[0]))])
 
-    def _fill(self, image: np.ndarray, mask: np.ndarray, faces: Sequence[FaceResult]) -> ImageResult:
-        done = self.restore_crops(self._recognize([[self._shown(face, mask) for face in faces]]))
-        canvas = self._filled(image, mask, done)
-        if self.draw_box:
-            self._draw_boxes(canvas, done, range(len(done)))
+    def for_frames(self, mask: np.ndarray) -> ImageRestorer:
+        """Return what fills the same part of every frame of a clip: bool (H,W), of the size of the frames."""
+        frames = copy.copy(self.images)
+        frames.faces = MaskedFaces(**vars(self.images.faces), mask=mask)
+        frames.canvas = MaskedCanvas(**vars(self.images.canvas), mask=mask, blends=self._blends)
+        return frames
+
+    @property
+    def _blends(self) -> bool:
+        return self.images.faces.restorer.follows_input
+
+    def _fill(self, image: np.ndarray, mask: np.ndarray, faces: Sequence[FoundFace]) -> ImageResult:
+        shown = [whiten(face, mask, self.size) for face in faces]
+        done = self.images.faces.restore_crops(self.images.faces.recognize_all([shown]))
+        canvas = fill(image, mask, done, self.size, self._blends)
+        self.images.canvas.draw_boxes(canvas, done)
         return ImageResult(canvas, done)
-
-    def _filled(self, image: np.ndarray, mask: np.ndarray, faces: Sequence[FaceResult]) -> np.ndarray:
-        """Return a picture with the masked parts of the restored ones of `faces`."""
-        size, canvas = self.restorer.size, image.copy()
-        restored = [face for face in faces if face.restored is not None]
-        if self.restorer.follows_input:
-            seen = [seen_mask(mask, face.matrix, size) for face in restored]
-            restored = [blended(face, hidden) for face, hidden in zip(restored, seen, strict=True)]
-        owner = nearest_face(mask, [face.matrix for face in restored], size)
-        for number, face in enumerate(restored):
-            if face.restored is not None:
-                painted = image.copy()
-                paste_face(painted, face.restored, face.matrix, np.ones((size, size), np.float32))
-                canvas[owner == number] = painted[owner == number]
-        return canvas
-
-    def _shown(self, face: FaceResult, mask: np.ndarray) -> FaceResult:
-        """Return a face as the network sees it: white where `mask` (H,W) of the picture is, at the network's side."""
-        size = self.restorer.size
-        crop = face.crop if face.crop.shape[0] == size else resized(face.crop, size, size)
-        return replace(face, crop=whitened(crop, seen_mask(mask, face.matrix, size)))
 
 
 @dataclass
-class FrameInpainter(Inpainter):
-    """Fills the same masked part of every frame of a clip.
+class MaskedFaces(FacePipeline):
+    """Faces of frames that are masked in the same place.
 
-    Args: those of `Inpainter`, and
+    Args: those of `FacePipeline`, and
         mask: bool (H,W), of the size of the frames.
     """
 
@@ -207,34 +205,65 @@ class FrameInpainter(Inpainter):
         check_mask(self.mask, image)
         return super().find(bridge(image, self.mask))
 
-    def cut_out(self, image: np.ndarray, face: Face, status: str) -> FaceResult:
+    def cut_out(self, image: np.ndarray, face: Face, status: str) -> FoundFace:
         """Return the aligned crop of a face, white where the mask is."""
         crop = super().cut_out(bridge(image, self.mask), face, status)
         if not seen_mask(self.mask, crop.matrix, self.restorer.size).any():
             return replace(crop, status=LEFT_OUT, reason='nothing of it is masked')
-        return self._shown(crop, self.mask)
-
-    def finish(
-        self,
-        image: np.ndarray,
-        faces: Sequence[FaceResult],
-        numbers: Sequence[int] | None = None,
-        enlarged: np.ndarray | None = None,
-    ) -> np.ndarray:
-        """Return a frame with the masked parts of its faces filled; see `ImageRestorer.finish`."""
-        canvas = self._filled(image, self.mask, faces)
-        if self.draw_box:
-            self._draw_boxes(canvas, faces, range(len(faces)) if numbers is None else numbers)
-        return canvas
+        return whiten(crop, self.mask, self.restorer.size)
 
 
-def blended(face: FaceResult, mask: np.ndarray) -> FaceResult:
+@dataclass
+class MaskedCanvas(Canvas):
+    """Canvas of frames that are masked in the same place.
+
+    Args: those of `Canvas`, and
+        mask: bool (H,W), of the size of the frames.
+        blends: see `fill`.
+    """
+
+    mask: np.ndarray = field(kw_only=True)
+    blends: bool = field(kw_only=True)
+
+    def paste(self, image: np.ndarray, faces: Sequence[FoundFace], enlarged: np.ndarray | None = None) -> np.ndarray:
+        """Return a frame with the masked parts of its faces filled."""
+        return fill(image, self.mask, faces, self.size, self.blends)
+
+
+def whiten(face: FoundFace, mask: np.ndarray, size: int) -> FoundFace:
+    """Return a face as the network sees it: white where `mask` (H,W) of the picture is, (size,size,3)."""
+    crop = face.crop if face.crop.shape[0] == size else resized(face.crop, size, size)
+    return replace(face, crop=whitened(crop, seen_mask(mask, face.matrix, size)))
+
+
+def fill(image: np.ndarray, mask: np.ndarray, faces: Sequence[FoundFace], size: int, blends: bool) -> np.ndarray:
+    """Return a picture with its masked parts taken from restored faces.
+
+    Args:
+        image: RGB (H,W,3), uint8 or uint16.
+        mask: bool (H,W).
+        faces: of the picture.
+        size: side of the aligned crops.
+        blends: a filling takes on the colours around it, see `blended`.
+    """
+    canvas, restored = image.copy(), restored_of(faces)
+    if blends:
+        restored = [blended(face, seen_mask(mask, face.matrix, size)) for face in restored]
+    owner = nearest_face(mask, [face.matrix for face in restored], size)
+    for number, face in enumerate(restored):
+        painted = image.copy()
+        paste_face(painted, face.restored, face.matrix, np.ones((size, size), np.float32))
+        canvas[owner == number] = painted[owner == number]
+    return canvas
+
+
+def blended(face: RestoredFace, mask: np.ndarray) -> RestoredFace:
     """Return a face whose filling, where `mask` (n,n) is, has the colours of its surroundings at its border.
 
     What the input has beyond the restoration there is continued into the mask, the more smoothly the farther inside
     (a cheap form of Poisson editing; Perez et al., 2003).
     """
-    restored = cast(np.ndarray, face.restored).astype(np.float32)
+    restored = face.restored.astype(np.float32)
     size = len(restored)
     outside = (~mask).astype(np.float32)
     missing = (resized(face.crop, size, size) - restored) * outside[..., None]
@@ -286,24 +315,23 @@ class InpaintingRunner(Runner):
     """
 
     masks: MaskReader = field(default_factory=MaskReader)
+    inpainter: Inpainter = field(init=False)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        object.__setattr__(self, 'inpainter', Inpainter(self.restorer))  # the dataclass is frozen
 
     def _result(self, job: Job, picture: Picture) -> tuple[ImageResult, str]:
         mask = self.masks(job, picture.image)
-        result = self._inpainter.inpaint(picture.image, mask)
+        result = self.inpainter.inpaint(picture.image, mask)
         if not result.faces:
             return result, 'no face with masked pixels found; the picture stays as it is'
-        return result, left_over(mask, result, self.restorer.restorer.size)
-
-    @property
-    def _inpainter(self) -> Inpainter:
-        if not isinstance(self.restorer, Inpainter):
-            raise TypeError('an InpaintingRunner needs an Inpainter')
-        return self.restorer
+        return result, left_over(mask, result, self.inpainter.size)
 
     def _for_frames(self, job: Job) -> ImageRestorer:
         if self.aligned:
             raise ValueError(f'{job.path}: the frames of clips are filled as whole pictures; give --no-has_aligned')
-        return FrameInpainter(**vars(self._inpainter), mask=self.masks.read(job))
+        return self.inpainter.for_frames(self.masks.read(job))
 
     def _aligned(self, jobs: Iterator[Job]) -> Iterator[FileRecord]:
         for job in jobs:
@@ -312,12 +340,12 @@ class InpaintingRunner(Runner):
 
     def _inpaint_aligned(self, job: Job) -> FileRecord:
         picture = self._prepared(read_square(job.path, self.max_megapixels))
-        result = self._inpainter.inpaint_aligned(picture.image, self.masks(job, picture.image))
+        result = self.inpainter.inpaint_aligned(picture.image, self.masks(job, picture.image))
         return self._record_aligned(job, result.faces[0], replace(picture, image=result.image))
 
 
 def left_over(mask: np.ndarray, result: ImageResult, size: int) -> str:
     """Return a note on masked pixels that lie in no face; '' without any."""
-    owner = nearest_face(mask, [face.matrix for face in result.faces if face.restored is not None], size)
+    owner = nearest_face(mask, [face.matrix for face in restored_of(result.faces)], size)
     count = int((mask & (owner < 0)).sum())
     return f'{count} masked pixels lie in no restored face and stay as they are' if count else ''

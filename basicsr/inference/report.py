@@ -10,8 +10,8 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from basicsr.inference.found_face import ALREADY_SHARP, LEFT_OUT, RESTORED, FoundFace
 from basicsr.inference.identity_meter import FaceIdentity
-from basicsr.inference.image_restorer import ALREADY_SHARP, LEFT_OUT, RESTORED, FaceResult
 from basicsr.utils.console import printable
 from basicsr.utils.files import replacing
 
@@ -37,7 +37,7 @@ class FaceRecord:
     message: str = ''
 
 
-def describe_faces(faces: Sequence[FaceResult]) -> list[FaceRecord]:
+def describe_faces(faces: Sequence[FoundFace]) -> list[FaceRecord]:
     """Return a record for each face of a picture."""
     records = []
     for number, face in enumerate(faces):

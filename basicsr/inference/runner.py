@@ -16,16 +16,17 @@ from typing import cast
 import numpy as np
 
 from basicsr.inference.attempt import attempt
-from basicsr.inference.identity_meter import FaceIdentity
-from basicsr.inference.image_restorer import (
+from basicsr.inference.found_face import (
     LEFT_OUT,
     NO_FACE,
     RESTORED,
     RESTORED_BLIND,
-    FaceResult,
-    ImageRestorer,
-    ImageResult,
+    FoundFace,
+    RestoredFace,
+    restored_of,
 )
+from basicsr.inference.identity_meter import FaceIdentity
+from basicsr.inference.image_restorer import ImageRestorer, ImageResult
 from basicsr.inference.jobs import CROPPED, FINAL, RESTORED_FACES, RESULT_FOLDERS, Job, is_clip
 from basicsr.inference.report import FileRecord, describe_faces, why_left
 from basicsr.inference.tasks import RESTORE, Task
@@ -96,8 +97,8 @@ class Runner:
 
     def _as_asked(self, record: FileRecord, clip: bool = False) -> FileRecord:
         """Return a record; it says so where references had no effect."""
-        guide = self.restorer.guide
-        reason = guide.without_effect(clip) if guide is not None and not self.restorer.choose_w else ''
+        faces = self.restorer.faces
+        reason = faces.guide.without_effect(clip) if faces.guide is not None and not faces.choose_w else ''
         if not reason or record.status != RESTORED:
             return record
         return replace(record, status=RESTORED_BLIND, message=_joined([reason, record.message]))
@@ -133,12 +134,12 @@ class Runner:
         for index, face in enumerate(result.faces):
             ending = f'_{index:02d}'
             written.append(self._write(CROPPED, job.name, picture.holding(face.crop), ending))
-            if face.restored is not None:
+            if isinstance(face, RestoredFace):
                 written.append(self._write(RESTORED_FACES, job.name, picture.holding(face.restored), ending))
-        boxes = self.restorer.draw_box and result.faces
+        boxes = self.restorer.canvas.draw_box and result.faces
         final = replace(picture.enlarged(result.image), grey=picture.grey and not boxes)
         written.append(self._write(FINAL, job.name, final))
-        done = sum(face.restored is not None for face in result.faces)
+        done = len(restored_of(result.faces))
         found = describe_faces(result.faces)
         status, chosen = result.status, ''
         if found:
@@ -151,7 +152,7 @@ class Runner:
 
     def _asked_for(self, status: str, count: int) -> tuple[str, str]:
         """Return the status of a picture with `count` faces, and a message on chosen faces that are not there."""
-        selection = self.restorer.selection
+        selection = self.restorer.faces.selection
         missing = selection.missing(count)
         if not missing:
             return status, ''
@@ -165,12 +166,9 @@ class Runner:
 
     def _read(self, path: Path) -> Picture:
         """Return a picture to restore, if it and its result are within the limit."""
-        factor = self.restorer.upscale
-        network = self.restorer.bg_upsampler
-        picture = self._prepared(
-            read_picture(path, max(factor, network.model.scale if network else 0), self.max_megapixels)
-        )
-        return picture if factor == 1 else fill_hidden(picture)
+        canvas = self.restorer.canvas
+        picture = self._prepared(read_picture(path, canvas.largest_factor, self.max_megapixels))
+        return picture if canvas.upscale == 1 else fill_hidden(picture)
 
     def _prepared(self, picture: Picture) -> Picture:
         """Return a picture without its position, unless that is kept, and with colours where the task gives them."""
@@ -199,10 +197,10 @@ class Runner:
 
     def _read_batches(self, jobs: Iterator[Job]) -> Generator[dict[Job, Picture | FileRecord], None, None]:
         """Yield the pictures of some jobs at a time, or where one cannot be read, the record that says so."""
-        while batch := list(itertools.islice(jobs, self.restorer.restorer.batch_size)):
+        while batch := list(itertools.islice(jobs, self.restorer.faces.restorer.batch_size)):
             yield {job: attempt(job, partial(self._read_aligned, job)) for job in batch}
 
-    def _restored(self, batch: Mapping[Job, Picture | FileRecord]) -> dict[Job, FaceResult | FileRecord]:
+    def _restored(self, batch: Mapping[Job, Picture | FileRecord]) -> dict[Job, FoundFace | FileRecord]:
         """Restore the pictures of a batch together, or one by one where that fails; a record where one fails."""
         faces = {job: to_8_bits(read.image) for job, read in batch.items() if isinstance(read, Picture)}
         if not faces:
@@ -215,13 +213,13 @@ class Runner:
         return {key: value for job in faces for key, value in self._restored({job: batch[job]}).items()}
 
     def _written(
-        self, batch: Mapping[Job, Picture | FileRecord], done: Mapping[Job, FaceResult | FileRecord]
+        self, batch: Mapping[Job, Picture | FileRecord], done: Mapping[Job, FoundFace | FileRecord]
     ) -> list[FileRecord]:
         """Write the results of a batch; return the records of all its jobs, in order."""
         records = []
         for job, read in batch.items():
             face = read if isinstance(read, FileRecord) else done[job]
-            if isinstance(read, Picture) and isinstance(face, FaceResult):
+            if isinstance(read, Picture) and isinstance(face, FoundFace):
                 face = attempt(job, partial(self._write_aligned, job, read, face))
             records.append(cast(FileRecord, face))
         return records
@@ -229,17 +227,18 @@ class Runner:
     def _read_aligned(self, job: Job) -> Picture:
         return self._prepared(read_square(job.path, self.max_megapixels))
 
-    def _write_aligned(self, job: Job, picture: Picture, face: FaceResult) -> FileRecord:
-        result = picture if face.restored is None else self._in_depth_and_size(picture, face.restored)
-        side, own = self.restorer.restorer.size, picture.image.shape[0]
-        smaller = face.restored is not None and not self.network_size and own < side
+    def _write_aligned(self, job: Job, picture: Picture, face: FoundFace) -> FileRecord:
+        restored = isinstance(face, RestoredFace)
+        result = self._in_depth_and_size(picture, face.restored) if restored else picture
+        side, own = self.restorer.canvas.size, picture.image.shape[0]
+        smaller = restored and not self.network_size and own < side
         size = f'reduced from {side} to its own {own} pixels; --network_size keeps them' if smaller else ''
         return self._record_aligned(job, face, result, size)
 
-    def _record_aligned(self, job: Job, face: FaceResult, result: Picture, note: str = '') -> FileRecord:
+    def _record_aligned(self, job: Job, face: FoundFace, result: Picture, note: str = '') -> FileRecord:
         """Return the record of an aligned face, whose result is written."""
         written = [self._write(RESTORED_FACES, job.name, result)]
-        found, done = describe_faces([face]), int(face.restored is not None)
+        found, done = describe_faces([face]), int(isinstance(face, RestoredFace))
         message = _joined([why_left(found), note, result.note, left_behind(result, self.extension)])
         return FileRecord(str(job.path), face.status, 1, done, written, message, likeness_of([face]), found)
 
@@ -248,7 +247,7 @@ class Runner:
         image = restored.astype(np.uint16) * 257 if picture.image.dtype == np.uint16 else restored
         if not self.network_size:
             image = resized(image, *picture.image.shape[1::-1])
-        return picture.enlarged(self.restorer.blended(picture.image, image))
+        return picture.enlarged(self.restorer.canvas.blended(picture.image, image))
 
     def _write(self, folder: str, name: str, picture: Picture, ending: str = '') -> str:
         """Write a result; its path relative to the output folder."""
@@ -302,9 +301,13 @@ def read_square(path: Path, max_megapixels: float) -> Picture:
     return picture
 
 
-def likeness_of(faces: Sequence[FaceResult]) -> list[FaceIdentity]:
+def likeness_of(faces: Sequence[FoundFace]) -> list[FaceIdentity]:
     """Return the similarities of the faces of a picture, by their numbers, where measured."""
-    return [replace(face.likeness, face=index) for index, face in enumerate(faces) if face.likeness is not None]
+    return [
+        replace(face.likeness, face=index)
+        for index, face in enumerate(faces)
+        if isinstance(face, RestoredFace) and face.likeness is not None
+    ]
 
 
 def _joined(messages: Sequence[str]) -> str:

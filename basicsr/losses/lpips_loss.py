@@ -8,8 +8,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from basicsr.losses.backbone import TORCHVISION, load_backbone
-from basicsr.losses.perceptual_loss import IMAGENET_MEAN, IMAGENET_STD
+from basicsr.archs.vgg_arch import IMAGENET_MEAN, IMAGENET_STD, TORCHVISION, load_backbone
 from basicsr.losses.teacher import TeacherLoss
 from basicsr.utils.errors import MissingExtraError
 from basicsr.utils.registry import LOSS_REGISTRY, nearest

@@ -13,8 +13,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from basicsr.archs.vgg_arch import VGGFeatures
 from basicsr.losses.identity_loss import IdentityLoss
-from basicsr.losses.perceptual_loss import VGGFeatures
 from basicsr.losses.teacher import TeacherLoss
 from basicsr.utils.registry import LOSS_REGISTRY, nearest
 

@@ -4,19 +4,18 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from basicsr.inference.found_face import RESTORED, FoundFace, RecognizedFace, RestoredFace
 from basicsr.inference.identity_conditioner import IdentityConditioner
 from basicsr.inference.identity_meter import FaceIdentity, average
-from basicsr.inference.image_restorer import RESTORED, FaceResult
 from basicsr.inference.people import Person
 
 MEASURE_EVERY = 5  # frames of a track
-Faces = Mapping[int, FaceResult]  # those of a frame, by track
+Faces = Mapping[int, FoundFace]  # those of a frame, by track
 
 
 class TrackIdentities:
@@ -32,7 +31,7 @@ class TrackIdentities:
         self._sightings: Counter[int] = Counter()
         self._measured: dict[int, list[FaceIdentity]] = defaultdict(list)
 
-    def recognize(self, frames: Sequence[Faces]) -> list[dict[int, FaceResult]]:
+    def recognize(self, frames: Sequence[Faces]) -> list[dict[int, RecognizedFace]]:
         """Return the faces with their people, and in some frames with an embedding, so that similarity is measured."""
         fresh = self._embed_new(frames)
         for faces in frames:
@@ -42,7 +41,7 @@ class TrackIdentities:
     def note(self, faces: Faces) -> None:
         """Keep what was measured on a restored frame."""
         for track, face in faces.items():
-            if face.likeness is not None:
+            if isinstance(face, RestoredFace) and face.likeness is not None:
                 self._measured[track].append(face.likeness)
 
     def report(self) -> list[FaceIdentity]:
@@ -70,14 +69,14 @@ class TrackIdentities:
         """Return the people who are in a frame, as far as matched."""
         return {person for track in faces if (person := self._persons.get(track)) is not None}
 
-    def _told(self, track: int, face: FaceResult, faces: Faces) -> FaceResult:
+    def _told(self, track: int, face: FoundFace, faces: Faces) -> RecognizedFace:
         seen = None
         if face.status == RESTORED:
             if self._sightings[track] % MEASURE_EVERY == 0:
                 (seen,) = self.guide.embed([face.crop])
                 self._ask_again(track, seen, faces)
             self._sightings[track] += 1
-        return replace(face, person=self._persons[track], seen=seen)
+        return face.recognized(self._persons[track], seen)
 
     def _ask_again(self, track: int, seen: Tensor, faces: Faces) -> None:
         """Ask again for tracks that began blurred or turned away, which may show somebody with references now."""

@@ -16,16 +16,17 @@ from av.error import FFmpegError
 
 from basicsr.faces.face import Face
 from basicsr.faces.geometry import crop_side, ffhq_template
-from basicsr.inference.identity_meter import FaceIdentity
-from basicsr.inference.image_restorer import (
+from basicsr.inference.face_pipeline import is_grey
+from basicsr.inference.found_face import (
     ALREADY_SHARP,
     LEFT_OUT,
     NO_FACE,
     RESTORED,
-    FaceResult,
-    ImageRestorer,
-    is_grey,
+    FoundFace,
+    RestoredFace,
 )
+from basicsr.inference.identity_meter import FaceIdentity
+from basicsr.inference.image_restorer import ImageRestorer
 from basicsr.utils.files import replacing
 from basicsr.utils.image import resized
 from basicsr.utils.picture import MAX_MEGAPIXELS, Picture, check_size, fill_hidden, is_animated
@@ -78,7 +79,7 @@ class _Frame:
     """A frame on its way, with its faces; `same` if all that becomes of it is what became of the frame before."""
 
     shown: TimedFrame
-    faces: list[FaceResult]
+    faces: list[FoundFace]
     tracks: list[int]
     same: bool = False
 
@@ -90,7 +91,7 @@ class _Frame:
         return all((a.status, a.reason, a.grey) == (b.status, b.reason, b.grey) for a, b in pairs)
 
     @property
-    def by_track(self) -> dict[int, FaceResult]:
+    def by_track(self) -> dict[int, FoundFace]:
         """The faces by the number of their track."""
         return dict(zip(self.tracks, self.faces, strict=True))
 
@@ -153,11 +154,11 @@ class VideoRestorer:
         """
         if fps is not None and not 0 < fps.limit_denominator(FINEST_RATE) <= MOST_RATE:
             raise ValueError(f'{fps} frames a second: must be from 1/1001 to {MOST_RATE}')
-        if self.images.choose_w:
+        if self.images.faces.choose_w:
             raise ValueError(f'{source}: -w auto is for pictures, in a clip faces would flicker; give a number')
         begin, tally = time.perf_counter(), _Tally()
-        if self.images.guide is not None:
-            tally.people = TrackIdentities(self.images.guide)
+        if self.images.faces.guide is not None:
+            tally.people = TrackIdentities(self.images.faces.guide)
         with open_clip(source, self.max_megapixels) as clip:
             encoding = choose_encoding(clip.has_alpha, clip.is_deep)
             self._check_size(source, clip.size, encoding)
@@ -174,9 +175,8 @@ class VideoRestorer:
         """Raise ValueError where frames of (width, height), or those of the result, are too large."""
         if 0 in size:
             return  # the header does not say; the decoder has the limit too
-        network = self.images.bg_upsampler
-        largest = max(self.images.upscale, network.model.scale if network else 0)
-        result = (max(1, round(size[0] * self.images.upscale)), max(1, round(size[1] * self.images.upscale)))
+        upscale, largest = self.images.canvas.upscale, self.images.canvas.largest_factor
+        result = (max(1, round(size[0] * upscale)), max(1, round(size[1] * upscale)))
         if self.aligned:
             result = (self._aligned_side(size[0]), self._aligned_side(size[1]))
             largest = result[0] / size[0]
@@ -186,7 +186,7 @@ class VideoRestorer:
     def _restore_clip(self, clip: Clip, partial: Path, encoding: Encoding, fps: Fraction | None, tally: _Tally) -> None:
         """Read, restore and write: side by side, or one after the other where frames are so large that few fit."""
         waiting = int(MOST_WAITING // max(1, clip.size[0] * clip.size[1]))
-        size = max(1, min(self.images.restorer.batch_size, waiting))
+        size = max(1, min(self.images.faces.restorer.batch_size, waiting))
         rate = (fps or clip.rate).limit_denominator(FINEST_RATE)  # other clocks are too fine for FFmpeg
         shown = clip.frames() if fps is None else resample(clip.frames(), rate)
         write = functools.partial(self._write, partial, clip, rate, encoding, tally)
@@ -202,7 +202,7 @@ class VideoRestorer:
 
     def _look(self, frames: Generator[TimedFrame, None, None], most: int) -> Generator[_Frame, None, None]:
         """Frames with their faces: found, tracked, steadied and cut out, not yet restored; `most` frames wait."""
-        follow = None if self.aligned else getattr(self.images.detector, 'follow', None)
+        follow = None if self.aligned else getattr(self.images.faces.detector, 'follow', None)
         finder = ClipFinder(self._find, follow, max(1, min(EVERY, most)), stills=most > 1)
         lookahead = min(LOOKAHEAD, most)
         tracker: Tracker[TimedFrame] = Tracker(lambda frame, *face: self._is_sharp(frame.seen, *face), lookahead)
@@ -215,7 +215,7 @@ class VideoRestorer:
 
     def _find(self, image: np.ndarray) -> list[Face]:
         if not self.aligned:
-            return [face for face in self.images.find(image) if face.consistent]
+            return [face for face in self.images.faces.find(image) if face.consistent]
         height, width = image.shape[:2]
         if height != width:
             raise ValueError(
@@ -224,19 +224,20 @@ class VideoRestorer:
         return [Face(np.array([0.0, 0.0, width, height]), 1.0, ffhq_template(width))]
 
     def _is_sharp(self, image: np.ndarray, face: Face, faces: Sequence[Face]) -> bool:
-        status = self.images.take_aligned(image).status if self.aligned else self.images.judge(image, face, faces)
+        pipeline = self.images.faces
+        status = pipeline.take_aligned(image).status if self.aligned else pipeline.judge(image, face, faces)
         return status == ALREADY_SHARP
 
-    def _cut_out(self, image: np.ndarray, tracked: Tracked) -> FaceResult:
+    def _cut_out(self, image: np.ndarray, tracked: Tracked) -> FoundFace:
         status = ALREADY_SHARP if tracked.sharp else RESTORED
         if self.aligned:
-            crop = FaceResult(image, None, None, status, whole=True, grey=is_grey(image))
+            crop = FoundFace(image, None, status, whole=True, grey=is_grey(image))
         else:
-            crop = self.images.cut_out(image, tracked.face, status)
+            crop = self.images.faces.cut_out(image, tracked.face, status)
         track = tracked.track
         track.grey.vote(crop.grey)
-        track.small.vote(self.images.selection.is_small(crop_side(tracked.face.landmarks)))
-        return self.images.chosen(replace(crop, grey=track.grey.value), track.number, track.small.value)
+        track.small.vote(self.images.faces.selection.is_small(crop_side(tracked.face.landmarks)))
+        return self.images.faces.chosen(replace(crop, grey=track.grey.value), track.number, track.small.value)
 
     def _restore(
         self, frames: Iterator[_Frame], size: int, tally: _Tally, step: Callable[[], object]
@@ -254,13 +255,14 @@ class VideoRestorer:
             chain = [last, *batch]
             batch = [replace(f, same=tally.people is None and f.repeats(b)) for b, f in zip(chain, batch, strict=False)]
             crops = [face for frame in batch if not frame.same for face in frame.faces]
-            faces = iter(self.images.restore_crops(crops, search=False))  # from frame to frame codes would flicker
+            # Codes that are searched would flicker from frame to frame.
+            faces = iter(self.images.faces.restore_crops(crops, search=False))
             tally.network_seconds += time.perf_counter() - begin
             for frame in batch:
                 done = last.faces if frame.same and last else [next(faces) for _ in frame.faces]
                 tally.faces.update(frame.tracks)
                 tally.restored.update(
-                    n for n, face in zip(frame.tracks, done, strict=True) if face.restored is not None
+                    n for n, face in zip(frame.tracks, done, strict=True) if isinstance(face, RestoredFace)
                 )
                 tally.left_out.update(
                     (n, face.reason) for n, face in zip(frame.tracks, done, strict=True) if face.status == LEFT_OUT
@@ -298,20 +300,20 @@ class VideoRestorer:
         picture = Picture(frame.shown.image, frame.shown.alpha)
         if self.aligned:
             (face,) = frame.faces
-            image = picture.image if face.restored is None else face.restored
+            image = face.restored if isinstance(face, RestoredFace) else picture.image
             if picture.image.dtype == np.uint16 and image.dtype == np.uint8:
                 image = image.astype(np.uint16) * 257
             side = self._aligned_side(picture.image.shape[0])
-            image = self.images.blended(picture.image, resized(image, side, side))
+            image = self.images.canvas.blended(picture.image, resized(image, side, side))
         else:
-            picture = picture if self.images.upscale == 1 else fill_hidden(picture)
-            image = self.images.finish(picture.image, frame.faces, frame.tracks)
+            picture = picture if self.images.canvas.upscale == 1 else fill_hidden(picture)
+            image = self.images.canvas.finish(picture.image, frame.faces, frame.tracks)
         alpha = picture.enlarged(image).alpha
         return image if alpha is None else np.dstack([image, alpha])
 
     def _aligned_side(self, own: int) -> int:
         """Return the side of an aligned face in the result."""
-        return self.images.restorer.size if self.network_size else own
+        return self.images.canvas.size if self.network_size else own
 
     def _result(self, clip: Clip, tally: _Tally, target: Path, seconds: float) -> VideoResult:
         if clip.complaints or tally.sound_lost:
@@ -325,7 +327,7 @@ class VideoRestorer:
         nobody = [] if tally.faces else ['no face found; the frames were only enlarged']
         omitted = {number: reason for number, reason in tally.left_out.items() if number not in tally.restored}
         reasons = Counter(omitted.values())
-        reasons[self.images.sharp_enough] += len(tally.faces) - len(tally.restored) - len(omitted)
+        reasons[self.images.faces.sharp_enough] += len(tally.faces) - len(tally.restored) - len(omitted)
         alone = [f'{count} face(s) left alone: {reason}' for reason, count in reasons.items() if count]
         hdr = ['HDR, kept in 10 bits; faces are restored in its tone curve'] if clip.colours.is_hdr else []
         missing = [f'left out: {", ".join(clip.left_out)}'] if clip.left_out else []

@@ -1,4 +1,4 @@
-"""Plan of an ablation: rows, seeds, and the faces that they are judged on. A file of options/ablation."""
+"""Plan of an ablation: rows, seeds, and the faces that they are judged on. A file of `plans`."""
 
 from __future__ import annotations
 
@@ -103,7 +103,7 @@ class FaceSet:
 
 @dataclass(frozen=True)
 class Plan:
-    """A file of options/ablation.
+    """A file of `plans`.
 
     Attributes:
         rows: by name, in order.

@@ -263,10 +263,10 @@ def pictures(bench: Bench) -> Iterator[Measured]:
     crop, matrix = align_face(picture, LANDMARKS, restorer.size)
     yield bench.timed('pictures', 'restoration', lambda: restorer.restore(crop, w=W))
     images = ImageRestorer(restorer, Astronaut(lambda image: None), w=W, force=True, grain=False)
-    faces = images.restore_faces(images.cut(picture))
-    yield bench.timed('pictures', 'enlarging and pasting, CPU', lambda: images.finish(picture, faces))
+    faces = images.faces.restore_faces(images.faces.cut(picture))
+    yield bench.timed('pictures', 'enlarging and pasting, CPU', lambda: images.canvas.finish(picture, faces))
     yield attempt('pictures', 'enlarging and pasting, device', lambda: _pasting(bench, picture, crop, matrix))
-    images = replace(images, detector=tiny)
+    images.faces.detector = tiny
     yield bench.timed('pictures', 'all, detection and pasting on the CPU', lambda: images.restore(picture))
 
 

@@ -64,7 +64,7 @@ def compare(clip: Path, images: ImageRestorer, count: int, folder: Path) -> list
         target, begin = folder / f'{every}.mp4', time.process_time()
         with (
             mock.patch('basicsr.video.video_restorer.EVERY', every),
-            mock.patch.object(images.detector, 'detect', wraps=images.detector.detect) as look,  # type: ignore[union-attr]
+            mock.patch.object(images.faces.detector, 'detect', wraps=images.faces.detector.detect) as look,  # type: ignore[union-attr]
         ):
             done = VideoRestorer(images).restore_file(source, target)
         spent = 1000 * (time.process_time() - begin) / done.frames

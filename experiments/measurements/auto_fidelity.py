@@ -20,8 +20,8 @@ from basicsr.cli.arguments import ArgumentParser
 from basicsr.inference import FaceRestorer, ImageRestorer
 from basicsr.inference.auto_fidelity import sharpness_of
 from basicsr.inference.build_conditioner import IdentityConfig, build_conditioner
+from basicsr.inference.found_face import RESTORED, RecognizedFace, restored_of
 from basicsr.inference.identity_conditioner import IdentityConditioner
-from basicsr.inference.image_restorer import RESTORED, FaceResult
 from basicsr.inference.people import Person
 from basicsr.metrics.pictures import Folder
 from basicsr.recognition.choose import embed_faces
@@ -87,14 +87,14 @@ def measure(
     }
     for kind, persons in people.items():
         found = [
-            FaceResult(crop, None, None, RESTORED, person=person, seen=vector)
+            RecognizedFace(crop, None, RESTORED, person=person, embedding=vector)
             for crop, person, vector in zip(crops, persons, seen, strict=True)
         ]
         for w in (*WEIGHTS, None):
             images = ImageRestorer(restorer, w=0.8 if w is None else w, guide=guide, choose_w=w is None)
-            done = images.restore_crops(found, search=False)
+            done = images.faces.restore_crops(found, search=False)
             label = f'{kind}, ' + ('`-w auto`' if w is None else f'w = {w:g}')
-            rows[label] = figures([face.restored for face in done if face.restored is not None])
+            rows[label] = figures([face.restored for face in restored_of(done)])
     return rows
 
 

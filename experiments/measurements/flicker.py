@@ -22,7 +22,7 @@ from basicsr.cli.arguments import ArgumentParser
 from basicsr.faces.detection import Face, build_detector
 from basicsr.faces.geometry import affine_scale, apply_affine, frame_corners, invert_affine
 from basicsr.inference import FaceRestorer, ImageRestorer
-from basicsr.inference.image_restorer import RESTORED, FaceResult
+from basicsr.inference.found_face import RESTORED, FoundFace
 from basicsr.utils.files import replacing
 from basicsr.utils.image import imread
 from basicsr.video.tracking import Tracker
@@ -51,7 +51,7 @@ def near(face: Face, other: Face) -> bool:
     return bool(np.linalg.norm(face.landmarks.mean(0) - other.landmarks.mean(0)) < other.eye_distance / 2)
 
 
-def corner_steps(crops: list[FaceResult], size: int) -> float:
+def corner_steps(crops: list[FoundFace], size: int) -> float:
     """Return the movement of the crop's corners from frame to frame, root mean square, in pixels of the crop."""
     if not crops:
         return 0.0
@@ -60,7 +60,7 @@ def corner_steps(crops: list[FaceResult], size: int) -> float:
     return float(np.sqrt(np.mean(np.sum(steps**2, -1))))
 
 
-def flicker(results: list[np.ndarray], crop: FaceResult, upscale: float) -> float:
+def flicker(results: list[np.ndarray], crop: FoundFace, upscale: float) -> float:
     """Mean absolute difference of consecutive results within the inner part of `crop`."""
     size = crop.crop.shape[0]
     corners = apply_affine(frame_corners(size, size), invert_affine(crop.matrix))
@@ -79,20 +79,22 @@ def measure(
         ValueError: there is no face in it.
     """
     frames = noisy_frames(picture, noise, count)
-    subject = next(iter(images.find(picture)), None)
+    subject = next(iter(images.faces.find(picture)), None)
     if subject is None:
         raise ValueError('there is no face in the picture')
-    place = images.cut_out(picture, subject, RESTORED)
-    found = [[face for face in images.find(frame) if near(face, subject)][:1] for frame in frames]
+    place = images.faces.cut_out(picture, subject, RESTORED)
+    found = [[face for face in images.faces.find(frame) if near(face, subject)][:1] for frame in frames]
     rows = []
     kinds = {'input': [[]] * count, 'frame by frame': found, 'tracked': tracked(found), 'fixed': [[subject]] * count}
     for name, faces in kinds.items():
         pairs = [(frame, face) for frame, several in zip(frames, faces, strict=True) for face in several]
-        crops = [images.cut_out(frame, face, RESTORED) for frame, face in pairs]
-        done = iter(images.restore_crops(crops))
-        results = [images.finish(frame, [next(done) for _ in one]) for frame, one in zip(frames, faces, strict=True)]
-        missed, steps = sum(not one for one in faces), corner_steps(crops, images.restorer.size)
-        rows.append((name, missed, flicker(results, place, images.upscale), steps))
+        crops = [images.faces.cut_out(frame, face, RESTORED) for frame, face in pairs]
+        done = iter(images.faces.restore_crops(crops))
+        results = [
+            images.canvas.finish(frame, [next(done) for _ in one]) for frame, one in zip(frames, faces, strict=True)
+        ]
+        missed, steps = sum(not one for one in faces), corner_steps(crops, images.canvas.size)
+        rows.append((name, missed, flicker(results, place, images.canvas.upscale), steps))
     return rows
 
 

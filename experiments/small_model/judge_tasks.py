@@ -19,8 +19,8 @@ import numpy as np
 
 from basicsr.data.brush_mask import brush_mask
 from basicsr.data.common import list_pictures
-from basicsr.inference import FaceRestorer
-from basicsr.inference.image_restorer import is_grey
+from basicsr.inference import FaceRestorer, ImageRestorer
+from basicsr.inference.face_pipeline import is_grey
 from basicsr.inference.inpainting import Inpainter, bridge
 from basicsr.inference.tasks import COLORIZE, INPAINT
 from basicsr.utils.files import at_even_steps
@@ -61,7 +61,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     faces = [face for face in faces if not is_grey(face)]
     colorizer = FaceRestorer(args.model, task=COLORIZE)
     filler = FaceRestorer(args.model, task=INPAINT)
-    inpainter = Inpainter(filler, w=filler.default_w, adain=filler.default_adain, upscale=1, force=True)
+    images = ImageRestorer(filler, w=filler.default_w, adain=filler.default_adain, upscale=1, force=True)
+    inpainter = Inpainter(images)
     errors, rows = [], []
     for number, face in enumerate(faces):
         mask = brush_mask(SIDE, np.random.default_rng(number))

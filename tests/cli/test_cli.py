@@ -223,10 +223,12 @@ def test_flags_reach_the_restorer(model, tmp_path):
     parse = inference_codeformer.build_parser().parse_args
     args = parse(['-i', 'x', '--fidelity_weight', '0.3', '--no-adain', '--model', str(model), '--draw_box', '--force'])
     restorer = inference_codeformer.build_restorer(args)
-    assert (restorer.w, restorer.adain, restorer.draw_box, restorer.force) == (0.3, False, True, True)
+    faces, canvas = restorer.faces, restorer.canvas
+    assert (faces.w, faces.adain, canvas.draw_box, faces.force) == (0.3, False, True, True)
     defaults = parse(['-i', 'x', '--model', str(model)])
     restorer = inference_codeformer.build_restorer(defaults)
-    assert (restorer.w, restorer.upscale, restorer.adain, parse(['-i', 'x']).model) == (0.8, 2, True, 'auto')
+    faces, upscale = restorer.faces, restorer.canvas.upscale
+    assert (faces.w, upscale, faces.adain, parse(['-i', 'x']).model) == (0.8, 2, True, 'auto')
     assert (defaults.output_path, defaults.bg_upsampler, defaults.bg_tile) == ('results', 'None', 400)
 
 

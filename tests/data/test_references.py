@@ -503,11 +503,8 @@ def test_embeddings_of_another_length_than_the_network_expects_name_the_option(m
         train.train(opt)
 
 
-FILES = sorted(
-    path
-    for path in (ROOT / 'options').rglob('ID_CodeFormer_[CD]_*stage[23].yml')
-    if path.parent.name != 'paper'  # tests/test_options.py
-)
+ROWS = ROOT / 'experiments' / 'ablation' / 'options'
+FILES = sorted(path for folder in (ROOT / 'options', ROWS) for path in folder.glob('ID_CodeFormer_[CD]_*stage[23].yml'))
 
 
 @pytest.mark.parametrize('path', FILES, ids=lambda path: path.stem)
@@ -515,10 +512,12 @@ def test_option_files_change_nothing_but_what_the_rows_say(path):
     """Rows C and D are row B with a conditioned network and a dataset with references."""
     stage = path.stem[-6:]
     row = path.stem.split('_')[2]
-    small = path.parent.name == 'small'
+    small = path.parent == ROWS
     opt = load_options(path)
     check_options(opt)
-    base = load_options(path.with_name(f'ID_CodeFormer_128_{stage}.yml' if small else f'CodeFormer_{stage}.yml'))
+    base = load_options(
+        ROOT / 'options' / (f'small/ID_CodeFormer_128_{stage}.yml' if small else f'CodeFormer_{stage}.yml')
+    )
     network = opt['network_g']
     assert network.pop('type') == 'IDCodeFormer' and network.pop('identity_dropout') == 0.2
     assert (network.pop('condition_transformer', True), network.pop('ia_cft')) == (True, row == 'D')
@@ -534,7 +533,7 @@ def test_option_files_change_nothing_but_what_the_rows_say(path):
     assert {k: v for k, v in data.items() if k not in own} == {k: v for k, v in plain.items() if k not in own}
     assert bool(opt['train'].pop('alignment_opt', None)) == ('align' in path.stem)
     assert opt['train'].pop('id_lr_scale') == 4
-    if row == 'D' and not small:  # place by place, with its objective; options/paper has the formula
+    if row == 'D' and not small:  # place by place, with its objective; paper_*.yml have the formula
         assert opt['train'].pop('style_opt')['strength'] == 0.08
     for section in ('train', 'val', 'logger', 'network_vqgan'):
         assert opt[section] == base[section]
@@ -547,7 +546,7 @@ def test_the_rows_are_there_at_both_scales():
 
 @pytest.mark.parametrize('name', ['references', 'invented'])
 def test_what_learns_from_references_alone_on_row_b_is_the_identity_parts(name):
-    opt = load_options(ROOT / 'options' / 'small' / f'ID_CodeFormer_128_{name}.yml')
+    opt = load_options(ROWS / f'ID_CodeFormer_128_{name}.yml')
     check_options(opt)
     network = build_network({k: v for k, v in opt['network_g'].items() if k != 'vqgan_path'})
     learnt = {name.split('_')[0] for name, value in network.named_parameters() if value.requires_grad}
@@ -556,15 +555,18 @@ def test_what_learns_from_references_alone_on_row_b_is_the_identity_parts(name):
 
 
 @pytest.mark.parametrize(
-    ('name', 'before'),
+    ('path', 'before'),
     [
-        ('small/ID_CodeFormer_D_128_style', 'experiments/ID_CodeFormer_128_invented/models/net_g_latest.pth'),
-        ('small/ID_CodeFormer_128_style', 'experiments/ID_CodeFormer_128_stage3_adversarial/models/net_g_latest.pth'),
-        ('ID_CodeFormer_style', 'weights/CodeFormer/codeformer.pth'),
+        (ROWS / 'ID_CodeFormer_D_128_style.yml', 'experiments/ID_CodeFormer_128_invented/models/net_g_latest.pth'),
+        (
+            ROOT / 'experiments/small_model/options/ID_CodeFormer_128_style.yml',
+            'experiments/ID_CodeFormer_128_stage3_adversarial/models/net_g_latest.pth',
+        ),
+        (ROOT / 'options/ID_CodeFormer_style.yml', 'weights/CodeFormer/codeformer.pth'),
     ],
 )
-def test_what_learns_from_a_recognizer_is_the_styling_path_place_by_place(name, before):
-    opt = load_options(ROOT / 'options' / f'{name}.yml')
+def test_what_learns_from_a_recognizer_is_the_styling_path_place_by_place(path, before):
+    opt = load_options(path)
     check_options(opt)
     with torch.device('meta'):
         network = build_network({k: v for k, v in opt['network_g'].items() if k != 'vqgan_path'})

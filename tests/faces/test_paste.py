@@ -8,13 +8,14 @@ import pytest
 import torch
 import torch.nn.functional as F
 from facexlib.parsing.parsenet import ParseNet
-from small_faces import ASTRONAUT_LANDMARKS, Unchanged, blurred_portrait, portrait, psnr
+from small_faces import ASTRONAUT_LANDMARKS, blurred_portrait, portrait, psnr
 
 from basicsr.faces import paste
 from basicsr.faces.geometry import align_face, apply_affine, compose, frame_corners, invert_affine, scaling, warp
 from basicsr.faces.paste import ParsingMask, face_mask, paste_face
 from basicsr.faces.sharpness import is_sharper_than, measure_sharpness
-from basicsr.inference.image_restorer import FaceResult, ImageRestorer
+from basicsr.inference.canvas import Canvas
+from basicsr.inference.found_face import FoundFace
 from basicsr.utils.checkpoint import CheckpointError
 from basicsr.utils.image import imread
 
@@ -145,8 +146,8 @@ def test_the_parsing_mask_is_the_face_without_hair_clothes_and_background(tmp_pa
         inside = label not in (0, 14, 16, 17, 18)  # of what the published paste-back takes no part
         assert np.allclose(parsing(crop_of(portrait())[0]), inside, atol=1e-6)
     image, white = portrait(), np.full((128, 128, 3), 255, np.uint8)
-    result = FaceResult(white, white, None, 'restored', crop_of(image)[1])
-    assert np.array_equal(ImageRestorer(Unchanged(), upscale=1, parsing=parsing).finish(image, [result]), image)
+    face = FoundFace(white, None, 'restored', crop_of(image)[1]).with_restoration(white, 0.5)
+    assert np.array_equal(Canvas(128, upscale=1, parsing=parsing).finish(image, [face]), image)
 
 
 def test_a_sharp_face_is_told_from_a_blurred_or_noisy_one():

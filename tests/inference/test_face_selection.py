@@ -16,6 +16,7 @@ from basicsr.cli import restore
 from basicsr.faces.detection import Face, build_detector
 from basicsr.inference import ImageRestorer
 from basicsr.inference.face_selection import FaceSelection
+from basicsr.inference.found_face import RestoredFace
 from basicsr.inference.jobs import Job
 from basicsr.inference.runner import Runner
 from basicsr.utils.image import imread
@@ -59,7 +60,7 @@ def restorer(**settings) -> ImageRestorer:
 def test_faces_that_are_not_chosen_keep_number_and_pixels(selection, restored, reason):
     image = picture()
     result = restorer(selection=selection).restore(image)
-    assert [n for n, face in enumerate(result.faces) if face.restored is not None] == restored
+    assert [n for n, face in enumerate(result.faces) if isinstance(face, RestoredFace)] == restored
     assert [face.size for face in result.faces] == pytest.approx(SIZES, abs=2)
     left = [face for n, face in enumerate(result.faces) if n not in restored]
     assert {(face.status, face.reason) for face in left} <= {('left_out', reason)}
@@ -75,10 +76,10 @@ def test_faces_that_are_not_chosen_keep_number_and_pixels(selection, restored, r
 
 @pytest.mark.parametrize('status', ['already_sharp', 'uncertain'])
 def test_a_face_that_is_not_chosen_is_left_out_whatever_its_state(status):
-    images = restorer(selection=FaceSelection(only=frozenset({7})))
+    images = restorer(selection=FaceSelection(only=frozenset({7}))).faces
     left = images.recognize([replace(face, status=status, reason='its state') for face in images.cut(picture())])
     assert [(face.status, face.reason) for face in left] == 2 * [('left_out', 'left out as asked')]
-    kept = restorer().recognize([replace(face, status=status, reason='its state') for face in left])
+    kept = restorer().faces.recognize([replace(face, status=status, reason='its state') for face in left])
     assert [(face.status, face.reason) for face in kept] == 2 * [(status, 'its state')]
 
 
@@ -130,7 +131,7 @@ def test_the_command_leaves_faces_as_its_flags_say(tmp_path, monkeypatch):
     made = []
     monkeypatch.setattr(restore, 'FaceRestorer', lambda *args: Dark(64))
     monkeypatch.setattr(Dark, 'device', 'cuda', raising=False)  # only keeps freed memory of a CPU
-    monkeypatch.setattr(restore, 'build_detector', lambda *a, **flags: made.append(flags) or restorer().detector)
+    monkeypatch.setattr(restore, 'build_detector', lambda *a, **flags: made.append(flags) or restorer().faces.detector)
     monkeypatch.setattr(restore, 'build_conditioner', lambda *args: None)
     save(picture())(tmp_path / 'a.png')
     out = str(tmp_path / 'out')
@@ -161,12 +162,12 @@ def test_a_track_keeps_its_number_in_a_clip():
 
     assert av
     images = restorer(selection=FaceSelection(without=frozenset({3})))
-    face = images.detector.faces[0]
+    face = images.faces.detector.faces[0]
     cut = [
         VideoRestorer(images)._cut_out(picture(), Tracked(Track(number, face, 0.0, 0), face, sharp=False))
         for number in (0, 3)
     ]
     assert [face.status for face in cut] == ['restored', 'left_out']
-    small = VideoRestorer(replace(images, selection=FaceSelection(min_size=SIZES[0] + 5)))
+    small = VideoRestorer(restorer(selection=FaceSelection(min_size=SIZES[0] + 5)))
     track = Track(0, face, 0.0, 0)
     assert small._cut_out(picture(), Tracked(track, face, sharp=False)).status == 'left_out'

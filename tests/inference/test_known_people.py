@@ -23,9 +23,9 @@ from basicsr.faces.detection import Face, build_detector
 from basicsr.inference import FaceRestorer, ImageRestorer
 from basicsr.inference.auto_fidelity import ALLOWANCE, CANDIDATES, choose_fidelity, fidelity_from, sharpness_of
 from basicsr.inference.build_conditioner import CALIBRATIONS, IdentityConfig, build_conditioner
+from basicsr.inference.found_face import FoundFace
 from basicsr.inference.identity_conditioner import OWN, IdentityConditioner
 from basicsr.inference.identity_meter import MARGIN, FaceIdentity, average, compare
-from basicsr.inference.image_restorer import FaceResult
 from basicsr.inference.jobs import Job
 from basicsr.inference.people import LOW_CONFIDENCE, LOW_SHARE, THRESHOLD, People, Person, as_identity
 from basicsr.inference.reference_cache import ReferenceCache
@@ -379,7 +379,7 @@ def test_only_those_who_are_known_are_told_of(monkeypatch):
     guide = IdentityConditioner(ByColour(), People((ann,), 0.3, only=True), tells_people=True, id_scale=1.5)
     images = ImageRestorer(noting, guide=guide)
     crops = [tinted(aligned_face(64), colour) for colour in (GREEN, RED)]
-    done = images.restore_crops(images._recognize([[FaceResult(crop, None, None, 'restored') for crop in crops]]))
+    done = images.faces.restore_faces([FoundFace(crop, None, 'restored') for crop in crops])
     assert [face.person for face in done] == [None, ann]
     (told,) = noting.told
     assert told['id_scale'] == 1.5 and told['mask'].tolist() == [[0], [1]]
@@ -568,9 +568,9 @@ def test_without_reference_w_is_the_confidence_in_the_input_and_costs_one_restor
 # Clips
 
 
-def frames_with(*rows: dict[int, np.ndarray]) -> list[dict[int, FaceResult]]:
+def frames_with(*rows: dict[int, np.ndarray]) -> list[dict[int, FoundFace]]:
     return [
-        {track: FaceResult(tinted(aligned_face(64), colour), None, None, 'restored') for track, colour in row.items()}
+        {track: FoundFace(tinted(aligned_face(64), colour), None, 'restored') for track, colour in row.items()}
         for row in rows
     ]
 
@@ -582,7 +582,7 @@ def test_a_track_keeps_who_it_is_and_is_measured_now_and_then():
     assert [{t: f.person for t, f in row.items()} for row in first] == [{0: ann}, {0: ann, 1: None}]
     later = tracks.recognize(frames_with(*[{0: GREEN, 1: BLUE, 2: RED}] * 9))
     assert {(t, f.person) for row in later for t, f in row.items()} == {(0, ann), (1, None), (2, None)}
-    measured = sum(row[0].seen is not None for row in [*first, *later])
+    measured = sum(row[0].embedding is not None for row in [*first, *later])
     assert measured == -(-11 // MEASURE_EVERY)
 
 
@@ -591,7 +591,8 @@ def test_a_track_that_begins_blurred_is_asked_again_until_somebody_is_found():
     tracks = TrackIdentities(IdentityConditioner(ByColour(), People((bob,), 0.3)))
     (first,) = tracks.recognize(frames_with({0: BLUE}))
     assert first[0].person is None
-    tracks.note({0: replace(first[0], likeness=compare(first[0].seen, first[0].seen, None, 0.5))})
+    likeness = compare(first[0].embedding, first[0].embedding, None, 0.5)
+    tracks.note({0: first[0].with_restoration(first[0].crop, 0.5, likeness=likeness)})
     later = [row[0].person for row in tracks.recognize(frames_with(*[{0: GREEN}] * 9, *[{0: BLUE}] * 9))]
     assert later == [None] * (MEASURE_EVERY - 1) + [bob] * (19 - MEASURE_EVERY)
     assert tracks.report() == []  # what was measured against the input says nothing of bob

@@ -29,8 +29,10 @@ from basicsr.archs.vqgan_arch import Upsample
 from basicsr.faces.detection import Face, build_detector
 from basicsr.faces.geometry import align_face, apply_affine, crop_side, ellipse_distance, invert_affine
 from basicsr.inference import FaceRestorer, ImageRestorer
+from basicsr.inference.canvas import write_number
+from basicsr.inference.face_pipeline import is_grey
 from basicsr.inference.face_restorer import choose_device, find_model
-from basicsr.inference.image_restorer import FaceResult, _write_number, is_grey
+from basicsr.inference.found_face import FoundFace, RestoredFace
 from basicsr.inference.upsampler import Upsampler, find_upsampler
 from basicsr.utils.checkpoint import CheckpointError, load_state_dict_file, save_atomic
 from basicsr.utils.image import imread
@@ -245,7 +247,7 @@ def test_a_picture_without_a_face_is_only_enlarged():
 def test_a_sharp_face_is_left_alone_unless_forced():
     image, detector = portrait(), Found(Face(np.zeros(4), 1.0, ASTRONAUT_LANDMARKS))
     left = ImageRestorer(Unchanged(64), detector, upscale=1).restore(image)
-    assert left.status == 'already_sharp' and left.faces[0].restored is None
+    assert left.status == 'already_sharp' and not isinstance(left.faces[0], RestoredFace)
     assert '64 pixels' in left.faces[0].reason and '--force' in left.faces[0].reason
     assert np.array_equal(left.image, image)
     forced = ImageRestorer(Unchanged(64), detector, upscale=1, force=True).restore(image)
@@ -265,15 +267,16 @@ def test_a_face_of_large_pixels_is_restored_though_their_edges_are_sharp():
 
 def test_each_pixel_belongs_to_the_face_it_is_nearest_to():
     white, image = np.full((64, 64, 3), 255, np.uint8), blurred_portrait()
-    images = ImageRestorer(Unchanged(64), upscale=1)
+    canvas = ImageRestorer(Unchanged(64), upscale=1).canvas
 
     def result(restored, side, left, top):
         scale = 64 / side
-        return FaceResult(white, restored, None, '', np.array([[scale, 0, -left * scale], [0, scale, -top * scale]]))
+        face = FoundFace(white, None, '', np.array([[scale, 0, -left * scale], [0, scale, -top * scale]]))
+        return face if restored is None else face.with_restoration(restored, 0.5)
 
     large = result(white, 256, 20, 20)  # 20 to 276
     for other in (result(None, 64, 180, 130), result(None, 300, 150, 0)):  # smaller, larger
-        alone, both = images.finish(image, [large]), images.finish(image, [large, other])
+        alone, both = canvas.finish(image, [large]), canvas.finish(image, [large, other])
         middle = apply_affine(ffhq_template(64), invert_affine(other.matrix)).mean(0)
         own, theirs = (
             ellipse_distance(apply_affine(ffhq_template(64), invert_affine(face.matrix)), 512, 512)
@@ -287,8 +290,9 @@ def test_each_pixel_belongs_to_the_face_it_is_nearest_to():
 
 def test_between_two_restored_faces_nothing_stays_as_it_was():
     white, image = np.full((64, 64, 3), 255, np.uint8), np.zeros((64, 128, 3), np.uint8)
-    faces = [FaceResult(white, white, None, '', np.array([[1.0, 0, -x], [0, 1.0, 0]])) for x in (20, 44)]
-    result = ImageRestorer(Unchanged(64), upscale=1).finish(image, faces)
+    places = [np.array([[1.0, 0, -x], [0, 1.0, 0]]) for x in (20, 44)]
+    faces = [FoundFace(white, None, '', place).with_restoration(white, 0.5) for place in places]
+    result = ImageRestorer(Unchanged(64), upscale=1).canvas.finish(image, faces)
     assert result[30:50, 35:95].min() > 200
 
 
@@ -361,7 +365,7 @@ def test_aligned_faces_in_a_batch():
     sharp = align_face(portrait(), ASTRONAUT_LANDMARKS, 168)[0]
     results = ImageRestorer(Unchanged(64)).restore_aligned([aligned_face(168), sharp])
     assert [result.status for result in results] == ['restored', 'already_sharp']
-    assert results[0].restored.shape == (64, 64, 3) and results[1].restored is None
+    assert results[0].restored.shape == (64, 64, 3) and not isinstance(results[1], RestoredFace)
 
 
 def test_a_grey_picture_stays_grey():
@@ -399,7 +403,7 @@ def test_numbers_stand_upright_in_the_boxes_of_turned_faces():
     for degrees in (0, 45, 90, 180, 260):
         outline = apply_affine(box, cv2.getRotationMatrix2D((100, 100), degrees, 1))
         canvas = np.full((200, 200, 3), 128, np.uint8)
-        _write_number(canvas, 7, outline, (0, 255, 0), 1)
+        write_number(canvas, 7, outline, (0, 255, 0), 1)
         inside = cv2.fillConvexPoly(np.zeros((200, 200), np.uint8), np.rint(outline).astype(np.int32), 1) > 0
         rows, columns = np.nonzero((canvas != 128).any(axis=2))
         assert inside[rows, columns].mean() > 0.9

@@ -18,7 +18,8 @@ from small_faces import aligned_face, blurred_portrait, portrait, save_tiny_mode
 from basicsr.archs.factory import load_network
 from basicsr.cli import restore
 from basicsr.faces.tone import LUMA
-from basicsr.inference.image_restorer import RESTORED, FaceResult, is_grey
+from basicsr.inference.face_pipeline import is_grey
+from basicsr.inference.found_face import RESTORED, FoundFace
 from basicsr.inference.inpainting import MaskReader, blended, nearest_face
 from basicsr.inference.jobs import Job
 from basicsr.utils.image import imread, imwrite, to_image, to_tensor
@@ -339,7 +340,8 @@ def test_a_network_made_for_other_tasks_does_not_restore(capsys: pytest.CaptureF
 def test_a_filling_takes_on_what_is_around_it() -> None:
     face, mask = masked_face(64)
     for drawn in (70, 200):  # a constant difference to the surroundings is taken out
-        plain = FaceResult(np.full_like(face, 120), np.full_like(face, drawn), None, RESTORED)
+        plain = FoundFace(np.full_like(face, 120), None, RESTORED).with_restoration(np.full_like(face, drawn), 0.5)
         assert np.abs(blended(plain, mask).restored.astype(int) - 120).max() <= 1
     filled = np.where(mask[..., None], 90, face).astype(np.uint8)
-    assert np.array_equal(blended(FaceResult(face, filled, None, RESTORED), mask).restored, filled)
+    whole = FoundFace(face, None, RESTORED).with_restoration(filled, 0.5)
+    assert np.array_equal(blended(whole, mask).restored, filled)

@@ -13,9 +13,9 @@ from backbones import backbone_state
 from safetensors.torch import save_file
 from torch import Tensor
 
+from basicsr.archs.vgg_arch import IMAGENET_MEAN, IMAGENET_STD, vgg_layer_names
 from basicsr.losses import adaptive_disc_weight, build_loss, code_cross_entropy, code_feature_loss
 from basicsr.losses.gan_loss import GAN_TYPES
-from basicsr.losses.perceptual_loss import IMAGENET_MEAN, IMAGENET_STD, vgg_layer_names
 from basicsr.utils.checkpoint import CheckpointError
 
 LAYERS = {'conv1_2': 0.5, 'relu2_2': 2.0}  # the deepest is layer 8 of 37

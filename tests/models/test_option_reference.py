@@ -7,6 +7,7 @@ import json
 from pathlib import Path
 
 import pytest
+from option_files import FILES
 
 from basicsr.models.option_reference import json_schema, main
 from basicsr.models.option_table import SECTIONS, TOP, Option
@@ -15,12 +16,6 @@ from basicsr.utils.options import OptionError, load_options
 
 jsonschema = pytest.importorskip('jsonschema', reason='needs jsonschema')
 ROOT = Path(__file__).resolve().parents[2]
-FILES = sorted(
-    path
-    for folder in (ROOT / 'options', ROOT / 'experiments' / 'small_model' / 'options')
-    for path in folder.rglob('*.yml')
-    if path.parent.name not in ('eval', 'overlays')
-)
 
 
 @pytest.fixture(scope='module')

@@ -6,6 +6,7 @@ import os
 from pathlib import Path
 
 import pytest
+from option_files import FILES, OVERLAYS
 from small import stage_options
 
 from basicsr.models import build_model
@@ -14,12 +15,7 @@ from basicsr.utils.options import OptionError, drop_nulls, dump_options, load_op
 from basicsr.utils.weights import read_manifest
 
 ROOT = Path(__file__).parents[2]
-FILES = sorted(
-    path
-    for folder in ('options', 'experiments/small_model/options')
-    for path in (ROOT / folder).rglob('*.yml')
-    if path.parent.name not in ('eval', 'overlays')  # protocols, and parts of option files
-)
+TABLES = ROOT / 'experiments/paper_tables/options'
 
 
 @pytest.mark.parametrize('path', FILES, ids=lambda path: path.name)
@@ -38,10 +34,21 @@ def test_no_chain_of_bases_is_deeper_than_two_and_every_overlay_is_used():
         return max((1 + depth(base) for base in bases_of(path)), default=0)
 
     used = set()
-    for path in (ROOT / 'options').rglob('*.yml'):
+    for path in FILES:
         assert depth(path) <= 2, path
         used |= set(bases_of(path))
-    assert used >= set((ROOT / 'options/overlays').glob('*.yml'))
+    assert used >= set(OVERLAYS)
+
+
+def test_no_name_is_that_of_two_files():
+    """Runs lie in a folder of this name, and a later stage goes on from there."""
+    assert len(NAMES) == len(FILES)
+
+
+def test_the_options_folder_has_what_is_trained_at_either_size_and_no_laboratory():
+    folders = {path.parent.relative_to(ROOT).as_posix() for path in (ROOT / 'options').rglob('*.yml')}
+    assert folders == {'options', 'options/small', 'options/overlays', 'options/eval'}
+    assert sum(ROOT / 'options' in path.parents for path in FILES) <= 26
 
 
 NAMES = {load_options(path)['name'] for path in FILES}
@@ -56,9 +63,7 @@ def paths_of(options):
             yield key, value
 
 
-@pytest.mark.parametrize(
-    'path', (path for path in FILES if ROOT / 'options' in path.parents), ids=lambda path: path.name
-)
+@pytest.mark.parametrize('path', FILES, ids=lambda path: path.name)
 def test_what_an_option_file_reads_is_made_or_fetched_as_documented(path):
     """Weights are in the manifest, earlier stages are other option files, data are in the documents."""
     names = (
@@ -67,6 +72,7 @@ def test_what_an_option_file_reads_is_made_or_fetched_as_documented(path):
         'docs/RIDFR.md',
         'weights/small/README.md',
         'experiments/small_model/before.md',
+        'experiments/small_model/recipe.yml',
     )
     made = 'python -m experiments.ridfr.tiny -o weights/tiny_diffusion'
     pages = [ROOT / name for name in names]
@@ -76,7 +82,8 @@ def test_what_an_option_file_reads_is_made_or_fetched_as_documented(path):
         kind, _, rest = place.partition('/')
         if kind == 'experiments':
             run, *folder = rest.split('/')
-            assert run in NAMES and folder == ['models', 'net_g_latest.pth'], f'{key}: {place}'
+            trained = run in NAMES and folder == ['models', 'net_g_latest.pth']
+            assert trained or f'--output experiments/{run}' in documented, f'{key}: {place}'
         elif kind == 'weights':
             of_folder = any(file.startswith(f'{rest}/') for file in fetched)
             tiny = rest.split('/')[0] == 'tiny_diffusion' and made in documented
@@ -85,14 +92,20 @@ def test_what_an_option_file_reads_is_made_or_fetched_as_documented(path):
             assert place in documented, f'{key}: {place}'
 
 
-@pytest.mark.parametrize('row', ['CodeFormer', 'ID_CodeFormer_C'])
-@pytest.mark.parametrize('folder', ['', 'baseline/', 'paper/'])
-def test_stage_3_goes_on_from_its_own_stage_2(folder, row):
+@pytest.mark.parametrize(
+    'row',
+    [
+        ROOT / 'options/CodeFormer',
+        ROOT / 'options/ID_CodeFormer_C',
+        TABLES / 'baseline_CodeFormer',
+        TABLES / 'paper_CodeFormer',
+        TABLES / 'paper_ID_CodeFormer_C',
+    ],
+    ids=lambda path: path.name,
+)
+def test_stage_3_goes_on_from_its_own_stage_2(row):
     """The official stage II never saw the identity loss, so that row B would lose what it learnt."""
-    files = [ROOT / f'options/{folder}{row}_stage{number}.yml' for number in (2, 3)]
-    if folder == 'baseline/' and row != 'CodeFormer':
-        pytest.skip('there is no such row')
-    first, second = map(load_options, files)
+    first, second = (load_options(f'{row}_stage{number}.yml') for number in (2, 3))
     assert second['path']['pretrain_network_g'] == f'experiments/{first["name"]}/models/net_g_latest.pth'
     assert second['path']['param_key_g'] == 'params_ema'
 
@@ -100,8 +113,10 @@ def test_stage_3_goes_on_from_its_own_stage_2(folder, row):
 def test_the_paper_variants_differ_in_what_the_page_says():
     """The weight and reach of the identity loss, and the formula of IA-CFT; nothing else."""
     allowed = ('name', 'path:pretrain_network_g', 'train:identity_opt', 'train:id_lr_scale')
-    for path in (ROOT / 'options/paper').glob('*.yml'):
-        ours, paper = (flat(load_options(file)) for file in (ROOT / 'options' / path.name, path))
+    files = sorted(TABLES.glob('paper_*.yml'))
+    assert len(files) == 6
+    for path in files:
+        ours, paper = (flat(load_options(p)) for p in (ROOT / 'options' / path.name.removeprefix('paper_'), path))
         assert paper['train:identity_opt:loss_weight'] == 0.1
         differing = {key for key in ours.keys() | paper.keys() if ours.get(key) != paper.get(key)}
         formula = ('network_g:style_grid', 'train:style_opt', 'train:alignment_opt') if '_D_' in path.name else ()

@@ -139,7 +139,7 @@ def test_formats_and_qualities_that_are_none_are_refused(tmp_path, settings):
 
 def test_the_command_writes_the_format_asked_for(tmp_path, monkeypatch):
     restorer = ImageRestorer(Unchanged(64), Found(), upscale=1)
-    restorer.restorer.description = 'a stand-in'
+    restorer.faces.restorer.description = 'a stand-in'
     monkeypatch.setattr(restore, 'build_restorer', lambda args: restorer)
     photograph(tmp_path / 'a.jpg')
     flags = ['--ext', 'webp', '--quality', '80', '--keep_gps']

@@ -1,4 +1,4 @@
-"""Pretrained classification networks of torchvision, cut after the layer that a loss needs."""
+"""VGG features, and other pretrained classification networks of torchvision, cut after the layer that is needed."""
 
 from __future__ import annotations
 
@@ -11,8 +11,76 @@ import torchvision
 from torch import Tensor, nn
 
 from basicsr.utils.checkpoint import CheckpointError, load_state_dict_file
+from basicsr.utils.registry import nearest
 
 TORCHVISION = 'torchvision'
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
+VGG_TYPES = ('vgg11', 'vgg13', 'vgg16', 'vgg19')
+
+
+def vgg_layer_names(vgg_type: str) -> list[str]:
+    """Names of a VGG's layers in order: `conv1_1`, `relu1_1`, `conv1_2`, ..., `pool1`, `conv2_1`.
+
+    Raises:
+        ValueError: unknown network.
+    """
+    if vgg_type not in VGG_TYPES:
+        raise ValueError(f"unknown vgg_type '{vgg_type}'{nearest(vgg_type, VGG_TYPES)}")
+    with torch.device('meta'):
+        features = cast(nn.Sequential, torchvision.models.get_model(vgg_type, weights=None).features)
+    names, block, number = [], 1, 0
+    for layer in features:
+        if isinstance(layer, nn.MaxPool2d):
+            names.append(f'pool{block}')
+            block, number = block + 1, 0
+            continue
+        number += isinstance(layer, nn.Conv2d)
+        names.append(f'{"conv" if isinstance(layer, nn.Conv2d) else "relu"}{block}_{number}')
+    return names
+
+
+class VGGFeatures(nn.Module):
+    """The outputs of chosen layers of a pretrained VGG, built up to the deepest of them.
+
+    Args:
+        layer_names: which, such as `conv1_2` or `relu2_2`.
+        vgg_type: `vgg11`, `vgg13`, `vgg16` or `vgg19`.
+        weights: see `load_backbone`.
+        use_input_norm: normalise by ImageNet's mean and standard deviation first.
+
+    Raises:
+        ValueError: unknown layer or network.
+        CheckpointError: see `load_backbone`.
+    """
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(
+        self, layer_names: list[str], vgg_type: str, weights: str | Path | None, use_input_norm: bool = True
+    ) -> None:
+        super().__init__()
+        known = vgg_layer_names(vgg_type)
+        for name in layer_names:
+            if name not in known:
+                raise ValueError(f"{vgg_type} has no layer '{name}'{nearest(name, known)}")
+        self.taps = {known.index(name): name for name in layer_names}
+        self.layers = load_backbone(vgg_type, max(self.taps) + 1, weights)
+        self.use_input_norm = use_input_norm
+        self.register_buffer('mean', torch.tensor(IMAGENET_MEAN).view(1, 3, 1, 1))
+        self.register_buffer('std', torch.tensor(IMAGENET_STD).view(1, 3, 1, 1))
+
+    def forward(self, x: Tensor) -> dict[str, Tensor]:
+        """Features of pictures (N,3,H,W), in [0, 1] where `use_input_norm` is set, by layer name."""
+        if self.use_input_norm:
+            x = (x - self.mean) / self.std
+        features = {}
+        for index, layer in enumerate(self.layers):
+            x = layer(x)
+            if index in self.taps:
+                features[self.taps[index]] = x
+        return features
 
 
 def load_backbone(arch: str, depth: int, weights: str | Path | None) -> nn.Sequential:
