@@ -9,7 +9,14 @@ from setuptools.command.build_py import build_py
 ROOT = Path(__file__).parent
 ASSETS = [
     path
-    for pattern in ('options/**/*.y*ml', 'options/**/*.json', 'weights/*.md', 'weights/*.yml', 'weights/small/*', 'weights/recognition/*')
+    for pattern in (
+        'options/**/*.y*ml',
+        'options/**/*.json',
+        'weights/*.md',
+        'weights/*.yml',
+        'weights/small/*',
+        'weights/recognition/*',
+    )
     for path in sorted(ROOT.glob(pattern))
 ]
 
