@@ -34,7 +34,7 @@ from basicsr.inference.runner import Runner
 from basicsr.recognition.choose import choose_recognizer, embed_faces
 from basicsr.recognition.confidence import Calibration, InputIdentity
 from basicsr.recognition.embedder import FaceEmbedder
-from basicsr.recognition.registry import RECOGNIZERS
+from basicsr.recognition.registry import RECOGNIZERS, SHIPPED
 from basicsr.utils.checkpoint import CheckpointError, save_atomic
 from basicsr.utils.download import sha256_of
 from basicsr.utils.image import imread, imwrite, to_tensor
@@ -679,11 +679,10 @@ def test_checkpoints_tell_the_network_and_its_recognizer(tmp_path, name):
     assert not np.array_equal(plain, told)
 
 
-@pytest.mark.shared
-def test_the_embedded_model_is_told_of_people_and_moves_towards_them(shared):
+def test_the_embedded_model_is_told_of_people_and_moves_towards_them():
     restorer = FaceRestorer('small', device='cpu')
-    assert restorer.takes_identity and restorer.told_by == ('arcface_mbf512', 512)
-    embedder, clean = FaceEmbedder(shared / 'weights' / 'arcface_mbf512.onnx'), aligned_face(128)
+    assert restorer.takes_identity and restorer.told_by == (SHIPPED, 128)
+    embedder, clean = FaceEmbedder(SHIPPED), aligned_face(128)
     who = embed_faces(embedder, [clean[:, ::-1]])
     damaged = cv2.resize(cv2.resize(clean, (20, 20), interpolation=cv2.INTER_AREA), (128, 128))
     blind, told = (restorer.restore([damaged], **known)[0] for known in ({}, {'identity': who}))
