@@ -142,8 +142,12 @@ class _Known:
             raise ValueError(f'{recipe.weights}: a CodeFormer, which takes no references; give an IDCodeFormer')
         work, (trained_with, dim) = 'restoring with references', restorer.told_by
         embedder = choose_recognizer(recipe.recognizer, trained_with, weights_folder(), dim, work)
-        if embedder is None:
-            raise ValueError(f'{work} needs a face recognizer')
+        if embedder is None or embedder.dim != dim:
+            found = f'; {embedder.name} gives {embedder.dim}' if embedder else ''
+            raise ValueError(
+                f'{work} needs a face recognizer of {dim} numbers (the network was trained with '
+                f'{trained_with or "one that it does not name"}){found}: name it with --reference_recognizer'
+            )
         self.embedder, self.side = embedder.to(restorer.device), recipe.side
 
     def embed(self, faces: Sequence[np.ndarray]) -> Tensor:

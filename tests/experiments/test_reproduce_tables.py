@@ -199,7 +199,8 @@ def people(root: Path) -> Path:
 def test_references_are_given_to_networks_that_take_them(people: Path) -> None:
     weights = ('--weights', f'ID-CodeFormer D={people / "id.pth"}', '--recognizer', people / 'judge.pth')
     refused = row_of(run(people, 'ridfr_4', *weights), 'ID-CodeFormer D', 'in-house')
-    assert refused['code'] == '1' and 'failed: restoring with references needs a face recognizer' in refused['not_run']
+    assert refused['code'] == '1' and 'needs a face recognizer of 16 numbers' in refused['not_run']
+    assert 'dlib_resnet gives 128: name it with --reference_recognizer' in refused['not_run']
     told = ('--reference_recognizer', people / 'judge.pth')
     ours = row_of(run(people, 'ridfr_4', *weights, *told), 'ID-CodeFormer D', 'in-house')
     assert float(ours['identity_variance']) > 1e-6 and 'references: 8 of 64 to 512 pixels' in ours['about']

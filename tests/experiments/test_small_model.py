@@ -102,7 +102,8 @@ def test_the_trainings_of_the_recipes_have_valid_options(name):
         changes = [change.format(**content['paths']) for change in training['set']]
         opt = load_options(recipe.HERE / 'options' / training['options'], changes)
         check_options(opt)
-        assert all(path in str(opt) for path in (content['paths']['recognizer'], content['paths']['start']))
+        assert content['paths']['start'] in str(opt)
+        assert content['paths']['recognizer'] in str(opt) or 'dlib_resnet' in str(opt)  # which ships
 
 
 def test_a_recipe_without_its_data_says_what_to_give(tmp_path, capsys):

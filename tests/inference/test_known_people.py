@@ -831,6 +831,7 @@ def test_what_cannot_start_is_said_with_exit_code_2(run, files, flags, model, me
     if flags[-1] == '':
         flags = flags[:-2]
         monkeypatch.setattr('basicsr.recognition.registry.packaged', lambda name: files / 'nothing')  # none is shipped
+        monkeypatch.setenv('CODEFORMER_WEIGHTS', str(files / 'nothing'))
     code, _, _, errors = run(*flags, model=model)
     assert code == 2 and message in errors
 
