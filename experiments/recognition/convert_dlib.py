@@ -91,10 +91,9 @@ def convert(source: Path) -> dict[str, torch.Tensor]:
             filters = filters.reshape(module.weight.shape) * factor[:, None, None, None]
             state[f'{name}.weight'] = torch.from_numpy(filters)
             state[f'{name}.bias'] = torch.from_numpy(offsets * factor + shift)
-        elif name == 'embed':
-            kind, values = next(found)  # (inputs, outputs)
-            assert kind == 'linear'
-            state[f'{name}.weight'] = torch.from_numpy(np.array(values).reshape(module.weight.shape[::-1]).T.copy())
+        elif isinstance(module, torch.nn.Linear) and name == 'embed':
+            values = np.array(next(found)[1]).reshape(module.in_features, module.out_features)
+            state[f'{name}.weight'] = torch.from_numpy(values.T.copy())
     size = len(state['embed.weight'])
     return {**state, 'whiten.weight': torch.eye(size), 'whiten.bias': torch.zeros(size)}
 
