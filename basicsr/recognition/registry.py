@@ -45,7 +45,7 @@ class Recognizer:
         alignment: of the crop: `arcface`, `dlib`, or `ffhq`, which is the whole aligned picture.
         pack: the file belongs to an InsightFace pack of this name.
         shipped: the file comes with this package.
-        threshold: cosine from which a damaged face is taken for a person; one in 2,400 others reach 0.3, see experiments.
+        threshold: cosine from which a damaged face is taken for a person (experiments/recognition).
         strangers: mean cosine of the faces of two people.
     """
 
