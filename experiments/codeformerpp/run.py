@@ -125,7 +125,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     row = load_plan(HERE / 'plan.yml', plan).rows['full']
     full = trainings_of(row, 0, shared)[-1].checkpoint
     if full.is_file():
-        imwrite((args.publish or args.out) / 'portrait.png', portrait_sheet(args.prior, full))
+        imwrite((args.publish or args.out) / 'portrait.jpg', portrait_sheet(args.prior, full))
     return code
 
 
