@@ -28,5 +28,7 @@ def test_only_weights_are_large():
         pytest.skip('not a git checkout, so what is committed is not known')
     tracked = [Path(name) for name in done.stdout.split('\0') if name and (ROOT / name).is_file()]
     large = {path for path in tracked if (ROOT / path).stat().st_size > LARGEST}
-    assert {(path.parent, path.suffix) for path in large} == {(Path('weights/small'), '.safetensors')}
+    assert {(path.parent, path.suffix) for path in large} == {
+        (Path('weights') / folder, '.safetensors') for folder in ('recognition', 'small')
+    }
     assert sum((ROOT / path).stat().st_size for path in large) < 30e6
