@@ -2,21 +2,16 @@
 
 from __future__ import annotations
 
-import logging
-from collections import defaultdict
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from basicsr.data.common import DataError, option, relative_key
+from basicsr.data.common import DataError, option
 from basicsr.data.embeddings import open_embeddings
 from basicsr.data.paired_image_dataset import PairedImageDataset
-from basicsr.data.people import people_of
-from basicsr.data.references import reference_items
+from basicsr.data.references import other_photographs, reference_items
 from basicsr.data.storage import ChosenFiles, open_files
 from basicsr.utils.registry import DATASET_REGISTRY
-
-logger = logging.getLogger(__name__)
 
 
 @DATASET_REGISTRY.register()
@@ -24,8 +19,7 @@ class PairedReferenceDataset(PairedImageDataset):
     """As `PairedImageDataset`, with embeddings of other photographs of the person (validation with references).
 
     References are the first `references` photographs of the person, in the order of their paths, as they are; but those
-    that the ground truth was made from: of its path below the folder without extension, copies of that, or of its
-    content. Somebody without any is restored blind.
+    that the ground truth was made from, see `other_photographs`. Somebody without any is restored blind.
 
     Args:
         opt: as there; `dataroot_ref` (photographs, the folder that the pairs were made from for example), and
@@ -51,23 +45,10 @@ class PairedReferenceDataset(PairedImageDataset):
         missing = [path for path, row in zip(files.paths, self.rows, strict=True) if row is None]
         if missing:
             raise DataError(table.lack_of(missing[0], len(missing), len(files.paths), root))
-        by_person: dict[str, list[int]] = defaultdict(list)
-        for index, person in enumerate(people_of(files.paths, root, opt.get('identities'))):
-            if person is not None:
-                by_person[person].append(index)
-        names = [relative_key(path, root) for path in files.paths]
-        rows_by_name = dict(zip(names, self.rows, strict=True))
         truths = ChosenFiles(self.files[1], [truth for _, truth in self.places])
-        people = people_of(truths.paths, truth_root, opt.get('identities'))
-        self.chosen: list[list[int]] = []
-        for path, person, own in zip(truths.paths, people, table.rows(truths, truth_root), strict=True):
-            source = rows_by_name.get(relative_key(path, truth_root))
-            photos = by_person.get(person or '', [])
-            others = [index for index in photos if self.rows[index] not in (own, source)]
-            self.chosen.append(others[: self.count])
-        alone = sum(not chosen for chosen in self.chosen)
-        if alone:
-            logger.warning('%d of %d pairs have no reference and are restored blind', alone, len(self.chosen))
+        contents = table.rows(truths, truth_root), self.rows
+        others = other_photographs(truths, files, (truth_root, root), opt.get('identities'), contents)
+        self.chosen = [found[: self.count] for found in others]
 
     def __getitem__(self, v: int) -> dict[str, Any]:
         """As `PairedImageDataset`, with the items of `reference_items`."""

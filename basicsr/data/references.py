@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,7 +12,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from basicsr.data.common import DataError
+from basicsr.data.common import DataError, relative_key
+from basicsr.data.people import people_of
+from basicsr.data.storage import Files
+
+logger = logging.getLogger(__name__)
 
 
 def reference_items(vectors: Sequence[Tensor], paths: Sequence[Path], count: int, dim: int) -> dict[str, Any]:
@@ -31,6 +36,38 @@ def reference_items(vectors: Sequence[Tensor], paths: Sequence[Path], count: int
         identity[place] = vector
     mask = torch.arange(count) < len(vectors)
     return {'identity': identity, 'identity_mask': mask, 'ref_path': ';'.join(map(str, paths))}
+
+
+def other_photographs(
+    truths: Files, photos: Files, roots: tuple[Path, Path], identities: str | None, contents: tuple[Sequence, Sequence]
+) -> list[list[int]]:
+    """Return the photographs of each ground truth's person, but those that it was made from, in their order.
+
+    Left out are the photograph of its path below the folder without extension, and copies of that or of its own
+    content. The log says how many have none.
+
+    Args:
+        truths: ground truths.
+        photos: photographs of people.
+        roots: folders of both.
+        identities: see `people_of`.
+        contents: of both, whatever is the same for copies of a file.
+    """
+    (truth_root, root), (truth_contents, photo_contents) = roots, contents
+    by_person: dict[str, list[int]] = defaultdict(list)
+    for index, person in enumerate(people_of(photos.paths, root, identities)):
+        if person is not None:
+            by_person[person].append(index)
+    by_name = {relative_key(path, root): photo_contents[index] for index, path in enumerate(photos.paths)}
+    chosen = []
+    people = people_of(truths.paths, truth_root, identities)
+    for path, person, own in zip(truths.paths, people, truth_contents, strict=True):
+        source = by_name.get(relative_key(path, truth_root))
+        chosen.append([i for i in by_person.get(person or '', []) if photo_contents[i] not in (own, source)])
+    alone = sum(not others for others in chosen)
+    if alone:
+        logger.warning('%d of %d pairs have no reference and are restored blind', alone, len(chosen))
+    return chosen
 
 
 class References:

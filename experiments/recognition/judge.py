@@ -135,7 +135,8 @@ def pairs_of(faces: Path, a_person: int) -> list[tuple[Path, Path]]:
     return cases
 
 
-def main() -> None:
+@torch.no_grad()
+def main(argv: Sequence[str] | None = None) -> None:
     """Run the command line."""
     parser = argparse.ArgumentParser(description='Judge recognizers side by side.')
     parser.add_argument('step', choices=('people', 'references'))
@@ -145,7 +146,7 @@ def main() -> None:
     parser.add_argument('--judge', help='references: the recognizer that measures')
     parser.add_argument('--a_person', type=int, default=4, help='references: photographs of each person')
     parser.add_argument('--steps', type=int, default=5, help='references: of the search')
-    args = parser.parse_args()
+    args = parser.parse_args(argv)
     if args.step == 'people':
         judge_people(args.faces, args.recognizers)
     else:
@@ -153,5 +154,4 @@ def main() -> None:
 
 
 if __name__ == '__main__':
-    with torch.no_grad():
-        main()
+    main()

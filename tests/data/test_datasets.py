@@ -520,14 +520,15 @@ def make_pairs(*arguments: object) -> subprocess.CompletedProcess[str]:
 
 
 def test_make_val_pairs_gives_a_validation_set_that_can_be_made_again(faces: Path, tmp_path: Path) -> None:
-    common = ('--input', faces, '--severity', 'small', '--size', 48)
-    done = make_pairs(*common, '--output', tmp_path / 'v')
+    common = ('--input', faces, '--size', 48)
+    done = make_pairs(*common, '--severity', 'mild', '--output', tmp_path / 'v')
     assert done.returncode == 0, done.stderr
     data = build_dataset(paired(tmp_path / 'v'))
     assert len(data) == 5
     assert data[0]['lq'].shape == (3, 48, 48) and not torch.equal(data[0]['lq'], data[0]['gt'])
     (faces / 'b.jpg').unlink()  # the draws of the others hang on their names alone
-    assert make_pairs(*common, '--output', tmp_path / 'w', '--limit', 3).returncode == 0
+    former = ('--severity', 'small')  # the word of before
+    assert make_pairs(*common, *former, '--output', tmp_path / 'w', '--limit', 3).returncode == 0
     files = sorted((tmp_path / 'w').rglob('*.png'))
     assert len(files) == 9  # lq, gt and bicubic of three
     for file in files:

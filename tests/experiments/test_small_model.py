@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping
+from typing import Any
+
 import cv2
 import numpy as np
 import pytest
@@ -13,6 +16,7 @@ from small_faces import aligned_face
 
 from basicsr.archs.factory import load_network
 from basicsr.models.schema import check_options
+from basicsr.recognition.registry import SHIPPED
 from basicsr.utils.image import imread, imwrite
 from basicsr.utils.options import load_options
 from experiments.small_model import judge, judge_tasks, recipe
@@ -93,6 +97,16 @@ def test_the_steps_of_a_recipe_run_in_turn_and_leave_a_checkpoint(tmp_path, monk
     assert load_network(tmp_path / 'out' / 'net.safetensors').img_size == 64
 
 
+def weights_in(options: Mapping[str, Any]) -> Iterator[str]:
+    """Yield every `weights` of options, at any depth."""
+    for key, value in options.items():
+        for entry in value if isinstance(value, list) else [value]:
+            if isinstance(entry, Mapping):
+                yield from weights_in(entry)
+            elif key == 'weights' and entry:
+                yield str(entry)
+
+
 @pytest.mark.parametrize('name', ['recipe.yml', 'gpu.yml'])
 def test_the_trainings_of_the_recipes_have_valid_options(name):
     content = yaml.safe_load((recipe.HERE / name).read_text())
@@ -103,7 +117,8 @@ def test_the_trainings_of_the_recipes_have_valid_options(name):
         opt = load_options(recipe.HERE / 'options' / training['options'], changes)
         check_options(opt)
         assert content['paths']['start'] in str(opt)
-        assert content['paths']['recognizer'] in str(opt) or 'dlib_resnet' in str(opt)  # which ships
+        assert set(weights_in(opt)) <= {*content['paths'].values(), SHIPPED}  # no path of its own
+    assert '{recognizer}' in str(trainings)
 
 
 def test_a_recipe_without_its_data_says_what_to_give(tmp_path, capsys):

@@ -219,6 +219,10 @@ def test_pairs_come_with_other_photographs_of_the_person(tmp_path):
     names = [[Path(path).stem for path in data[v]['ref_path'].split(';') if path] for v in range(4)]
     assert names == [['1', '2'], ['0', '2', 'copy'], ['4', '5'], []]
     assert [data[v]['identity_mask'].sum().item() for v in range(4)] == [2, 3, 2, 0]
+    # Of a truth that is written anew, neither the photograph of its name nor a copy of that is a reference.
+    imwrite(tmp_path / 'gt' / 'a' / '0.png', imread(folder / 'a' / '0.png') // 2 * 2)
+    anew = build_dataset(opt | {f'dataroot_{side}': str(tmp_path / side) for side in ('lq', 'gt')})
+    assert [Path(path).stem for path in anew[0]['ref_path'].split(';')] == ['1', '2']
     whole = torch.from_numpy(imread(folder / 'b' / '4.png').copy()).permute(2, 0, 1).float() / 127.5 - 1
     torch.testing.assert_close(data[2]['reference'][0], whole)
     assert data[2]['reference'].shape == (3, 3, 96, 96) and not data[2]['reference'][2].any()

@@ -12,15 +12,20 @@ import torch.nn.functional as F
 from skimage.data import astronaut
 from small_recognizer import smooth_faces
 
+from basicsr.archs.factory import read_network
 from basicsr.cli.recognizer_calibrate import cosines_to_people, fit_threshold
+from basicsr.inference.build_conditioner import CALIBRATIONS
 from basicsr.recognition.choose import choose_recognizer, embed_faces
 from basicsr.recognition.confidence import Calibration
 from basicsr.recognition.dlib_resnet import Residual
 from basicsr.recognition.embedder import FaceEmbedder
 from basicsr.recognition.registry import RECOGNIZERS, SHIPPED
 from basicsr.utils.checkpoint import CheckpointError
+from basicsr.utils.download import sha256_of
 from basicsr.utils.image import imwrite, resized, to_image
-from experiments.recognition import convert_dlib
+from experiments.recognition import convert_dlib, judge
+
+ROOT = Path(__file__).parents[2]
 
 # Of dlib 20.0.1 with face_recognition_resnet_model_v1, on the portrait below: the first numbers of its descriptor.
 DESCRIPTOR = [-0.04501, 0.0531, -0.01332, 0.06943, -0.13986, 0.02157, -0.02379, -0.10977]
@@ -141,6 +146,31 @@ def test_people_are_told_apart(embedder, shared):
     own = torch.eye(len(folders), dtype=torch.bool)
     assert (cosines.argmax(1) == torch.arange(len(folders))).float().mean() >= 0.9
     assert cosines[own].mean() > 0.6 and cosines[~own].mean() < 0.25
+
+
+def test_the_file_the_calibration_and_the_small_model_belong_together(embedder):
+    """A file converted anew needs all three anew."""
+    digest = sha256_of(embedder.path)
+    assert digest == RECOGNIZERS[SHIPPED].sha256
+    assert Calibration.read(CALIBRATIONS / f'{SHIPPED}.json').recognizer_sum == digest
+    network = read_network(ROOT / 'weights/small/codeformer_128.safetensors')[0]
+    assert (network['recognizer'], network['identity_dim']) == (SHIPPED, embedder.dim)
+
+
+def test_recognizers_are_judged_side_by_side(tmp_path: Path, capsys) -> None:
+    """People told apart, and what a reference gains: the search brings a face nearer for its own recognizer."""
+    for person, face in zip('ab', smooth_faces(2, 128), strict=True):
+        for number, light in enumerate((1.0, 0.9)):
+            imwrite(tmp_path / person / f'{number}.png', to_image(light * face))
+    judge.main(['people', SHIPPED, '--faces', str(tmp_path)])
+    rows = [line.split('|')[1:] for line in capsys.readouterr().out.splitlines()]
+    assert [row[1].strip() for row in rows[1:]] == ['clean', 'mild', 'severe'] and float(rows[1][2]) > 0.9 > float(
+        rows[1][3]
+    )
+    flags = ['--faces', str(tmp_path), '--judge', SHIPPED, '--a_person', '1', '--steps', '2']
+    judge.main(['references', SHIPPED, *flags])
+    found = capsys.readouterr().out.splitlines()[-1].split('|')
+    assert found[2].strip() == '2' and float(found[7]) > 0.02
 
 
 def test_its_crop_is_that_of_its_training():
