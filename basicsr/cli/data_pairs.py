@@ -23,7 +23,7 @@ from basicsr.cli.arguments import ArgumentParser
 from basicsr.data.common import DataError, list_pictures, read_picture, relative_key, resize_square
 from basicsr.data.degradation import LARGE, SMALL, DegradationRanges, degrade
 from basicsr.metrics.protocol import load_protocol
-from basicsr.utils.files import user_path
+from basicsr.utils.files import at_even_steps, user_path
 from basicsr.utils.image import imwrite, scan_images
 
 KINDS = ('lq', 'bicubic', 'gt')
@@ -59,14 +59,15 @@ def ranges_of(protocol: str) -> tuple[DegradationRanges, int]:
 
 
 def plan_pairs(source: Path, target: Path, limit: int | None) -> dict[str, Path]:
-    """Return the pictures below `source` (the first `limit`) by the names of their pairs.
+    """Return the pictures below `source` (`limit` at even steps) by the names of their pairs.
 
     Raises:
         DataError: no pictures, two of one name, `target` inside `source`, or with other pairs.
     """
     if target.resolve().is_relative_to(source.resolve()):
         raise DataError(f'--output {target} lies inside --input {source}; choose a folder outside')
-    paths = list_pictures(source, '--input')[:limit]
+    paths = list_pictures(source, '--input')
+    paths = paths if limit is None else at_even_steps(paths, limit)
     names = {relative_key(path, source): path for path in paths}
     if len(names) < len(paths):
         twice = next(path for path in paths if names[relative_key(path, source)] != path)
@@ -104,7 +105,7 @@ def write_pairs(
 
 
 def make_pairs(source: Path, target: Path, ranges: DegradationRanges, size: int, seed: int, limit: int | None) -> int:
-    """Write the pairs of every picture below `source` (the first `limit`); how many.
+    """Write the pairs of every picture below `source` (`limit` at even steps); how many.
 
     Args:
         source: folder of clean faces.
@@ -135,7 +136,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     kind.add_argument('--protocol', type=user_path, help='a name of options/eval, whose ranges and seed are taken')
     parser.add_argument('--size', type=int, default=512, help='side of the pictures, pixels')
     parser.add_argument('--seed', type=int, help="of the draws; by default the protocol's, else 0")
-    parser.add_argument('--limit', type=int, help='only the first so many pictures')
+    parser.add_argument('--limit', type=int, help='only so many pictures, at even steps')
     args = parser.parse_args(argv)
     if args.size < 16 or (args.seed or 0) < 0 or (args.limit is not None and args.limit < 1):
         parser.error('--size must be 16 or more, --seed 0 or more, --limit 1 or more')

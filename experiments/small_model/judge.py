@@ -22,6 +22,7 @@ import cv2
 import numpy as np
 import torch
 
+from basicsr.data.common import list_pictures, relative_key
 from basicsr.inference import FaceRestorer
 from basicsr.losses import PerceptualLoss
 from basicsr.metrics.builders import feature_distance
@@ -100,6 +101,14 @@ def measure(images: Pictures, inputs: Pictures, niqe: NIQE | None, embedders: Ma
     return row
 
 
+def read_faces(folder: Path, names: Path) -> Pictures:
+    """Return faces of 512 pixels in `folder`, those of the files below `names`, by their names."""
+    return {
+        relative_key(path, names): resized(imread(folder / path.relative_to(names)), SIDE, SIDE)
+        for path in list_pictures(names, '--input')
+    }
+
+
 def sheet(columns: Sequence[Pictures], side: int) -> np.ndarray:
     """Return one row a face, one column a restorer."""
     names = list(columns[0])
@@ -123,8 +132,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument('--output', type=Path, required=True, help='folder of sheet and pictures')
     args = parser.parse_args(argv)
     try:
-        files = sorted(path for path in args.input.iterdir() if path.suffix.lower() in ('.png', '.jpg', '.jpeg'))
-        inputs = {path.stem: resized(imread(path), SIDE, SIDE) for path in files}
+        inputs = read_faces(args.input, args.input)
         columns: dict[str, Pictures] = {'input': inputs}
         for model in args.models:
             restorer = FaceRestorer(model)
@@ -134,12 +142,12 @@ def main(argv: Sequence[str] | None = None) -> int:
                     name: resized(face, SIDE, SIDE) for name, face in zip(inputs, faces, strict=True)
                 }
         if args.official:
-            columns['official'] = {path.stem: resized(imread(args.official / path.name), SIDE, SIDE) for path in files}
+            columns['official'] = read_faces(args.official, args.input)
         niqe = NIQE(args.niqe) if args.niqe else None
         embedders = {Path(weights).stem: FaceEmbedder(weights) for weights in args.recognizers}
         rows = {name: measure(images, inputs, niqe, embedders) for name, images in columns.items()}
         if args.truth:
-            truth = {path.stem: resized(imread(args.truth / path.name), SIDE, SIDE) for path in files}
+            truth = read_faces(args.truth, args.input)
             feature = feature_distance(args.vgg) if args.vgg else None
             rows = {name: row | compare(columns[name], truth, embedders, feature) for name, row in rows.items()}
             columns['truth'] = truth

@@ -39,6 +39,17 @@ def test_models_are_held_beside_official_restorations(tmp_path, capsys):
     assert imread(tmp_path / 'out' / 'sheet.png').shape == (64, 4 * 64, 3)
 
 
+def test_faces_of_several_people_may_share_a_name(tmp_path):
+    for folder in ('lq', 'gt'):
+        imwrite(tmp_path / folder / 'ann' / '0.png', aligned_face(128))
+        imwrite(tmp_path / folder / 'bea' / '0.png', np.flip(aligned_face(128), 0).copy())
+    inputs = judge.read_faces(tmp_path / 'lq', tmp_path / 'lq')
+    truth = judge.read_faces(tmp_path / 'gt', tmp_path / 'lq')
+    assert set(inputs) == {'ann/0', 'bea/0'}
+    assert all(np.array_equal(truth[name], face) and face.shape == (512, 512, 3) for name, face in inputs.items())
+    assert not np.array_equal(inputs['ann/0'], inputs['bea/0'])
+
+
 def test_both_tasks_are_measured_on_faces_in_colour(tmp_path):
     imwrite(tmp_path / 'in' / 'face.png', aligned_face(256))
     imwrite(tmp_path / 'in' / 'grey.png', judge_tasks.grey(aligned_face(256)))

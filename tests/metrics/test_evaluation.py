@@ -746,6 +746,15 @@ def test_inputs_are_made_by_the_ranges_of_a_protocol(folders: Path, monkeypatch:
     assert mild > harsh
 
 
+def test_a_limit_takes_pairs_from_all_over_the_folder(tmp_path: Path) -> None:
+    for person in ('ann', 'bea', 'cid'):
+        for photo in range(4):
+            imwrite(tmp_path / 'faces' / person / f'{photo}.png', np.full((32, 32, 3), 90, np.uint8))
+    chosen = make_val_pairs.plan_pairs(tmp_path / 'faces', tmp_path / 'pairs', 3)
+    assert list(chosen) == ['ann/0', 'bea/0', 'cid/0']
+    assert len(make_val_pairs.plan_pairs(tmp_path / 'faces', tmp_path / 'pairs', 40)) == 12
+
+
 @pytest.mark.shared
 @pytest.mark.parametrize('name', PROTOCOLS)
 def test_published_figures_stand_in_their_source(name: str, shared: Path) -> None:
