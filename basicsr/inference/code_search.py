@@ -13,19 +13,29 @@ from basicsr.recognition.embedder import FaceEmbedder
 from basicsr.utils.progress import track
 
 STEPS = 5
-RATE = 1.0  # of Adam, on code logits
+RATE = 2.4  # of Adam, on code logits
 SHIFT = 1 / 40  # of the side: the recognizer never sees a face twice at one place, so that it is not merely deceived
 COARSE = 32  # the picture is to stay at this many pixels a side
 SCALE = 2.0**12  # of the loss while going back, so that gradients of fp16 do not vanish; no other precision feels it
+
+
+def _shifts(side: int, steps: int) -> list[list[list[int]]]:
+    """Draw shifts (steps,2,2) of a face and its mirror image, (y,x) in pixels; for either no two are alike."""
+    reach = round(SHIFT * side)
+    span, generator = 2 * reach + 1, torch.Generator().manual_seed(0)
+    orders = torch.stack([torch.randperm(span**2, generator=generator) for _ in range(2)], 1)
+    places = orders[torch.arange(steps) % len(orders)]
+    return (torch.stack([places // span, places % span], 2) - reach).tolist()
 
 
 @dataclass(frozen=True, eq=False)
 class CodeSearch:
     """Moves code logits until the decoded faces are like somebody, by the gradient of a recognizer.
 
-    Minimises 1 - cos(recognizer(face), target) + |difference to the first face, both shrunk|. The gradient reaches the
-    logits as that of the identity loss does in training (`CodeFormer.lookup_codes_ste`). Each step decodes codes of the
-    codebook, so faces stay such as the network can make.
+    Minimises 1 - cos(recognizer(face), target), the mean over the face and its mirror image, + |difference to the first
+    face, both shrunk|. The gradient reaches the logits as that of the identity loss does in training
+    (`CodeFormer.lookup_codes_ste`). Each step decodes codes of the codebook, so faces
+    stay such as the network can make.
 
     Args:
         embedder: the recognizer.
@@ -61,16 +71,14 @@ class CodeSearch:
         start = logits.float()
         change = torch.zeros_like(start, requires_grad=True)
         adam = torch.optim.Adam([change], lr=RATE)
-        places = torch.Generator().manual_seed(0)
-        first = None
+        first, shifts = None, []
         for step in track(range(self.steps), 'step', 'code search'):
             faces = render(start + change).float()
             coarse = F.adaptive_avg_pool2d(faces, COARSE)
-            first = coarse.detach() if first is None else first
-            reach = round(SHIFT * faces.shape[3])
-            shift = torch.randint(-reach, reach + 1, (2,), generator=places).tolist()
-            shown = (faces.flip(3) if step % 2 else faces).roll(shift, (2, 3))
-            likeness = (self.embedder(shown) * targets).sum(1)
+            if first is None:
+                first, shifts = coarse.detach(), _shifts(faces.shape[3], self.steps)
+            views = [view.roll(shift, (2, 3)) for view, shift in zip((faces, faces.flip(3)), shifts[step], strict=True)]
+            likeness = (self.embedder(torch.cat(views)) * targets.repeat(2, 1)).sum(1).view(2, -1).mean(0)
             loss = ((coarse - first).abs().mean((1, 2, 3)) - likeness).sum()
             (gradient,) = torch.autograd.grad(SCALE * loss, [change])
             change.grad = gradient / SCALE

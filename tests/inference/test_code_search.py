@@ -125,9 +125,11 @@ def test_the_recognizer_never_sees_a_face_twice_at_one_place():
         (mirrored, y, x): (face.flip(3) if mirrored else face).roll((y, x), (2, 3))
         for mirrored in (False, True) for y in reach for x in reach
     }  # fmt: skip
-    seen = [next(view for view, picture in views.items() if torch.equal(picture, each)) for each in shown]
-    assert [mirrored for mirrored, *_ in seen] == [False, True] * 3
-    assert len(set(seen)) == 6
+    assert [len(each) for each in shown] == [2] * 6
+    pictures = torch.cat(shown)[:, None]
+    seen = [next(view for view, picture in views.items() if torch.equal(picture, each)) for each in pictures]
+    assert [mirrored for mirrored, *_ in seen] == [False, True] * 6
+    assert len(set(seen)) == 12
 
 
 def test_a_search_that_does_not_fit_is_an_error(restorer, embedder):
