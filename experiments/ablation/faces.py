@@ -9,8 +9,7 @@ import numpy as np
 
 from basicsr.metrics.pictures import Folder
 from basicsr.utils.files import at_even_steps
-from basicsr.utils.image import imread
-from basicsr.utils.sheet import sheet
+from basicsr.utils.image import imread, sheet
 from experiments.ablation.judge import Job
 from experiments.references import own_references
 

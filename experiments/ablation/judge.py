@@ -22,10 +22,9 @@ from basicsr.inference.identity_conditioner import IdentityConditioner
 from basicsr.inference.jobs import Job as Entry
 from basicsr.inference.people import Person
 from basicsr.metrics.builders import Settings
-from basicsr.metrics.evaluation import evaluate
+from basicsr.metrics.evaluation import evaluate, paired_bootstrap
 from basicsr.metrics.pictures import Folder
 from basicsr.metrics.report import write_report
-from basicsr.metrics.statistics import paired_bootstrap
 from basicsr.recognition.embedder import FaceEmbedder
 from basicsr.utils.files import write_text
 from basicsr.utils.image import imread, to_tensor

@@ -24,22 +24,21 @@ from torch import Tensor
 
 from basicsr.data.common import resize_square
 from basicsr.data.degradation import LARGE, degrade, to_bytes, to_unit
-from basicsr.data.identity_augment import ANOTHER_PHOTOGRAPH
+from basicsr.data.synthetic_identity_dataset import ANOTHER_PHOTOGRAPH
 from basicsr.faces.detection import build_detector
 from basicsr.faces.geometry import align_face
 from basicsr.inference.diffusion_restorer import DiffusionConfig, DiffusionRestorer
 from basicsr.losses import PerceptualLoss
 from basicsr.metrics.builders import feature_distance
+from basicsr.metrics.evaluation import paired_bootstrap
 from basicsr.metrics.identity import identity_variance
 from basicsr.metrics.niqe import NIQE
 from basicsr.metrics.pictures import Folder
 from basicsr.metrics.psnr_ssim import calculate_psnr
-from basicsr.metrics.statistics import paired_bootstrap
 from basicsr.recognition.choose import embed_faces
 from basicsr.recognition.embedder import FaceEmbedder
 from basicsr.utils.files import at_even_steps
-from basicsr.utils.image import imread, imwrite, to_tensor
-from basicsr.utils.sheet import sheet
+from basicsr.utils.image import imread, imwrite, sheet, to_tensor
 from experiments.references import own_references, people_of
 from experiments.ridfr.prepare import reference
 

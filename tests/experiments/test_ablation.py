@@ -27,9 +27,8 @@ from basicsr.metrics.pictures import Folder
 from basicsr.metrics.table import EvaluationError
 from basicsr.recognition.embedder import FaceEmbedder
 from basicsr.utils.checkpoint import save_atomic
-from basicsr.utils.image import imread, imwrite, to_image, to_tensor
+from basicsr.utils.image import MARGIN, TILE, TITLE, enlarged, imread, imwrite, to_image, to_tensor
 from basicsr.utils.options import dump_options
-from basicsr.utils.sheet import MARGIN, TILE, TITLE, enlarged
 from experiments.ablation import run as script
 from experiments.ablation import stages
 from experiments.ablation.judge import Embedded, Job, run_job
