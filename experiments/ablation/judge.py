@@ -122,7 +122,8 @@ class Restorer:
 
     def __init__(self, job: Job) -> None:
         self.job = job
-        self.restorer = FaceRestorer(job.checkpoint, job.device, batch_size=BATCH, color_fix=job.color_fix)
+        size = 1 if job.search else BATCH  # as a search goes face by face, so does what it is compared with
+        self.restorer = FaceRestorer(job.checkpoint, job.device, batch_size=size, color_fix=job.color_fix)
         if job.output:
             if not isinstance(self.restorer.network, CodeFormerPlusPlus):
                 raise PlanError(f'{job.checkpoint}: no CodeFormer++, so there is no {job.output}')
