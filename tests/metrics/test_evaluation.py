@@ -398,7 +398,7 @@ def test_the_report_is_whole_by_itself(folders: Path) -> None:
     dots = [attributes for tag, attributes in parts.tags if tag == 'circle']
     assert len(dots) == 8 and all(0 <= float(dot['cx']) <= 640 and 0 <= float(dot['cy']) <= 320 for dot in dots)
     worst = min((row for row in rows_of(folders) if row['restored'] == 'bad'), key=lambda row: float(row['ids']))
-    after = parts.text.split('12 worst')[1].split('bad', 1)[1]
+    after = parts.text.split('12 worst')[1].split('bad', 1)[1].lstrip()
     assert after.startswith(f'{worst["picture"]}: {float(worst["ids"]):.3f}')
 
 
