@@ -12,10 +12,9 @@ import gradio as gr
 
 from basicsr.app.archive import pack
 from basicsr.app.engine import Engine
-from basicsr.app.identity_table import FLATTERED, identity_rows
 from basicsr.app.session import Session, Sessions
 from basicsr.app.settings import Settings
-from basicsr.app.views import Pair, face_pair, picture_pair
+from basicsr.app.views import FLATTERED, Pair, face_pair, identity_rows, picture_pair
 from basicsr.app.wording import plain
 from basicsr.app.work import decode, decode_face, find, restore
 from basicsr.inference.attempt import FILE_ERRORS, UNEXPECTED

@@ -10,9 +10,9 @@ from gradio.themes import Base, Default
 
 from basicsr.app.engine import Engine
 from basicsr.app.handlers import Handlers
-from basicsr.app.identity_table import HEADERS, WIDTHS
 from basicsr.app.session import Sessions
 from basicsr.app.settings import COLOUR_FIXES, DEFAULT_COLOUR_FIX, NO_UPSAMPLER, Settings
+from basicsr.app.views import HEADERS, WIDTHS
 from basicsr.utils.files import VIDEO_EXTENSIONS
 from basicsr.utils.picture import PICTURE_EXTENSIONS
 from basicsr.utils.picture_formats import EXTENSIONS

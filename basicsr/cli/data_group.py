@@ -32,8 +32,7 @@ from basicsr.data.embeddings import Embeddings
 from basicsr.data.storage import FolderFiles
 from basicsr.utils.errors import extra
 from basicsr.utils.files import replacing, write_text
-from basicsr.utils.image import imread, imwrite
-from basicsr.utils.sheet import TILE, sheet
+from basicsr.utils.image import TILE, imread, imwrite, sheet
 
 with extra('references'):
     from scipy.sparse import coo_array

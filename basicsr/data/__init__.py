@@ -8,11 +8,9 @@ from typing import Any
 from torch.utils.data import Dataset
 
 from basicsr.data.common import LOADER_KEYS, DataError
-from basicsr.data.ffhq_blind_dataset import FFHQBlindDataset
-from basicsr.data.ffhq_blind_joint_dataset import FFHQBlindJointDataset
+from basicsr.data.ffhq_blind_dataset import FFHQBlindDataset, FFHQBlindJointDataset
 from basicsr.data.paired_image_dataset import PairedImageDataset, check_pairs
-from basicsr.data.paired_photo_dataset import PairedPhotoDataset
-from basicsr.data.paired_reference_dataset import PairedReferenceDataset
+from basicsr.data.paired_reference_dataset import PairedPhotoDataset, PairedReferenceDataset
 from basicsr.data.reference_blind_dataset import ReferenceBlindDataset, ReferenceBlindJointDataset
 from basicsr.data.reference_photo_dataset import ReferencePhotoDataset
 from basicsr.data.sampler import ResumableSampler, build_dataloader

@@ -23,7 +23,16 @@ from basicsr.data.common import (
     option,
     resize_square,
 )
-from basicsr.data.degradation import LARGE, ColourRanges, DegradationRanges, change_colour, degrade, to_bytes, to_unit
+from basicsr.data.degradation import (
+    LARGE,
+    SMALL,
+    ColourRanges,
+    DegradationRanges,
+    change_colour,
+    degrade,
+    to_bytes,
+    to_unit,
+)
 from basicsr.data.latents import LatentCodes
 from basicsr.data.storage import Files, open_files, read_file
 from basicsr.utils.image import whitened
@@ -171,3 +180,25 @@ class FFHQBlindDataset(Dataset):
         flip = bool(self.use_hflip and rng.random() < 0.5)
         image, extra = self._load_good(v % len(self), flip)
         return {**self._faces(image, rng, v), **extra}
+
+
+@DATASET_REGISTRY.register()
+class FFHQBlindJointDataset(FFHQBlindDataset):
+    """As `FFHQBlindDataset`, with 'in' damaged little and 'in_large_de' damaged much (stage III).
+
+    Args:
+        opt: as there; `blur_sigma`, `downsample_range`, `noise_range` and `jpeg_range` are the small damage (missing
+            ones as SMALL), the same keys with `_large` the large one (missing ones as LARGE), for `gt_size` pixels.
+    """
+
+    OPTION_KEYS = FFHQBlindDataset.OPTION_KEYS | {
+        f'{key}_large' for key in ('blur_sigma', 'downsample_range', 'noise_range', 'jpeg_range')
+    }
+    default_ranges = SMALL
+
+    def __init__(self, opt: Mapping[str, Any]) -> None:
+        super().__init__(opt)
+        self.large_ranges = DegradationRanges.from_options(opt, LARGE.scaled(self.gt_size), suffix='_large')
+
+    def _inputs(self, image: np.ndarray, rng: np.random.Generator) -> dict[str, Tensor]:
+        return {**super()._inputs(image, rng), 'in_large_de': self.damage(image, self.large_ranges, rng)}

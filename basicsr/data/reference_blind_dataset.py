@@ -10,8 +10,7 @@ import numpy as np
 
 from basicsr.data.common import DataError
 from basicsr.data.embeddings import Embeddings, open_embeddings
-from basicsr.data.ffhq_blind_dataset import FFHQBlindDataset, Item
-from basicsr.data.ffhq_blind_joint_dataset import FFHQBlindJointDataset
+from basicsr.data.ffhq_blind_dataset import FFHQBlindDataset, FFHQBlindJointDataset, Item
 from basicsr.data.people import people_of
 from basicsr.data.references import References
 from basicsr.data.storage import ChosenFiles, Files

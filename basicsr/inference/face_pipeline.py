@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
@@ -187,13 +188,23 @@ class FacePipeline:
         """
         return self.restore_crops(self.recognize(faces))
 
-    def restore_aligned(self, faces: Sequence[np.ndarray]) -> list[FoundFace]:
-        """Restore pictures (RGB uint8, square) that are aligned faces themselves, in batches.
+    def restore_aligned(
+        self, faces: Sequence[np.ndarray], persons: Sequence[Person | None] | None = None
+    ) -> list[FoundFace]:
+        """Restore pictures that are aligned faces themselves, in batches.
+
+        Args:
+            faces: RGB uint8, square.
+            persons: who they are; None recognizes them where there is a guide. Likeness is not measured with `persons`.
 
         Raises:
             RuntimeError: the network failed.
         """
-        return self.restore_crops(self.recognize_all([self.selected([self.take_aligned(face)]) for face in faces]))
+        taken = [self.selected([self.take_aligned(face)]) for face in faces]
+        if persons is None:
+            return self.restore_crops(self.recognize_all(taken))
+        known = zip(itertools.chain.from_iterable(taken), persons, strict=True)
+        return self.restore_crops([face.recognized(person, None) for face, person in known])
 
     def restore_crops(self, faces: Sequence[FoundFace], search: bool = True) -> list[FoundFace]:
         """Restore faces whose status is `restored`, in batches; return all in their order.

@@ -16,6 +16,7 @@ from basicsr.inference.face_restorer import FaceRestorer
 from basicsr.inference.face_selection import EVERY_FACE, FaceSelection
 from basicsr.inference.found_face import ALREADY_SHARP, LEFT_OUT, NO_FACE, RESTORED, UNCERTAIN, FoundFace
 from basicsr.inference.identity_conditioner import IdentityConditioner
+from basicsr.inference.people import Person
 from basicsr.utils.image import to_8_bits
 
 if TYPE_CHECKING:  # spandrel imports torchvision, which takes seconds
@@ -97,6 +98,8 @@ class ImageRestorer:
         faces = self.faces.restore_faces(self.faces.cut(to_8_bits(image)))
         return ImageResult(self.canvas.finish(image, faces), faces)
 
-    def restore_aligned(self, faces: Sequence[np.ndarray]) -> list[FoundFace]:
+    def restore_aligned(
+        self, faces: Sequence[np.ndarray], persons: Sequence[Person | None] | None = None
+    ) -> list[FoundFace]:
         """Restore pictures (RGB uint8, square) that are aligned faces themselves; see `FacePipeline`."""
-        return self.faces.restore_aligned(faces)
+        return self.faces.restore_aligned(faces, persons)

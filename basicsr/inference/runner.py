@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import os
-from collections.abc import Generator, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing, suppress
 from dataclasses import dataclass, replace
@@ -28,6 +28,7 @@ from basicsr.inference.found_face import (
 from basicsr.inference.identity_meter import FaceIdentity
 from basicsr.inference.image_restorer import ImageRestorer, ImageResult
 from basicsr.inference.jobs import CROPPED, FINAL, RESTORED_FACES, RESULT_FOLDERS, Job, is_clip
+from basicsr.inference.people import Person
 from basicsr.inference.report import FileRecord, describe_faces, why_left
 from basicsr.inference.tasks import RESTORE, Task
 from basicsr.utils.files import LONGEST_NAME, remove_abandoned, shorten_name
@@ -55,6 +56,8 @@ class Runner:
         quality: of JPEG and WebP, 1 to 100.
         keep_gps: results say where a picture or clip was taken, as far as it does.
         shared: others write to `output` at the same time, so nothing is cleaned up there.
+        who: says who the aligned faces of a batch are; None recognizes them.
+        folder: of restored aligned faces, below `output`.
 
     Raises:
         ValueError: `suffix` cannot be part of a file's name, or an extension or quality that is none.
@@ -72,6 +75,8 @@ class Runner:
     quality: int = DEFAULT_QUALITY
     keep_gps: bool = False
     shared: bool = False
+    who: Callable[[Sequence[Job]], Sequence[Person | None]] | None = None
+    folder: str = RESTORED_FACES
 
     def __post_init__(self) -> None:
         if self.extension not in EXTENSIONS:
@@ -205,12 +210,16 @@ class Runner:
         faces = {job: to_8_bits(read.image) for job, read in batch.items() if isinstance(read, Picture)}
         if not faces:
             return {}
-        results = attempt(next(iter(faces)), lambda: self.restorer.restore_aligned([*faces.values()]))
+        results = attempt(next(iter(faces)), partial(self._together, faces))
         if not isinstance(results, FileRecord):
             return dict(zip(faces, results, strict=True))
         if len(faces) == 1:
             return dict.fromkeys(faces, results)
         return {key: value for job in faces for key, value in self._restored({job: batch[job]}).items()}
+
+    def _together(self, faces: Mapping[Job, np.ndarray]) -> list[FoundFace]:
+        persons = None if self.who is None else self.who([*faces])
+        return self.restorer.restore_aligned([*faces.values()], persons)
 
     def _written(
         self, batch: Mapping[Job, Picture | FileRecord], done: Mapping[Job, FoundFace | FileRecord]
@@ -237,7 +246,7 @@ class Runner:
 
     def _record_aligned(self, job: Job, face: FoundFace, result: Picture, note: str = '') -> FileRecord:
         """Return the record of an aligned face, whose result is written."""
-        written = [self._write(RESTORED_FACES, job.name, result)]
+        written = [self._write(self.folder, job.name, result)]
         found, done = describe_faces([face]), int(isinstance(face, RestoredFace))
         message = _joined([why_left(found), note, result.note, left_behind(result, self.extension)])
         return FileRecord(str(job.path), face.status, 1, done, written, message, likeness_of([face]), found)

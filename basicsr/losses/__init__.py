@@ -7,10 +7,8 @@ from typing import Any
 
 from torch import nn
 
-from basicsr.losses.adaptive_weight import adaptive_disc_weight
-from basicsr.losses.basic_loss import CharbonnierLoss, L1Loss, MSELoss
-from basicsr.losses.code_loss import code_cross_entropy, code_feature_loss
-from basicsr.losses.gan_loss import GANLoss
+from basicsr.losses.basic_loss import CharbonnierLoss, L1Loss, MSELoss, code_cross_entropy, code_feature_loss
+from basicsr.losses.gan_loss import GANLoss, adaptive_disc_weight
 from basicsr.losses.identity_loss import IdentityLoss
 from basicsr.losses.lpips_loss import LPIPSLoss
 from basicsr.losses.metric_loss import DeepMetricLoss

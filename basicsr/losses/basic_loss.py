@@ -1,8 +1,9 @@
-"""Pixel losses: L1, MSE and Charbonnier."""
+"""Pixel losses (L1, MSE, Charbonnier), losses of codes, and what losses with a teacher share."""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
@@ -81,3 +82,45 @@ class CharbonnierLoss(PixelLoss):
     def distance(self, pred: Tensor, target: Tensor) -> Tensor:
         """Return the smoothed absolute difference."""
         return torch.sqrt((pred - target) ** 2 + self.eps)
+
+
+def code_feature_loss(lq_feat: Tensor, quant_gt: Tensor) -> Tensor:
+    """Mean squared distance of the encoder's features to the target codes, which get no gradient.
+
+    Args:
+        lq_feat: features of the low-quality picture (N,C,h,w).
+        quant_gt: code vectors of the ground truth, of the same shape.
+    """
+    return F.mse_loss(lq_feat.float(), quant_gt.detach().float())
+
+
+def code_cross_entropy(logits: Tensor, codes: Tensor) -> Tensor:
+    """Mean cross entropy of the predicted codes.
+
+    Args:
+        logits: (N,P,K), P positions and K codes.
+        codes: target codes (N,P), int64, 0 to K-1.
+    """
+    return F.cross_entropy(logits.float().transpose(1, 2), codes)
+
+
+class TeacherLoss(nn.Module):
+    """A loss that owns a frozen network, its teacher.
+
+    The teacher follows the loss to a device or a precision, and is otherwise no part of it: it is in no state dict and
+    no list of parameters, its gradients are off, and it stays in evaluation mode when the loss is switched to training.
+
+    Args:
+        teacher: a network with its weights loaded.
+    """
+
+    teacher: nn.Module
+
+    def __init__(self, teacher: nn.Module) -> None:
+        super().__init__()
+        # Past nn.Module.__setattr__, which would register it.
+        object.__setattr__(self, 'teacher', teacher.eval().requires_grad_(False))
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> nn.Module:
+        self.teacher._apply(fn, recurse)
+        return super()._apply(fn, recurse)

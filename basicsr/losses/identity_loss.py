@@ -9,8 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from basicsr.losses.basic_loss import REDUCTIONS
-from basicsr.losses.teacher import TeacherLoss
+from basicsr.losses.basic_loss import REDUCTIONS, TeacherLoss
 from basicsr.recognition.embedder import FaceEmbedder
 from basicsr.utils.registry import LOSS_REGISTRY, nearest
 

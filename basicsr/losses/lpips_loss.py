@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from basicsr.archs.vgg_arch import IMAGENET_MEAN, IMAGENET_STD, TORCHVISION, load_backbone
-from basicsr.losses.teacher import TeacherLoss
+from basicsr.losses.basic_loss import TeacherLoss
 from basicsr.utils.errors import MissingExtraError
 from basicsr.utils.registry import LOSS_REGISTRY, nearest
 

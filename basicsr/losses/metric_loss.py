@@ -14,8 +14,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from basicsr.archs.vgg_arch import VGGFeatures
+from basicsr.losses.basic_loss import TeacherLoss
 from basicsr.losses.identity_loss import IdentityLoss
-from basicsr.losses.teacher import TeacherLoss
 from basicsr.utils.registry import LOSS_REGISTRY, nearest
 
 RADII = ((0.10, 0.06), (0.10, 0.06), (0.07, 0.10), (0.13, 0.06))

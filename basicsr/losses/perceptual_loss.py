@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from basicsr.archs.vgg_arch import VGGFeatures
-from basicsr.losses.teacher import TeacherLoss
+from basicsr.losses.basic_loss import TeacherLoss
 from basicsr.utils.registry import LOSS_REGISTRY, nearest
 
 CRITERIA: dict[str, Callable[[Tensor, Tensor], Tensor]] = {

@@ -18,7 +18,8 @@ def colour(number: int) -> str:
     return COLOURS[number % len(COLOURS)]
 
 
-def _scale(low: float, high: float, start: float, end: float) -> Scale:
+def scale(low: float, high: float, start: float, end: float) -> Scale:
+    """Return the map of values from `low` to `high` to pixels from `start` to `end`."""
     span = (high - low) or 1.0
     return lambda value: start + (value - low) / span * (end - start)
 
@@ -32,7 +33,7 @@ def _ticks(low: float, high: float) -> list[float]:
     return [float(i * step) + 0.0 for i in np.arange(first, np.floor(high / step + 1e-9) + 1)]
 
 
-def _frame(x: Scale, y: Scale, ranges: Sequence[tuple[float, float]], names: tuple[str, str], body: str) -> str:
+def frame(x: Scale, y: Scale, ranges: Sequence[tuple[float, float]], names: tuple[str, str], body: str) -> str:
     """Return a chart with its axes around `body`; without a second range, the y axis has no ticks."""
     bottom, right = HEIGHT - BOTTOM, WIDTH - RIGHT
     parts = [
@@ -65,40 +66,14 @@ def histogram(runs: Mapping[str, Sequence[float]], name: str, bins: int = 30) ->
     edges = np.linspace(low, max(high, low + 0.1), bins + 1)
     shares = [np.histogram(values, edges)[0] / max(1, len(values)) for values in runs.values()]
     top = float(max(share.max() for share in shares))
-    x, y = _scale(edges[0], edges[-1], LEFT, WIDTH - RIGHT), _scale(0, top, HEIGHT - BOTTOM, TOP)
+    x, y = scale(edges[0], edges[-1], LEFT, WIDTH - RIGHT), scale(0, top, HEIGHT - BOTTOM, TOP)
     lines = []
     for number, share in enumerate(shares):
         points = [(edges[0], 0.0), *((edge, s) for i, s in enumerate(share) for edge in edges[i : i + 2])]
         points.append((edges[-1], 0.0))
         path = ' '.join(f'{x(a):.1f},{y(b):.1f}' for a, b in points)
         lines.append(f'<polyline points="{path}" fill="none" stroke="{colour(number)}" stroke-width="2"/>')
-    return _frame(x, y, [(edges[0], edges[-1]), (0, top)], (name, 'share of pictures'), ''.join(lines))
-
-
-def boxes(runs: Mapping[str, Sequence[float]], name: str) -> str:
-    """Return a numbered line for each run from its 5 % to its 95 % quantile, a box from 25 % to 75 %, and the median.
-
-    Args:
-        runs: label to values; some values in each.
-        name: of the axis.
-    """
-    quantiles = np.array([np.quantile(values, (0.05, 0.25, 0.5, 0.75, 0.95)) for values in runs.values()])
-    low, high = float(quantiles.min()), float(quantiles.max())
-    height = (HEIGHT - BOTTOM - TOP) / len(runs)
-    x = _scale(low, high, LEFT, WIDTH - RIGHT)
-    parts = []
-    for number, (least, first, median, third, most) in enumerate(quantiles):
-        y = TOP + (number + 0.5) * height
-        line = f'<line stroke="{colour(number)}" stroke-width="2"'
-        parts += [
-            f'{line} x1="{x(least):.1f}" x2="{x(most):.1f}" y1="{y:.1f}" y2="{y:.1f}"/>',
-            f'<rect x="{x(first):.1f}" y="{y - 0.3 * height:.1f}" width="{x(third) - x(first):.1f}" '
-            f'height="{0.6 * height:.1f}" fill="white" stroke="{colour(number)}" stroke-width="2"/>',
-            f'{line} x1="{x(median):.1f}" x2="{x(median):.1f}" y1="{y - 0.3 * height:.1f}" '
-            f'y2="{y + 0.3 * height:.1f}"/>',
-            f'<text x="{LEFT - 6}" y="{y + 4:.1f}" text-anchor="end">{number + 1}</text>',
-        ]
-    return _frame(x, lambda y: y, [(low, high)], (name, ''), ''.join(parts))
+    return frame(x, y, [(edges[0], edges[-1]), (0, top)], (name, 'share of pictures'), ''.join(lines))
 
 
 def scatter(
@@ -115,7 +90,7 @@ def scatter(
     low, high = points.min(0), points.max(0)
     room = np.where(high > low, (high - low) * 0.05, 0.5)
     ranges = [(float(a), float(b)) for a, b in zip(low - room, high + room, strict=True)]
-    x, y = _scale(*ranges[0], LEFT, WIDTH - RIGHT), _scale(*ranges[1], HEIGHT - BOTTOM, TOP)
+    x, y = scale(*ranges[0], LEFT, WIDTH - RIGHT), scale(*ranges[1], HEIGHT - BOTTOM, TOP)
     dots = [
         f'<circle cx="{x(a):.1f}" cy="{y(b):.1f}" r="3" fill="{colour(number)}" fill-opacity="0.6">'
         f'<title>{escape(f"{label}: {picture}: {a:.4g}, {b:.4g}")}</title></circle>'
@@ -123,27 +98,4 @@ def scatter(
         for number, (label, run) in enumerate(runs.items())
         for picture, (a, b) in run.items()
     ]
-    return _frame(x, y, ranges, names, ''.join(dots))
-
-
-def standalone(chart: str, labels: Sequence[str], title: str) -> str:
-    """Return a chart as the content of an .svg file, with its title and a numbered legend below.
-
-    Args:
-        chart: one of those above.
-        labels: of its runs, in their order.
-        title: of the file.
-    """
-    line = 18  # height of a line of the legend, pixels
-    height = HEIGHT + line * (len(labels) + 1)
-    keys = [
-        f'<rect x="{LEFT}" y="{HEIGHT + line * number}" width="10" height="10" fill="{colour(number)}"/>'
-        f'<text x="{LEFT + 16}" y="{HEIGHT + line * number + 10}">{number + 1} {escape(label)}</text>'
-        for number, label in enumerate(labels)
-    ]
-    name = f'<text x="{WIDTH - RIGHT}" y="12" text-anchor="end" font-weight="bold">{escape(title)}</text>'
-    return (
-        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {height}" width="{WIDTH}" height="{height}" '
-        f'font-family="sans-serif" font-size="12"><rect width="{WIDTH}" height="{height}" fill="white"/>'
-        f'{chart}{name}{"".join(keys)}</svg>\n'
-    )
+    return frame(x, y, ranges, names, ''.join(dots))

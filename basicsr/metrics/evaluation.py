@@ -21,7 +21,6 @@ from basicsr.metrics import METRICS
 from basicsr.metrics.builders import Settings, build_scorers
 from basicsr.metrics.pictures import REFUSED, Case, Cases, Folder, match, score
 from basicsr.metrics.scorers import NotRunError, Scorer
-from basicsr.metrics.statistics import LOST, PERCENTILES, paired_bootstrap
 from basicsr.metrics.table import EvaluationError, check_metrics
 from basicsr.utils.download import sha256_of
 from basicsr.utils.logger import environment
@@ -243,3 +242,35 @@ def summary(evaluation: Evaluation) -> dict[str, Any]:
         for scorer in evaluation.scorers
     }
     return {'runs': runs, 'metrics': about, 'not_run': evaluation.not_run, 'environment': _versions()}
+
+
+PERCENTILES = (5, 25, 50)
+LOST = 0.3  # below this cosine a face is taken for somebody else's
+
+
+def paired_bootstrap(
+    scores: Sequence[float], baseline: Sequence[float], rounds: int = 10_000, level: float = 0.95, seed: int = 0
+) -> tuple[float, float, float]:
+    """Return the mean difference of two lists of scores of the same items, and its bootstrap interval (Efron, 1979).
+
+    Args:
+        scores: one a item.
+        baseline: of the same items in the same order.
+        rounds: resamples.
+        level: of the interval.
+        seed: of the resampling.
+
+    Returns:
+        Mean of `scores - baseline`, and the lower and upper end of the percentile interval.
+
+    Raises:
+        ValueError: lists of different or no length.
+    """
+    if len(scores) != len(baseline) or not len(scores):
+        raise ValueError(f'paired scores must be of one length, and some; not {len(scores)} and {len(baseline)}')
+    differences = np.asarray(scores, float) - np.asarray(baseline, float)
+    rng = np.random.default_rng(seed)
+    picks = (rng.integers(len(differences), size=(100, len(differences))) for _ in range(rounds // 100))
+    means = np.concatenate([differences[pick].mean(1) for pick in picks])
+    low, high = np.quantile(means, [(1 - level) / 2, (1 + level) / 2])
+    return float(differences.mean()), float(low), float(high)

@@ -6,13 +6,13 @@ import base64
 import csv
 import json
 import math
-from collections.abc import Mapping, Sequence
-from html import escape
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import cv2
 import numpy as np
+from jinja2 import Environment, FileSystemLoader
 
 from basicsr.metrics import METRICS
 from basicsr.metrics.charts import colour, histogram, scatter
@@ -25,15 +25,7 @@ WORST = 12
 THUMBNAIL = 160  # longer side, pixels
 # The first of these that was computed is the quality of the scatter plot.
 QUALITY = ('musiq', 'maniqa', 'niqe', 'lpips_alex', 'lpips_vgg', 'dists', 'feature', 'psnr', 'ssim', 'psnr_y', 'ssim_y')
-STYLE = """
-body{font:15px/1.45 system-ui,sans-serif;margin:2em auto;max-width:1080px;padding:0 1em;color:#222}
-table{border-collapse:collapse;margin:.6em 0}th,td{border:1px solid #ccc;padding:.25em .6em;text-align:right}
-th:first-child,td:first-child{text-align:left}th{background:#f3f3f3}svg text{font-size:12px}
-.key{display:inline-block;width:.8em;height:.8em;margin:0 .3em 0 1em}.worst{display:inline-block;margin:.4em;
-text-align:center;font-size:12px}.worst img{width:110px;height:110px;object-fit:contain;background:#eee}
-.warn{background:#fff4d6;padding:.5em 1em;border-left:4px solid #e6a700}
-td.text{text-align:left;max-width:520px;overflow-wrap:anywhere}
-"""
+TEMPLATES = Environment(loader=FileSystemLoader(Path(__file__).parent), autoescape=True, keep_trailing_newline=True)
 
 
 def write_csv(path: Path, evaluation: Evaluation) -> None:
@@ -94,75 +86,20 @@ def remarks(evaluation: Evaluation, protocol: Protocol | None) -> list[str]:
     return lines
 
 
-def _table(head: Sequence[str], rows: Sequence[Sequence[str]], text: bool = False) -> str:
-    """Return a table of texts that are HTML already; `text` sets the cells flush left."""
-    kind = ' class="text"' if text else ''
-    top = ''.join(f'<th>{cell}</th>' for cell in head)
-    body = ''.join('<tr>' + ''.join(f'<td{kind}>{cell}</td>' for cell in row) + '</tr>' for row in rows)
-    return f'<table><tr>{top}</tr>{body}</table>'
+def _distribution(content: Mapping[str, Any], metric: str) -> list[list[str]]:
+    """Return label, mean, quantiles and share of lost faces of each run."""
+    keys = ('mean', 'p5', 'p25', 'p50', 'lost')
+    found = {label: run['metrics'][metric] for label, run in content['runs'].items()}
+    return [[label, *(f'{row[key]:.4g}' for key in keys)] for label, row in found.items() if 'mean' in row]
 
 
-def _figure(row: Mapping[str, Any]) -> str:
-    if 'mean' not in row:
-        return 'equal pictures' if row.get('infinite') else 'no value'
-    text = f'{row["mean"]:.4g}'
-    if 'low' in row:
-        text += f'<br><small>{row["low"]:.4g} to {row["high"]:.4g}</small>'
-    return text
-
-
-def _head(metric: str) -> str:
-    return escape(METRICS[metric].name) + (' ↑' if METRICS[metric].better == 'higher' else ' ↓')
-
-
-def _means(content: Mapping[str, Any]) -> str:
-    runs = content['runs']
-    rows = []
-    for metric in content['metrics']:
-        cells = [_figure(run['metrics'][metric]) if metric in run['metrics'] else 'not run' for run in runs.values()]
-        rows.append([_head(metric), *cells])
-    heads = [f'{escape(label)}<br><small>{run["pictures"]} pictures</small>' for label, run in runs.items()]
-    return _table(['metric', *heads], rows)
-
-
-def _differences(content: Mapping[str, Any]) -> str:
-    parts = []
-    for label, run in content['runs'].items():
-        if not run.get('differences'):
-            continue
-        rows = [
-            [_head(metric), f'{row["mean"]:+.4g}', f'{row["low"]:+.4g} to {row["high"]:+.4g}', str(row['count'])]
-            for metric, row in run['differences'].items()
-        ]
-        parts.append(f'<h3>{escape(label)} less {escape(run["difference_to"])}</h3>')
-        parts.append(_table(['metric', 'mean difference', '95 % interval', 'pictures'], rows))
-    return '<h2>Paired differences</h2>' + ''.join(parts) if parts else ''
-
-
-def _identity(content: Mapping[str, Any], evaluation: Evaluation, metric: str) -> str:
-    names = {'mean': 'mean', 'p5': '5 %', 'p25': '25 %', 'p50': '50 %', 'lost': 'share below 0.3'}
-    rows = [
-        [escape(label), *(f'{run["metrics"][metric][key]:.4g}' for key in names)]
-        for label, run in content['runs'].items()
-        if 'mean' in run['metrics'][metric]
-    ]
+def _histogram(evaluation: Evaluation, metric: str) -> str:
     values = {run.label: list(run.values(metric).values()) for run in evaluation.runs if run.values(metric)}
-    if not values:
-        return ''
-    title = escape(METRICS[metric].name)
-    chart = histogram(values, METRICS[metric].name)
-    return f'<h2>Distribution of {title}</h2>{_table(["restored", *names.values()], rows)}{_legend(evaluation)}{chart}'
+    return histogram(values, METRICS[metric].name) if values else ''
 
 
-def _legend(evaluation: Evaluation) -> str:
-    keys = (
-        f'<span class="key" style="background:{colour(number)}"></span>{escape(run.label)}'
-        for number, run in enumerate(evaluation.runs)
-    )
-    return f'<p>{"".join(keys)}</p>'
-
-
-def _quality(evaluation: Evaluation, metric: str) -> str:
+def _scatter(evaluation: Evaluation, metric: str) -> str:
+    """Return the chart of quality against identity; '' where no metric of quality has values."""
     quality = next((name for name in QUALITY if name in evaluation.metrics()), None)
     if quality is None:
         return ''
@@ -170,10 +107,7 @@ def _quality(evaluation: Evaluation, metric: str) -> str:
     for run in evaluation.runs:
         first, second = run.values(quality), run.values(metric)
         runs[run.label] = {n: (first[n], second[n]) for n in second if n in first and math.isfinite(first[n])}
-    if not any(runs.values()):
-        return ''
-    chart = scatter(runs, (METRICS[quality].name, METRICS[metric].name))
-    return f'<h2>Quality against identity</h2>{_legend(evaluation)}{chart}'
+    return scatter(runs, (METRICS[quality].name, METRICS[metric].name)) if any(runs.values()) else ''
 
 
 def thumbnail(path: Path) -> str:
@@ -187,68 +121,43 @@ def thumbnail(path: Path) -> str:
     return 'data:image/jpeg;base64,' + base64.b64encode(encoded.tobytes()).decode()
 
 
-def _worst(run: Run, metric: str) -> str:
+def _worst(run: Run, metric: str) -> list[dict[str, Any]]:
+    """Return name, value and pictures by role of the faces with the least values."""
     ranked = sorted(run.values(metric).items(), key=lambda item: item[1])[:WORST]
-    cells = []
+    faces = []
     for name, value in ranked:
         paths = run.paths[name]
-        roles = [role for role in ('lq', 'restored', 'gt', 'ref0') if role in paths]
-        images = ''.join(
-            f'<img src="{thumbnail(paths[role])}" alt="{role} of {escape(name)}" title="{role}">' for role in roles
-        )
-        cells.append(f'<div class="worst">{images}<br>{escape(name)}: {value:.3f} ({", ".join(roles)})</div>')
-    return f'<h3>{escape(run.label)}</h3>{"".join(cells)}' if cells else ''
+        pictures = {role: thumbnail(paths[role]) for role in ('lq', 'restored', 'gt', 'ref0') if role in paths}
+        faces.append({'name': name, 'value': value, 'pictures': pictures})
+    return faces
 
 
-def _published(protocol: Protocol) -> str:
-    rows = [
-        [escape(str(row['method'])), *(f'{row["values"].get(m, "")}' for m in protocol.columns), escape(row['source'])]
-        for row in protocol.published
-    ]
-    if not rows:
-        return ''
-    heads = [escape(METRICS[m].name) if m in METRICS else escape(m) for m in protocol.columns]
-    table = _table(['method', *heads, 'source'], rows)
-    return f'<h2>Published figures, not measured here</h2><p>{escape(protocol.note)}</p>{table}'
-
-
-def _trouble(content: Mapping[str, Any], evaluation: Evaluation) -> str:
+def _trouble(content: Mapping[str, Any], evaluation: Evaluation) -> list[str]:
+    """Return what was not run, left out, or not as expected."""
     lines = [f'{metric}: not run: {reason}' for metric, reason in content['not_run'].items()]
     for label, run in content['runs'].items():
         lines += [f'{label}: {metric}: not run: {reason}' for metric, reason in run['not_run'].items()]
-    lines += content['remarks']
-    lines += evaluation.problems
-    if not lines:
-        return ''
-    items = ''.join(f'<li>{escape(line)}</li>' for line in lines)
-    return f'<div class="warn"><b>Not run, left out, or not as expected</b><ul>{items}</ul></div>'
+    return lines + content['remarks'] + evaluation.problems
 
 
 def page(content: Mapping[str, Any], evaluation: Evaluation, protocol: Protocol | None) -> str:
-    """Return the report as one HTML page that needs nothing else."""
-    title = f'Evaluation: {protocol.title}' if protocol else 'Evaluation'
-    parts = [f'<h1>{escape(title)}</h1>', _trouble(content, evaluation), '<h2>Means</h2>', _means(content)]
-    parts.append('<p><small>Below each mean its 95 % bootstrap interval over the pictures.</small></p>')
-    parts.append(_differences(content))
+    """Return the report as one HTML page that needs nothing else, by the template `report.html`."""
     identity = next((metric for metric in IDENTITY if metric in evaluation.metrics()), None)
+    charts: dict[str, Any] = {}
     if identity is not None:
-        parts += [_identity(content, evaluation, identity), _quality(evaluation, identity)]
-        parts.append(f'<h2>The {WORST} worst by {escape(METRICS[identity].name)}</h2>')
-        parts += [_worst(run, identity) for run in evaluation.runs]
-    if protocol is not None:
-        parts.append(_published(protocol))
-    rows = [
-        [
-            _head(metric),
-            escape(about['protocol']),
-            '<br>'.join(f'{escape(w["file"])} {w["sha256"]}' for w in about['weights']),
-        ]
-        for metric, about in content['metrics'].items()
-    ]
-    parts += ['<h2>How it was measured</h2>', _table(['metric', 'protocol', 'weights, SHA-256'], rows, text=True)]
-    rows = [[escape(str(key)), escape(str(value))] for key, value in content['environment'].items()]
-    parts.append(_table(['environment', ''], rows, text=True))
-    return (
-        f'<!DOCTYPE html><html lang="en"><head><meta charset="utf-8"><title>{escape(title)}</title>'
-        f'<style>{STYLE}</style></head><body>{"".join(parts)}</body></html>\n'
+        charts['distribution'] = _distribution(content, identity)
+        charts['histogram'] = _histogram(evaluation, identity)
+        charts['scatter'] = _scatter(evaluation, identity)
+        charts['worst'] = {run.label: _worst(run, identity) for run in evaluation.runs}
+    return TEMPLATES.get_template('report.html').render(
+        title=f'Evaluation: {protocol.title}' if protocol else 'Evaluation',
+        **charts,
+        content=content,
+        runs=evaluation.runs,
+        protocol=protocol,
+        trouble=_trouble(content, evaluation),
+        identity=identity,
+        worst_count=WORST,
+        metrics=METRICS,
+        colour=colour,
     )

@@ -10,8 +10,7 @@ from torch import Tensor
 
 from basicsr.archs import CodeFormer, IDCodeFormer
 from basicsr.archs.identity import Identity
-from basicsr.models.base_model import BaseModel, Terms
-from basicsr.models.prediction import Prediction
+from basicsr.models.base_model import BaseModel, Prediction, Terms
 from basicsr.utils.options import OptionError
 
 

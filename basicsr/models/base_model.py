@@ -10,7 +10,7 @@ import logging
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, ClassVar, cast
+from typing import Any, ClassVar, NamedTuple, cast
 
 import numpy as np
 import torch
@@ -357,3 +357,21 @@ class BaseModel(ABC):
         for group, own in zip(optimizer.param_groups, options, strict=True):
             group.update(own)
         check_optimizer(optimizer)
+
+
+class Prediction(NamedTuple):
+    """Output of a network for degraded faces.
+
+    Attributes:
+        lq_feat: encoder features (N,emb_dim,s,s).
+        seen: encoder features for the fusion, by side; empty without fusion.
+        logits: code logits (N,positions,K).
+    """
+
+    lq_feat: Tensor
+    seen: Mapping[int, Tensor]
+    logits: Tensor
+
+    def fused(self, faces: int | None = None, detach: bool = True) -> dict[int, Tensor]:
+        """Return the fused features of the first faces (all by default); detached, as published, or not."""
+        return {side: (feat.detach() if detach else feat)[:faces] for side, feat in self.seen.items()}

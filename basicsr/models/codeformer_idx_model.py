@@ -13,11 +13,10 @@ from basicsr.archs.identity import Identity
 from basicsr.archs.quantizer import perplexity
 from basicsr.losses import code_cross_entropy, code_feature_loss
 from basicsr.models.alignment_term import AlignmentTerm
-from basicsr.models.base_model import BaseModel, Batch, Terms
+from basicsr.models.base_model import BaseModel, Batch, Prediction, Terms
 from basicsr.models.identity_source import IdentitySource
 from basicsr.models.identity_term import IdentityTerm
 from basicsr.models.image_losses import ImageLosses
-from basicsr.models.prediction import Prediction
 from basicsr.models.style_gradient_loss import StyleGradientLoss
 from basicsr.models.target_codes import TargetCodes
 from basicsr.utils.options import OptionError

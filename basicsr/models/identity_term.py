@@ -17,8 +17,7 @@ from torch import Tensor, nn
 from basicsr.archs import CodeFormer
 from basicsr.archs.identity import Identity
 from basicsr.losses import IdentityLoss, build_loss
-from basicsr.models.base_model import BaseModel, Terms
-from basicsr.models.prediction import Prediction
+from basicsr.models.base_model import BaseModel, Prediction, Terms
 from basicsr.utils.options import OptionError
 from basicsr.utils.registry import nearest
 

@@ -11,8 +11,7 @@ from torch import Tensor
 
 from basicsr.archs import CodeFormer, IDCodeFormer
 from basicsr.archs.identity import Identity
-from basicsr.models.base_model import BaseModel, Batch, Terms
-from basicsr.models.prediction import Prediction
+from basicsr.models.base_model import BaseModel, Batch, Prediction, Terms
 from basicsr.recognition.embedder import FaceEmbedder
 from basicsr.utils.options import OptionError
 

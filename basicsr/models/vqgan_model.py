@@ -11,10 +11,9 @@ from torch import Tensor, nn
 from basicsr.archs import VQAutoEncoder
 from basicsr.losses import IdentityLoss, build_loss
 from basicsr.models.base_model import BaseModel, Batch, Terms
-from basicsr.models.codebook_ema import CodebookEMA
+from basicsr.models.codebook_ema import CodebookEMA, kmeans
 from basicsr.models.gan import AdversarialLosses
 from basicsr.models.image_losses import ImageLosses, random_window, window_side
-from basicsr.models.kmeans import kmeans
 from basicsr.utils.dist import broadcast
 from basicsr.utils.options import OptionError
 from basicsr.utils.registry import MODEL_REGISTRY

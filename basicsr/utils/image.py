@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+from collections.abc import Sequence
 from pathlib import Path
 
 import cv2
@@ -148,3 +149,23 @@ def to_image(tensor: Tensor) -> np.ndarray:
     """Turn a tensor (3,H,W) in [-1, 1] into RGB uint8 (H,W,3), clipped and rounded."""
     scaled = (tensor.detach().float().clamp(-1, 1) + 1) * 127.5
     return scaled.round().to(torch.uint8).permute(1, 2, 0).cpu().numpy()
+
+
+TILE, MARGIN, TITLE = 192, 6, 26
+"""Pixels of a contact sheet: a picture's side, the margin around it, the row of titles."""
+
+
+def enlarged(image: np.ndarray) -> np.ndarray:
+    """Return a tile of the sheet, with a white margin."""
+    tile = cv2.resize(image, (TILE, TILE), interpolation=cv2.INTER_CUBIC)
+    return cv2.copyMakeBorder(tile, MARGIN, MARGIN, MARGIN, MARGIN, cv2.BORDER_CONSTANT, value=(255, 255, 255))
+
+
+def sheet(rows: Sequence[Sequence[np.ndarray]], titles: Sequence[str]) -> np.ndarray:
+    """Rows of pictures (RGB uint8, of any size) under a row of titles, RGB uint8."""
+    body = np.vstack([np.hstack([enlarged(image) for image in row]) for row in rows])
+    head = np.full((TITLE, body.shape[1], 3), 255, np.uint8)
+    for column, title in enumerate(titles):
+        place = (column * (TILE + 2 * MARGIN) + MARGIN, TITLE - 8)
+        cv2.putText(head, title, place, cv2.FONT_HERSHEY_SIMPLEX, 0.55, (40, 40, 40), 1, cv2.LINE_AA)
+    return np.vstack([head, body])

@@ -9,9 +9,9 @@ import numpy as np
 
 from basicsr.metrics.pictures import Folder
 from basicsr.utils.files import at_even_steps
-from basicsr.utils.image import imread
-from basicsr.utils.sheet import sheet
+from basicsr.utils.image import imread, sheet
 from experiments.ablation.judge import Job
+from experiments.references import own_references
 
 
 def faces_sheet(folders: Mapping[str, Path], count: int = 6) -> np.ndarray:
@@ -35,6 +35,6 @@ def faces_sheet(folders: Mapping[str, Path], count: int = 6) -> np.ndarray:
     if 'ref' in first.folders:
         references = Folder.scan(first.folders['ref'], 'ref')
         for row, name in zip(rows, chosen, strict=True):
-            row += [imread(path) for path in references.references(name)[:1]] or [np.full_like(row[-1], 255)]
+            row += [imread(path) for path in own_references(references, name, 1)] or [np.full_like(row[-1], 255)]
         titles.append('reference')
     return sheet(rows, titles)

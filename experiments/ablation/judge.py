@@ -8,29 +8,28 @@ from __future__ import annotations
 import json
 import shutil
 import time
-import zlib
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
-from tqdm import tqdm
 
 from basicsr.archs import CodeFormerPlusPlus
 from basicsr.inference import FaceRestorer
-from basicsr.inference.code_search import CodeSearch
+from basicsr.inference.identity_conditioner import IdentityConditioner
+from basicsr.inference.jobs import Job as Entry
+from basicsr.inference.people import Person
 from basicsr.metrics.builders import Settings
-from basicsr.metrics.evaluation import evaluate
+from basicsr.metrics.evaluation import evaluate, paired_bootstrap
 from basicsr.metrics.pictures import Folder
 from basicsr.metrics.report import write_report
-from basicsr.metrics.statistics import paired_bootstrap
 from basicsr.recognition.embedder import FaceEmbedder
 from basicsr.utils.files import write_text
-from basicsr.utils.image import imread, imwrite, to_tensor
+from basicsr.utils.image import imread, to_tensor
 from experiments.ablation.plan import PlanError
+from experiments.references import own_references, restore_faces, wrong_references
 
 BATCH = 8
 
@@ -85,61 +84,24 @@ class Job:
         return cls(**json.loads(path.read_text(encoding='utf-8')))
 
 
-def _person(name: str) -> str:
-    return name.rpartition('/')[0]
-
-
-class References:
-    """Embeddings of people's photographs, each computed once.
-
-    The references of a picture are found as the evaluation finds them (`Folder.references`): those of a folder of its
-    name, else the other photographs beside it, never itself. 'wrong' ones are those of another person, who is drawn by
-    the picture's name.
+@dataclass(frozen=True, eq=False)
+class Embedded:
+    """Embeddings of photographs in their own size, each computed once.
 
     Args:
-        folder: of photographs, aligned faces.
-        embedder: the recognizer that looks at them.
-        device: of the recognizer.
+        embedder: the recognizer, on its device.
     """
 
-    def __init__(self, folder: Path, embedder: FaceEmbedder, device: str) -> None:
-        self.folder = Folder.scan(folder, 'ref')
-        self.embedder = embedder.to(device)
-        self.device = device
-        self.known: dict[Path, Tensor] = {}
-        self.people: dict[str, list[Path]] = {}
-        for name, path in self.folder.files.items():
-            self.people.setdefault(_person(name), []).append(path)
+    embedder: FaceEmbedder
+    known: dict[Path, Tensor] = field(default_factory=dict)
 
-    def choose(self, name: str, whose: str, count: int) -> list[Path]:
-        """Return the first `count` references of a picture; fewer where there are fewer."""
-        if whose == 'own':
-            return self.folder.references(name)[:count]
-        others = sorted(person for person in self.people if person not in (_person(name), name))
-        if not others:
-            raise PlanError(f'{self.folder.root}: nobody but the person of {name}; wrong references need other people')
-        return self.people[others[zlib.crc32(name.encode()) % len(others)]][:count]
-
-    def embed(self, path: Path) -> Tensor:
-        """Return the unit vector (D,) of a photograph."""
-        if path not in self.known:
-            self.known[path] = self.embedder(to_tensor(imread(path))[None].to(self.device))[0]
-        return self.known[path]
-
-    def batch(self, chosen: Sequence[Sequence[Path]]) -> tuple[Tensor, Tensor]:
-        """Vectors (N,R,D) and mask (N,R) of the references of N faces."""
-        most = max(1, *(len(paths) for paths in chosen))
-        vectors = torch.zeros(len(chosen), most, self.embedder.dim, device=self.device)
-        mask = torch.zeros(len(chosen), most, dtype=torch.bool, device=self.device)
-        for row, paths in enumerate(chosen):
-            for column, path in enumerate(paths):
-                vectors[row, column], mask[row, column] = self.embed(path), True
-        return vectors, mask
-
-
-def _batches(items: Sequence[Any]) -> Iterator[Sequence[Any]]:
-    for start in tqdm(range(0, len(items), BATCH), desc='restoring', unit='batch', disable=None):
-        yield items[start : start + BATCH]
+    def __call__(self, paths: Sequence[Path]) -> Tensor:
+        """Return unit vectors (R,D), on the CPU."""
+        device = next(self.embedder.network.parameters()).device
+        for path in paths:
+            if path not in self.known:
+                self.known[path] = self.embedder(to_tensor(imread(path))[None].to(device))[0].cpu()
+        return torch.stack([self.known[path] for path in paths])
 
 
 class Registered(nn.Module):
@@ -160,32 +122,34 @@ class Restorer:
 
     def __init__(self, job: Job) -> None:
         self.job = job
-        self.restorer = FaceRestorer(job.checkpoint, job.device, batch_size=BATCH, color_fix=job.color_fix)
+        size = 1 if job.search else BATCH  # as a search goes face by face, so does what it is compared with
+        self.restorer = FaceRestorer(job.checkpoint, job.device, batch_size=size, color_fix=job.color_fix)
         if job.output:
             if not isinstance(self.restorer.network, CodeFormerPlusPlus):
                 raise PlanError(f'{job.checkpoint}: no CodeFormer++, so there is no {job.output}')
             self.restorer.network.add_module('tgrn', Registered())
         self.inputs = Folder.scan(job.folders['lq'], 'lq')
-        self.references = None
+        self.photos = self.guide = None
         if job.references:
             told = self.restorer.takes_identity
             if not told and not job.search:
                 raise PlanError(
                     f'{job.checkpoint}: a CodeFormer, which takes no references; use an IDCodeFormer, or search'
                 )
-            self.references = References(Path(job.folders['ref']), FaceEmbedder(job.recognizer), job.device)
-            found, wanted = self.references.embedder.dim, self.restorer.told_by[1]
+            self.photos, embedder = Folder.scan(job.folders['ref'], 'ref'), FaceEmbedder(job.recognizer).to(job.device)
+            self.guide = IdentityConditioner(embedder, tells_people=told, search_steps=job.search)
+            found, wanted = embedder.dim, self.restorer.told_by[1]
             if told and found != wanted:
                 raise PlanError(
                     f'{job.checkpoint}: takes embeddings of {wanted} numbers; the recognizer {job.recognizer} gives '
                     f'{found}'
                 )
-            if not any(self._choose(name, 1) for name in self.inputs.files):
+            if not any(self.choose(name, 1) for name in self.inputs.files):
                 raise PlanError(f'{job.folders["ref"]}: no face of {job.folders["lq"]} has a reference there')
 
     def restore(self, out: Path) -> None:
         """Every face of the set, under `count` references, as `<name>.png`."""
-        self._write([(name, name, self._choose(name, self.job.count)) for name in self.inputs.files], out)
+        self._write([(name, name, self.choose(name, self.job.count)) for name in self.inputs.files], out)
 
     def restore_blind(self, out: Path) -> None:
         """Every face as if nothing were known of it, as `<name>.png`."""
@@ -201,12 +165,12 @@ class Restorer:
         Returns:
             'mean' of the difference of cosines over the faces, and its 95 % interval, 'low' and 'high'.
         """
-        told = References(Path(self.job.folders['ref']), judge, self.job.device)
+        embed = Embedded(judge.to(self.job.device))
+        chosen = {name: self.choose(name, self.job.count) for name in self.inputs.files}
 
         def nearness(folder: Path) -> list[float]:
-            chosen = {name: self._choose(name, self.job.count) for name in self.inputs.files}
             return [
-                (told.batch([photos])[0][0] @ told.embed(folder / f'{name}.png')).mean().item()
+                (embed(photos) @ embed([folder / f'{name}.png'])[0]).mean().item()
                 for name, photos in chosen.items()
                 if photos
             ]
@@ -222,37 +186,38 @@ class Restorer:
         """
         items = []
         for name in self.inputs.files:
-            chosen = self._choose(name, self.job.vary)
+            chosen = self.choose(name, self.job.vary)
             if len(chosen) > 1:
                 items += [(name, f'{name}__{number}', [path]) for number, path in enumerate(chosen)]
         self._write(items, out)
         return bool(items)
 
-    def _choose(self, name: str, count: int) -> list[Path]:
-        return self.references.choose(name, self.job.references, count) if self.references else []
-
-    def _known(self, photos: Sequence[Sequence[Path]]) -> dict[str, Any]:
-        """Return the identity arguments of a restorer for faces with references."""
-        if self.references is None:
-            return {}
-        vectors, mask = self.references.batch(photos)
-        known: dict[str, Any] = {'identity': vectors, 'mask': mask} if self.restorer.takes_identity else {}
-        if self.job.search:
-            known['search'] = CodeSearch(
-                self.references.embedder, F.normalize(vectors.sum(1), dim=1), self.job.search
-            )  # rows without reference are zero, and stay so
-        return known
+    def choose(self, name: str, count: int) -> list[Path]:
+        """Return the first `count` references of a face, or as many as there are."""
+        if self.photos is None:
+            return []
+        if self.job.references == 'own':
+            return own_references(self.photos, name, count)
+        found = wrong_references(self.photos, name, count)
+        if not found:
+            raise PlanError(f'{self.photos.root}: nobody but the person of {name}; wrong references need other people')
+        return found
 
     def _write(self, items: Sequence[tuple[str, str, list[Path]]], out: Path) -> None:
         """Write what comes of (input's name, output's name, references)."""
         if out.exists():
             shutil.rmtree(out)
-        for batch in _batches(items):
-            known = self._known([photos for *_, photos in batch])
-            faces = [imread(self.inputs.files[name]) for name, _, _ in batch]
-            restored = self.restorer.restore(faces, self.job.w, self.job.adain, **known)
-            for (_, target, _), face in zip(batch, restored, strict=True):
-                imwrite(out / f'{target}.png', face)
+        chosen = {target: photos for _, target, photos in items}
+        embed = None if self.guide is None else Embedded(self.guide.embedder)
+
+        def who(batch: Sequence[Entry]) -> list[Person | None]:
+            given = [(job.name, chosen[job.name]) for job in batch]
+            return [Person(name, tuple(p), embed(p)) if embed and p else None for name, p in given]
+
+        jobs = [Entry(self.inputs.files[name], target) for name, target, _ in items]
+        problems = restore_faces(self.restorer, jobs, out, self.job.w, self.job.adain, self.guide, who)
+        if problems:
+            raise PlanError(problems[0])
 
 
 def _only_summary(content: Mapping[str, Any]) -> dict[str, Any]:
@@ -282,11 +247,11 @@ def run_job(path: Path) -> None:
     evaluation = evaluate([restored], others, job.metrics, settings)
     evaluation.runs[0].label = job.label
     result = _only_summary(write_report(out, evaluation))
-    if restorer is not None and restorer.references is not None and settings.recognizer:
+    if restorer is not None and restorer.photos is not None and settings.recognizer:
         restorer.restore_blind(out / 'blind')
         judge = FaceEmbedder(settings.recognizer)
         result['metrics']['towards'] = restorer.towards(restored, out / 'blind', judge)
-    if restorer is not None and restorer.references is not None and job.vary:
+    if restorer is not None and restorer.photos is not None and job.vary:
         if restorer.restore_varied(out / 'varied'):
             judged = evaluate([out / 'varied'], {'gt': Path(job.folders['gt'])}, ['identity_variance'], settings)
             result['metrics'] |= judged.runs[0].sets

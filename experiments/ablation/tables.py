@@ -12,10 +12,11 @@ from pathlib import Path
 import numpy as np
 
 from basicsr.metrics import METRICS
-from basicsr.metrics.charts import boxes, scatter, standalone
+from basicsr.metrics.charts import scatter
+from basicsr.metrics.evaluation import PERCENTILES, paired_bootstrap
 from basicsr.metrics.report import QUALITY
-from basicsr.metrics.statistics import PERCENTILES, paired_bootstrap
 from basicsr.utils.files import replacing, write_text
+from experiments.ablation.charts import boxes, standalone
 from experiments.ablation.plan import PARTS, Plan
 from experiments.ablation.results import DONE, Result
 

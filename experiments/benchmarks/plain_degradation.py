@@ -12,7 +12,7 @@ from torch import Tensor
 
 from basicsr.data.common import read_picture
 from basicsr.data.degradation import DegradationRanges, motion_kernel, random_kernel
-from basicsr.data.ffhq_blind_joint_dataset import FFHQBlindJointDataset
+from basicsr.data.ffhq_blind_dataset import FFHQBlindJointDataset
 
 
 def plain_degrade(image: np.ndarray, ranges: DegradationRanges, rng: np.random.Generator) -> np.ndarray:

@@ -40,8 +40,7 @@ from basicsr.utils.checkpoint import CheckpointError
 from basicsr.utils.download import sha256_of
 from basicsr.utils.files import at_even_steps, replacing, write_text
 from basicsr.utils.folders import weights_folder
-from basicsr.utils.image import ImageReadError, imread, imwrite
-from basicsr.utils.sheet import TILE, sheet
+from basicsr.utils.image import TILE, ImageReadError, imread, imwrite, sheet
 from experiments.challenge_set.photos import PARSENET, Photo, compare_with_person, measure, parsing_network
 from experiments.challenge_set.reasons import declare, select, spread
 

@@ -23,8 +23,7 @@ from basicsr.data.degradation import degrade
 from basicsr.faces.detection import build_detector
 from basicsr.faces.geometry import align_face
 from basicsr.inference import FaceRestorer
-from basicsr.utils.image import imwrite
-from basicsr.utils.sheet import sheet
+from basicsr.utils.image import imwrite, sheet
 from experiments.ablation import run as ablation
 from experiments.ablation.plan import load_plan
 from experiments.ablation.stages import trainings_of

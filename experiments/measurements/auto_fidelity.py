@@ -29,6 +29,7 @@ from basicsr.recognition.embedder import FaceEmbedder
 from basicsr.utils.files import at_even_steps
 from basicsr.utils.folders import weights_folder
 from basicsr.utils.image import imread
+from experiments.references import own_references
 
 WEIGHTS = (0.0, 0.5, 0.8, 1.0)
 
@@ -39,7 +40,7 @@ def person_of(name: str, photos: Folder, count: int, guide: IdentityConditioner)
     Raises:
         ValueError: there are none.
     """
-    files = tuple(at_even_steps(photos.references(name), count))
+    files = tuple(own_references(photos, name, count, 'even'))
     if not files:
         raise ValueError(f'{photos.root}: no photograph of the person in {name}; give --ref others of all people')
     return Person(name, files, guide.embed([imread(file) for file in files]))

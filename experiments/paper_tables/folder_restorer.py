@@ -5,21 +5,23 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-import zlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import cv2
 import numpy as np
-from torch import Tensor
-from tqdm import tqdm
 
 from basicsr.inference.face_restorer import FaceRestorer
-from basicsr.recognition.choose import choose_recognizer, embed_faces
+from basicsr.inference.identity_conditioner import IdentityConditioner
+from basicsr.inference.jobs import Job
+from basicsr.inference.people import Person
+from basicsr.metrics.pictures import Folder
+from basicsr.recognition.choose import choose_recognizer
 from basicsr.utils.download import sha256_of
 from basicsr.utils.folders import weights_folder
-from basicsr.utils.image import ImageReadError, imread, imwrite
+from basicsr.utils.image import imread
+from experiments.references import draw, own_references, restore_faces
 
 SMALLEST, LARGEST = 64, 512  # sides of references of mixed size (RIDFR, section 4.1)
 
@@ -56,76 +58,63 @@ class Recipe:
         return f'{re.sub(r"[^A-Za-z0-9]+", "-", name).strip("-").lower()}-{digest}'
 
 
-def draw(name: str, end: int) -> int:
-    """Return a number from 0 to `end` - 1 that depends on the name only."""
-    return int(np.random.default_rng(zlib.crc32(name.encode())).integers(end))
-
-
-def planned(
-    names: Sequence[str], recipe: Recipe, references_of: Callable[[str], Sequence[Path]]
-) -> dict[str, tuple[str, Path | None]]:
-    """Name of each restoration to its picture and its reference.
+def planned(names: Sequence[str], recipe: Recipe, photos: Folder | None) -> dict[str, tuple[str, Path | None]]:
+    """Name of each restoration to its picture and its reference, one of `photos`.
 
     Raises:
         ValueError: a picture has no references, and needs one.
     """
+    if photos is None or not recipe.references:
+        return {name: (name, None) for name in names}
     plan: dict[str, tuple[str, Path | None]] = {}
+    one = recipe.references == 1
     for name in names:
-        if not recipe.references:
-            plan[name] = (name, None)
-            continue
-        found = sorted(references_of(name))
+        found = own_references(photos, name, recipe.references, 'drawn' if one else 'first')
         if not found:
             raise ValueError(f'{name}: no reference of that name or person')
-        if recipe.references == 1:
-            plan[name] = (name, found[draw(name, len(found))])
-        else:
-            plan |= {f'{name}__{path.stem}': (name, path) for path in found[: recipe.references]}
+        plan |= {name if one else f'{name}__{path.stem}': (name, path) for path in found}
     return plan
 
 
-def restore_folder(
-    recipe: Recipe, inputs: Mapping[str, Path], references_of: Callable[[str], Sequence[Path]], out: Path
-) -> list[str]:
+def restore_folder(recipe: Recipe, inputs: Mapping[str, Path], photos: Folder | None, out: Path) -> list[str]:
     """Restore aligned faces into `out` as PNG, but for those that are there and not older than what they are made of.
 
     Args:
         recipe: the weights, and all settings.
         inputs: pictures by name.
-        references_of: aligned faces of a picture's person.
+        photos: aligned faces of people, where there are references.
         out: named after the recipe (`Recipe.folder`): what is in it is taken to be of the same one. Other PNG files in
             it, of inputs that are no more, are removed.
 
     Returns:
-        What could not be read, one message each.
+        What could not be restored, one message each.
 
     Raises:
         OSError, ValueError, RuntimeError: weights or a recognizer that cannot be used, see `FaceRestorer`; a picture
-            without reference; no room for the results. What was restored before stays.
+            without reference; nothing could be restored. What was restored before stays.
     """
-    plan = planned(list(inputs), recipe, references_of)
+    plan = planned(list(inputs), recipe, photos)
     for path in set(out.rglob('*.png')) - {out / f'{name}.png' for name in plan}:
         path.unlink()
-    todo = [name for name, (source, path) in plan.items() if _is_older(out / f'{name}.png', inputs[source], path)]
-    if not todo:
+    jobs = [
+        Job(inputs[source], name)
+        for name, (source, path) in plan.items()
+        if _is_older(out / f'{name}.png', inputs[source], path)
+    ]
+    if not jobs:
         return []
     restorer = FaceRestorer(recipe.weights, recipe.device)
-    know = _Known(recipe, restorer) if recipe.references else None
-    problems: list[str] = []
-    for start in tqdm(range(0, len(todo), restorer.batch_size), desc=out.name, unit='batch', disable=None):
-        faces: dict[str, np.ndarray] = {}
-        known: dict[str, np.ndarray] = {}
-        for name in todo[start : start + restorer.batch_size]:
-            source, reference = plan[name]
-            try:
-                known |= {name: know.read(name, reference)} if know and reference else {}
-                faces[name] = imread(inputs[source])
-            except ImageReadError as error:
-                problems.append(str(error))
-        identity = know.embed([known[name] for name in faces]) if know else None
-        restored = restorer.restore(list(faces.values()), recipe.w, recipe.adain, identity)
-        for name, face in zip(faces, restored, strict=True):
-            imwrite(out / f'{name}.png', face)
+    guide = _guide(recipe, restorer) if recipe.references else None
+
+    def who(batch: Sequence[Job]) -> list[Person]:
+        assert guide is not None
+        paths = {job.name: path for job in batch if (path := plan[job.name][1])}
+        vectors = guide.embed([_reduced(imread(path), name, recipe.side) for name, path in paths.items()])
+        return [Person(name, (path,), vectors[i : i + 1]) for i, (name, path) in enumerate(paths.items())]
+
+    problems = restore_faces(restorer, jobs, out, recipe.w, recipe.adain, guide, who if guide else None)
+    if len(problems) == len(jobs):
+        raise ValueError(problems[0])
     return problems
 
 
@@ -134,30 +123,28 @@ def _is_older(result: Path, source: Path, reference: Path | None) -> bool:
     return not result.is_file() or result.stat().st_mtime < max(made_of)
 
 
-class _Known:
-    """References, as the network is told of them: one a face."""
+def _guide(recipe: Recipe, restorer: FaceRestorer) -> IdentityConditioner:
+    """Return what tells a network of references.
 
-    def __init__(self, recipe: Recipe, restorer: FaceRestorer) -> None:
-        if not restorer.takes_identity:
-            raise ValueError(f'{recipe.weights}: a CodeFormer, which takes no references; give an IDCodeFormer')
-        work, (trained_with, dim) = 'restoring with references', restorer.told_by
-        embedder = choose_recognizer(recipe.recognizer, trained_with, weights_folder(), dim, work)
-        if embedder is None or embedder.dim != dim:
-            found = f'; {embedder.name} gives {embedder.dim}' if embedder else ''
-            raise ValueError(
-                f'{work} needs a face recognizer of {dim} numbers (the network was trained with '
-                f'{trained_with or "one that it does not name"}){found}: name it with --reference_recognizer'
-            )
-        self.embedder, self.side = embedder.to(restorer.device), recipe.side
+    Raises:
+        ValueError: it takes none, or those of another recognizer.
+    """
+    if not restorer.takes_identity:
+        raise ValueError(f'{recipe.weights}: a CodeFormer, which takes no references; give an IDCodeFormer')
+    work, (trained_with, dim) = 'restoring with references', restorer.told_by
+    embedder = choose_recognizer(recipe.recognizer, trained_with, weights_folder(), dim, work)
+    if embedder is None or embedder.dim != dim:
+        found = f'; {embedder.name} gives {embedder.dim}' if embedder else ''
+        raise ValueError(
+            f'{work} needs a face recognizer of {dim} numbers (the network was trained with '
+            f'{trained_with or "one that it does not name"}){found}: name it with --reference_recognizer'
+        )
+    return IdentityConditioner(embedder.to(restorer.device), tells_people=True)
 
-    def embed(self, faces: Sequence[np.ndarray]) -> Tensor:
-        """Return unit vectors (N,D)."""
-        return embed_faces(self.embedder, faces)
 
-    def read(self, name: str, path: Path) -> np.ndarray:
-        """Return the reference of a face, RGB uint8, shrunk as the recipe says; the face's name draws its side."""
-        face = imread(path)
-        side = SMALLEST + draw(name, LARGEST - SMALLEST + 1) if self.side == 0 else self.side
-        if side is None or side >= face.shape[0]:
-            return face
-        return cv2.resize(face, (side, side), interpolation=cv2.INTER_AREA)
+def _reduced(face: np.ndarray, name: str, side: int | None) -> np.ndarray:
+    """Return a reference, RGB uint8, reduced to the recipe's side, or for 0 to one that the name draws."""
+    side = SMALLEST + draw(name, LARGEST - SMALLEST + 1) if side == 0 else side
+    if side is None or side >= face.shape[0]:
+        return face
+    return cv2.resize(face, (side, side), interpolation=cv2.INTER_AREA)

@@ -104,8 +104,8 @@ class Pictures:
             raise Missing(data.lacks('ref'))
         try:
             inputs = Folder.scan(data.folders['lq'], 'lq')
-            people = Folder.scan(data.folders['ref'], 'ref') if recipe.references else inputs
-            self.problems += restore_folder(recipe, inputs.files, people.references, out)
+            photos = Folder.scan(data.folders['ref'], 'ref') if recipe.references else None
+            self.problems += restore_folder(recipe, inputs.files, photos, out)
         except (OSError, ValueError, RuntimeError) as error:
             self.problems.append(f'{method}: {error}')
             raise Missing(f'failed: {error}') from error

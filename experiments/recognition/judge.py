@@ -24,9 +24,11 @@ from basicsr.data.common import list_pictures
 from basicsr.data.degradation import LARGE, SMALL, DegradationRanges, degrade, to_bytes, to_unit
 from basicsr.inference import FaceRestorer
 from basicsr.inference.code_search import CodeSearch
+from basicsr.metrics.pictures import Folder
 from basicsr.recognition.choose import embed_faces
 from basicsr.recognition.embedder import FaceEmbedder
 from basicsr.utils.image import imread
+from experiments.references import own_references, people_of
 
 SIDE = 128  # at which faces are damaged
 THRESHOLDS = (0.2, 0.25, 0.3, 0.4, 0.5, 0.55, 0.6)
@@ -127,11 +129,11 @@ def judge_references(
 
 def pairs_of(faces: Path, a_person: int) -> list[tuple[Path, Path]]:
     """Return photographs at even steps, each with the person's next one as its reference."""
+    photos = Folder.scan(faces, '--faces')
     cases = []
-    for folder in sorted(path for path in faces.iterdir() if path.is_dir()):
-        paths = list_pictures(folder, '--faces')
-        for place in np.linspace(0, len(paths) - 1, min(a_person, len(paths))).astype(int):
-            cases.append((paths[place], paths[(place + 1) % len(paths)]))
+    for names in people_of(photos).values():
+        for place in np.linspace(0, len(names) - 1, min(a_person, len(names))).astype(int):
+            cases += [(photos.files[names[place]], own) for own in own_references(photos, names[place], 1, 'next')]
     return cases
 
 

@@ -24,21 +24,22 @@ from torch import Tensor
 
 from basicsr.data.common import resize_square
 from basicsr.data.degradation import LARGE, degrade, to_bytes, to_unit
-from basicsr.data.identity_augment import ANOTHER_PHOTOGRAPH
+from basicsr.data.synthetic_identity_dataset import ANOTHER_PHOTOGRAPH
 from basicsr.faces.detection import build_detector
 from basicsr.faces.geometry import align_face
 from basicsr.inference.diffusion_restorer import DiffusionConfig, DiffusionRestorer
 from basicsr.losses import PerceptualLoss
 from basicsr.metrics.builders import feature_distance
+from basicsr.metrics.evaluation import paired_bootstrap
 from basicsr.metrics.identity import identity_variance
 from basicsr.metrics.niqe import NIQE
+from basicsr.metrics.pictures import Folder
 from basicsr.metrics.psnr_ssim import calculate_psnr
-from basicsr.metrics.statistics import paired_bootstrap
 from basicsr.recognition.choose import embed_faces
 from basicsr.recognition.embedder import FaceEmbedder
 from basicsr.utils.files import at_even_steps
-from basicsr.utils.image import imread, imwrite, scan_images, to_tensor
-from basicsr.utils.sheet import sheet
+from basicsr.utils.image import imread, imwrite, sheet, to_tensor
+from experiments.references import own_references, people_of
 from experiments.ridfr.prepare import reference
 
 HERE = Path(__file__).resolve().parent
@@ -83,18 +84,17 @@ class Case:
 
 def cases_of(folder: Path, size: int, inputs: int, references: int) -> Iterator[Case]:
     """Yield `inputs` photographs of each person, evenly chosen, each with others of the person and one of the next."""
-    people = {sub.name: scan_images(sub) for sub in sorted(folder.iterdir()) if sub.is_dir()}
-    names = list(people)
-
-    for place, person in enumerate(names):
-        stranger = people[names[(place + 1) % len(names)]]
-        for path in at_even_steps(people[person], inputs):
-            others = at_even_steps([other for other in people[person] if other != path], references)
-            truth = resize_square(imread(path), size)
-            rng = np.random.default_rng(zlib.crc32(f'{person}/{path.stem}'.encode()))
+    photos = Folder.scan(folder, '--people')
+    people = list(people_of(photos).values())
+    for place, names in enumerate(people):
+        others = people[(place + 1) % len(people)]
+        stranger = imread(photos.files[others[len(others) // 2]])
+        for name in at_even_steps(names, inputs):
+            truth = resize_square(imread(photos.files[name]), size)
+            rng = np.random.default_rng(zlib.crc32(name.encode()))
             degraded = to_bytes(degrade(to_unit(truth), LARGE.scaled(size), rng))
-            name = f'{folder.name}/{person}/{path.stem}'
-            yield Case(name, truth, degraded, [*map(imread, others), imread(stranger[len(stranger) // 2])])
+            own = own_references(photos, name, references, 'even')
+            yield Case(f'{folder.name}/{name}', truth, degraded, [*map(imread, own), stranger])
 
 
 def restore(restorer: DiffusionRestorer, embedder: FaceEmbedder, case: Case, id_scale: float = 1.0) -> list[np.ndarray]:

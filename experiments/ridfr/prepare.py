@@ -21,7 +21,7 @@ from basicsr.archs import VQAutoEncoder
 from basicsr.archs.factory import load_network
 from basicsr.data.common import resize_square
 from basicsr.data.degradation import to_bytes, to_unit
-from basicsr.data.identity_augment import ANOTHER_PHOTOGRAPH
+from basicsr.data.synthetic_identity_dataset import ANOTHER_PHOTOGRAPH
 from basicsr.recognition.embedder import FaceEmbedder
 from basicsr.utils.files import replacing
 from basicsr.utils.image import imread, scan_images

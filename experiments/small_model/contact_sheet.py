@@ -19,8 +19,7 @@ from basicsr.data.degradation import LARGE, SMALL, degrade
 from basicsr.faces.detection import build_detector
 from basicsr.faces.geometry import align_face
 from basicsr.inference import FaceRestorer
-from basicsr.utils.image import imwrite
-from basicsr.utils.sheet import sheet
+from basicsr.utils.image import imwrite, sheet
 
 ROOT = Path(__file__).resolve().parents[2]
 WEIGHTS = (0.0, 0.5, 0.8, 1.0)

@@ -24,8 +24,7 @@ from basicsr.inference.face_pipeline import is_grey
 from basicsr.inference.inpainting import Inpainter, bridge
 from basicsr.inference.tasks import COLORIZE, INPAINT
 from basicsr.utils.files import at_even_steps
-from basicsr.utils.image import imread, imwrite, resized, whitened
-from basicsr.utils.sheet import sheet
+from basicsr.utils.image import imread, imwrite, resized, sheet, whitened
 
 SIDE = 256
 MIDDLE = np.s_[SIDE // 4 : 3 * SIDE // 4, SIDE // 4 : 3 * SIDE // 4]

@@ -28,10 +28,9 @@ from basicsr.app import session as sessions_module
 from basicsr.app.archive import pack
 from basicsr.app.engine import Engine
 from basicsr.app.handlers import Handlers
-from basicsr.app.identity_table import identity_rows
 from basicsr.app.session import Session, Sessions
 from basicsr.app.settings import Settings
-from basicsr.app.views import PREVIEW, face_pair, picture_pair
+from basicsr.app.views import PREVIEW, face_pair, identity_rows, picture_pair
 from basicsr.app.wording import plain
 from basicsr.app.work import decode, decode_face, find, restore
 from basicsr.inference import FaceRestorer, ImageRestorer
@@ -316,7 +315,7 @@ def test_no_warning_of_identity_names_a_flag():
 
 
 def test_the_table_says_what_numbers_mean():
-    from basicsr.app.identity_table import in_words
+    from basicsr.app.views import in_words
 
     face = FaceIdentity(0, 'reference', 'Anna', 0.5, 0.7, 0.8)
     assert in_words(face) == 'more like Anna than the input was'

@@ -11,7 +11,7 @@ from drawing import fill, image
 from torch import Tensor
 
 from basicsr.archs import build_network
-from basicsr.losses.code_loss import code_cross_entropy, code_feature_loss
+from basicsr.losses.basic_loss import code_cross_entropy, code_feature_loss
 
 GOLDEN = json.loads((Path(__file__).parents[1] / 'golden' / 'golden.json').read_text())
 SHAPES = json.loads((Path(__file__).parents[1] / 'golden' / 'state_dict_shapes.json').read_text())

@@ -440,7 +440,7 @@ def test_validation_takes_no_copy_of_the_ground_truth_for_a_reference(place):
     opt = paired(place)
     shutil.copy(place / 'faces/bob/1.png', place / 'gt/bob/0.png')
     data = build_dataset(opt)
-    assert Path(data.photos[data.chosen[3][0]]).name == '0.png'
+    assert Path(data.photos.paths[data.chosen[3][0]]).name == '0.png'
     assert data.chosen[2] == []
 
 
@@ -449,7 +449,7 @@ def test_validation_takes_no_copy_of_the_photograph_that_the_pair_was_made_from(
     photos = shutil.copytree(place / 'faces', tmp_path / 'faces')
     shutil.copy(photos / 'ann/1.png', photos / 'ann/0_copy.png')
     data = build_dataset(paired(place, references=9, dataroot_ref=str(photos)))
-    names = [sorted(Path(data.photos[index]).name for index in data.chosen[v]) for v in (0, 1)]
+    names = [sorted(Path(data.photos.paths[index]).name for index in data.chosen[v]) for v in (0, 1)]
     assert names == [['0_copy.png', '1.png', '2.png', '3.png'], ['0.png', '2.png', '3.png']]
 
 
@@ -503,8 +503,10 @@ def test_embeddings_of_another_length_than_the_network_expects_name_the_option(m
         train.train(opt)
 
 
-ROWS = ROOT / 'experiments' / 'ablation' / 'options'
-FILES = sorted(path for folder in (ROOT / 'options', ROWS) for path in folder.glob('ID_CodeFormer_[CD]_*stage[23].yml'))
+ROWS, PAPER = (ROOT / 'experiments' / name / 'options' for name in ('ablation', 'paper_tables'))
+FILES = sorted(
+    path for folder in (ROOT / 'options', PAPER, ROWS) for path in folder.glob('ID_CodeFormer_[CD]_*stage[23].yml')
+)
 
 
 @pytest.mark.parametrize('path', FILES, ids=lambda path: path.stem)

@@ -14,7 +14,7 @@ from small_recognizer import save_tiny
 from torch.utils.data import default_collate
 
 from basicsr.data import DataError, build_dataset
-from basicsr.data.identity_augment import ANOTHER_PHOTOGRAPH, SOMEBODY_ELSE, IdentityAugment
+from basicsr.data.synthetic_identity_dataset import ANOTHER_PHOTOGRAPH, SOMEBODY_ELSE, IdentityAugment
 from basicsr.models import build_model
 from basicsr.models.schema import check_options
 from basicsr.recognition.embedder import FaceEmbedder

@@ -23,19 +23,20 @@ import basicsr.cli.train
 from basicsr.archs import build_network
 from basicsr.inference import FaceRestorer
 from basicsr.metrics import METRICS
+from basicsr.metrics.pictures import Folder
 from basicsr.metrics.table import EvaluationError
 from basicsr.recognition.embedder import FaceEmbedder
 from basicsr.utils.checkpoint import save_atomic
-from basicsr.utils.image import imread, imwrite, to_image, to_tensor
+from basicsr.utils.image import MARGIN, TILE, TITLE, enlarged, imread, imwrite, to_image, to_tensor
 from basicsr.utils.options import dump_options
-from basicsr.utils.sheet import MARGIN, TILE, TITLE, enlarged
 from experiments.ablation import run as script
 from experiments.ablation import stages
-from experiments.ablation.judge import Job, References, run_job
+from experiments.ablation.judge import Embedded, Job, run_job
 from experiments.ablation.plan import PlanError, load_plan
 from experiments.ablation.results import Results, read_results
 from experiments.ablation.stages import check_shared, parts_of, run_process, trainings_of
 from experiments.ablation.tables import write_tables
+from experiments.references import own_references, wrong_references
 
 PLANS = sorted((Path(__file__).resolve().parents[2] / 'experiments' / 'ablation' / 'plans').glob('*.yml'))
 ROOT = Path(__file__).resolve().parents[2]
@@ -238,17 +239,20 @@ def job_of(here: Path, **changes: object) -> Job:
 
 
 def test_references_are_other_photographs_of_the_person_or_of_another(here: Path) -> None:
-    references = References(here / 'gt', FaceEmbedder(here / 'judge.pth'), 'cpu')
+    photos = Folder.scan(here / 'gt', 'gt')
 
-    def names(whose: str, count: int) -> list[str]:
-        return [path.relative_to(here / 'gt').as_posix() for path in references.choose('p0/1', whose, count)]
+    def names(paths: list[Path]) -> list[str]:
+        return [path.relative_to(here / 'gt').as_posix() for path in paths]
 
-    assert names('own', 2) == ['p0/0.png', 'p0/2.png'] and len(names('own', 9)) == 3
-    assert names('wrong', 2) == ['p1/0.png', 'p1/1.png']
-    vectors, mask = references.batch([references.choose('p0/1', 'own', 2), []])
+    assert names(own_references(photos, 'p0/1', 2)) == ['p0/0.png', 'p0/2.png']
+    assert len(own_references(photos, 'p0/1', 9)) == 3
+    assert names(own_references(photos, 'p0/1', 1, 'next')) == ['p0/2.png']
+    assert names(own_references(photos, 'p0/3', 1, 'next')) == ['p0/0.png']
+    assert names(own_references(photos, 'p0/0', 2, 'even')) == ['p0/1.png', 'p0/2.png']
+    assert names(wrong_references(photos, 'p0/1', 2)) == ['p1/0.png', 'p1/1.png']
+    vectors = Embedded(FaceEmbedder(here / 'judge.pth'))(own_references(photos, 'p0/1', 2))
     embedder = FaceEmbedder(here / 'judge.pth')
-    assert torch.equal(vectors[0, 1], embedder(to_tensor(imread(here / 'gt/p0/2.png'))[None])[0])
-    assert mask.tolist() == [[True, True], [False, False]] and not vectors[1].any()
+    assert torch.equal(vectors[1], embedder(to_tensor(imread(here / 'gt/p0/2.png'))[None])[0])
 
 
 def test_a_network_is_told_of_references(here: Path) -> None:
@@ -259,10 +263,10 @@ def test_a_network_is_told_of_references(here: Path) -> None:
         run_job(here / 'job.json')
         results[whose] = imread(here / f'job_{whose}' / 'restored' / 'p0' / '1.png')
     assert not any(np.array_equal(results[a], results[b]) for a, b in (('own', 'wrong'), ('own', ''), ('wrong', '')))
-    references = References(here / 'gt', FaceEmbedder(here / 'judge.pth'), 'cpu')
-    identity, mask = references.batch([references.choose('p0/1', 'own', 2)])
+    photos, embed = Folder.scan(here / 'gt', 'gt'), Embedded(FaceEmbedder(here / 'judge.pth'))
+    identity = embed(own_references(photos, 'p0/1', 2))[None]
     network = FaceRestorer(here / 'net.pth', device='cpu', color_fix=False)
-    expected = network.restore(imread(here / 'lq/p0/1.png'), w=0.5, identity=identity, mask=mask)[0]
+    expected = network.restore(imread(here / 'lq/p0/1.png'), w=0.5, identity=identity)[0]
     assert np.abs(results['own'].astype(int) - expected).max() <= 1
     assert sorted(path.name for path in (here / 'job_own' / 'varied' / 'p0').iterdir())[:3] == [
         '0__0.png', '0__1.png', '0__2.png'
@@ -272,9 +276,9 @@ def test_a_network_is_told_of_references(here: Path) -> None:
     assert towards['low'] <= towards['mean'] <= towards['high']
     cosines = {'restored': [], 'blind': []}
     for folder, values in cosines.items():
-        for name in references.folder.files:
-            face = references.embedder(to_tensor(imread(here / 'job_own' / folder / f'{name}.png'))[None])[0]
-            values.append(np.mean([float(references.embed(p) @ face) for p in references.choose(name, 'own', 2)]))
+        for name in photos.files:
+            face = embed([here / 'job_own' / folder / f'{name}.png'])[0]
+            values.append(float((embed(own_references(photos, name, 2)) @ face).mean()))
     difference = np.mean(cosines['restored']) - np.mean(cosines['blind'])
     assert towards['mean'] == pytest.approx(difference, abs=1e-5) and difference != 0
     assert 'towards' not in yaml.safe_load((here / 'job_' / 'result.json').read_text())['metrics']

@@ -18,7 +18,9 @@ from small_recognizer import randomise, save_tiny
 from basicsr.archs import build_network
 from basicsr.cli.data_pairs import make_pairs, ranges_of
 from basicsr.inference.face_restorer import FaceRestorer
+from basicsr.inference.identity_conditioner import IdentityConditioner
 from basicsr.metrics import calculate_psnr, calculate_ssim
+from basicsr.metrics.pictures import Folder
 from basicsr.metrics.protocol import FOLDER, load_protocol
 from basicsr.metrics.published import FILE, find_published, load_published
 from basicsr.metrics.table import EvaluationError
@@ -227,29 +229,31 @@ def test_references_have_the_size_that_was_asked_for(
 ) -> None:
     seen: list[tuple[int, ...]] = []
 
-    def embed(embedder: torch.nn.Module, faces: list[np.ndarray]) -> torch.Tensor:
+    def embed(guide: IdentityConditioner, faces: list[np.ndarray]) -> torch.Tensor:
         seen.extend(face.shape for face in faces)
         return torch.ones(len(faces), 16)
 
-    monkeypatch.setattr('experiments.paper_tables.folder_restorer.embed_faces', embed)
+    monkeypatch.setattr(IdentityConditioner, 'embed', embed)
     monkeypatch.setattr('experiments.paper_tables.folder_restorer.LARGEST', 96)
     recipe = Recipe(people / 'id.pth', references=1, side=side, recognizer=str(people / 'judge.pth'), device='cpu')
-    inputs = {path.stem: path for path in sorted((people / 'people').rglob('*.png'))}
-    assert not restore_folder(recipe, inputs, lambda name: [inputs[name]], people / 'x')
+    photos = Folder.scan(people / 'people', 'ref')
+    assert not restore_folder(recipe, photos.files, photos, people / 'x')
     assert len(seen) == 6 and all(least <= height == width <= most for height, width, _ in seen)
     assert len(set(seen)) > 1 or side != 0
 
 
 def test_references_are_drawn_by_the_name(tmp_path: Path) -> None:
-    paths = [tmp_path / f'{number}.png' for number in range(5)]
-    names = [f'n{number}' for number in range(40)]
-    one = planned(names, Recipe(tmp_path, references=1), lambda name: paths)
-    assert one == planned(names[::-1], Recipe(tmp_path, references=1), lambda name: paths[::-1])
+    paths = [tmp_path / f'p/{number}.png' for number in range(5)]
+    photos = Folder(tmp_path, {f'p/{path.stem}': path for path in paths})
+    names = [f'p/n{number}' for number in range(40)]
+    one = planned(names, Recipe(tmp_path, references=1), photos)
+    backwards = Folder(tmp_path, dict(reversed(photos.files.items())))
+    assert one == planned(names[::-1], Recipe(tmp_path, references=1), backwards)
     assert {path for _, path in one.values()} == set(paths)
-    many = planned(['p/a'], Recipe(tmp_path, references=3), lambda name: paths)
+    many = planned(['p/a'], Recipe(tmp_path, references=3), photos)
     assert many == {f'p/a__{number}': ('p/a', paths[number]) for number in range(3)}
-    with pytest.raises(ValueError, match='p/a: no reference of that name or person'):
-        planned(['p/a'], Recipe(tmp_path, references=1), lambda name: [])
+    with pytest.raises(ValueError, match='q/a: no reference of that name or person'):
+        planned(['q/a'], Recipe(tmp_path, references=1), photos)
 
 
 def test_a_damaged_input_is_named_and_the_others_go_on(root: Path) -> None:
@@ -257,12 +261,29 @@ def test_a_damaged_input_is_named_and_the_others_go_on(root: Path) -> None:
     bad, *_ = sorted(folder.iterdir())
     bad.write_bytes(b'no picture')
     inputs = {path.stem: path for path in folder.iterdir()}
-    problems = restore_folder(Recipe(root / 'a.pth', device='cpu'), inputs, lambda name: [], root / 'x')
+    problems = restore_folder(Recipe(root / 'a.pth', device='cpu'), inputs, None, root / 'x')
     assert len(problems) == 1 and str(bad) in problems[0]
     assert {path.stem for path in (root / 'x').iterdir()} == inputs.keys() - {bad.stem}
     rows = run(root, 'id_codeformer_1', '--weights', f'ID-CodeFormer={root / "a.pth"}', '--metrics', 'psnr')
     ours = row_of(rows, 'ID-CodeFormer', 'in-house')
     assert (ours['pictures'], ours['code']) == ('2 of 3000', '1') and float(ours['psnr']) > 0
+
+
+def test_a_damaged_reference_is_named_and_the_others_go_on(people: Path) -> None:
+    photos = Folder.scan(people / 'people', 'ref')
+    bad = photos.files['p0/000']
+    bad.write_bytes(b'no picture')
+    inputs = {name: path for name, path in photos.files.items() if path != bad}
+    recipe = Recipe(people / 'id.pth', references=3, recognizer=str(people / 'judge.pth'), device='cpu')
+    problems = restore_folder(recipe, inputs, photos, people / 'x')
+    assert len(problems) == 2 and all(str(bad) in problem for problem in problems)
+    restored = {path.relative_to(people / 'x').as_posix() for path in (people / 'x').rglob('*.png')}
+    assert {f'p0/{a}__{b}.png' for a, b in (('001', '002'), ('002', '001'))} <= restored and len(restored) == 8
+    bad.unlink()
+    for path in inputs.values():
+        path.write_bytes(b'no picture')
+    with pytest.raises(ValueError, match='not a readable picture'):
+        restore_folder(recipe, inputs, Folder.scan(people / 'people', 'ref'), people / 'y')
 
 
 @pytest.mark.parametrize('table', sorted(PLANS))

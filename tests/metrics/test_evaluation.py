@@ -31,7 +31,7 @@ from basicsr.cli.fid_statistics import pictures_of, statistics_of_pictures
 from basicsr.data.degradation import LARGE, DegradationRanges
 from basicsr.metrics import METRICS, calculate_psnr
 from basicsr.metrics.builders import Settings, build_scorers
-from basicsr.metrics.evaluation import evaluate
+from basicsr.metrics.evaluation import evaluate, paired_bootstrap
 from basicsr.metrics.fid import FeatureStatistics, frechet_distance
 from basicsr.metrics.identity import cosine, degrees, group_by_input, identity_variance, landmark_distance
 from basicsr.metrics.landmarks import peaks
@@ -39,7 +39,6 @@ from basicsr.metrics.niqe import NIQE, fit_asymmetric, halve, normalised
 from basicsr.metrics.pictures import Case, Folder
 from basicsr.metrics.protocol import FOLDER, load_protocol
 from basicsr.metrics.scorers import Scorer
-from basicsr.metrics.statistics import paired_bootstrap
 from basicsr.metrics.table import EvaluationError
 from basicsr.recognition.embedder import FaceEmbedder
 from basicsr.recognition.resnet_arcface import ResNetArcFace
@@ -399,7 +398,7 @@ def test_the_report_is_whole_by_itself(folders: Path) -> None:
     dots = [attributes for tag, attributes in parts.tags if tag == 'circle']
     assert len(dots) == 8 and all(0 <= float(dot['cx']) <= 640 and 0 <= float(dot['cy']) <= 320 for dot in dots)
     worst = min((row for row in rows_of(folders) if row['restored'] == 'bad'), key=lambda row: float(row['ids']))
-    after = parts.text.split('12 worst')[1].split('bad', 1)[1]
+    after = parts.text.split('12 worst')[1].split('bad', 1)[1].lstrip()
     assert after.startswith(f'{worst["picture"]}: {float(worst["ids"]):.3f}')
 
 

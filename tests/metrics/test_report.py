@@ -18,12 +18,13 @@ from scipy.ndimage import gaussian_filter
 from small_recognizer import save_tiny, smooth_faces
 
 from basicsr.metrics.builders import Settings
-from basicsr.metrics.charts import boxes, histogram, scatter, standalone
+from basicsr.metrics.charts import histogram, scatter
 from basicsr.metrics.evaluation import evaluate
 from basicsr.metrics.report import write_report
 from basicsr.metrics.table import EvaluationError
 from basicsr.utils.image import imread, imwrite, to_image
 from basicsr.utils.templates import ARCFACE_112, ffhq_template
+from experiments.ablation.charts import boxes, standalone
 
 BROWSERS = ('chromium', 'chromium-browser', 'google-chrome', 'chrome')
 ASK = """<script>document.addEventListener('DOMContentLoaded', () => {

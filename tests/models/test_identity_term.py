@@ -10,8 +10,8 @@ from small import batch_of, stage_options
 from small_recognizer import save_tiny
 
 from basicsr.models import build_model
+from basicsr.models.base_model import Prediction
 from basicsr.models.identity_term import part_of, restrict
-from basicsr.models.prediction import Prediction
 from basicsr.models.schema import check_options
 from basicsr.utils.options import OptionError
 from basicsr.utils.templates import ffhq_template

@@ -11,9 +11,8 @@ from small import VQGAN, batch_of, stage_options
 
 from basicsr.archs import build_network
 from basicsr.models import NonFiniteLossError, build_model
-from basicsr.models.codebook_ema import CodebookEMA
+from basicsr.models.codebook_ema import CodebookEMA, kmeans
 from basicsr.models.codeformer_joint_model import PUBLISHED_CURRICULUM
-from basicsr.models.kmeans import kmeans
 from basicsr.models.schedule import Curriculum, Phase, learning_rate
 from basicsr.utils.checkpoint import save_atomic
 from basicsr.utils.options import OptionError

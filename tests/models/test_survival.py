@@ -29,7 +29,7 @@ from small import make_faces
 from tensorboard.summary.writer.record_writer import RecordWriter
 
 from basicsr.cli import train
-from basicsr.models import BaseModel, NonFiniteLossError, build_model, collapse
+from basicsr.models import BaseModel, NonFiniteLossError, build_model, loop
 from basicsr.models.checkpoints import Best, newest_usable, read_saved, rotate
 from basicsr.models.loop import Run, data_problem
 from basicsr.models.schema import check_options
@@ -819,9 +819,9 @@ def test_fp16_that_never_fits_is_an_error(tmp_path):
 
 
 def test_codes_that_collapse_are_said_once_a_window(monkeypatch, capfd):
-    monkeypatch.setattr(collapse, 'WINDOW', 4)
+    monkeypatch.setattr(loop, 'WINDOW', 4)
     get_root_logger()
-    watch = collapse.CollapseWatch(100)
+    watch = loop.CollapseWatch(100)
     assert watch.bound == 2
     for iteration, value in enumerate([9, 1, 1, 1, 1, None, 1.5, 1.5, 1.5, 1.5, 2, 2, 2, 2, 2], 1):
         watch.see(value, iteration)
@@ -833,7 +833,7 @@ def test_codes_that_collapse_are_said_once_a_window(monkeypatch, capfd):
 
 def test_a_run_says_that_its_codes_collapse(tmp_path, monkeypatch, capfd):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(collapse, 'WINDOW', 2)
+    monkeypatch.setattr(loop, 'WINDOW', 2)
     opt = tiny_options(tmp_path, train={'min_perplexity': 17}, val={'val_freq': 0})
     assert train.main(['-opt', write_options(tmp_path, opt)]) == 0
     assert re.search(

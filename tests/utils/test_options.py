@@ -51,6 +51,7 @@ def test_the_options_folder_has_what_is_trained_at_either_size_and_no_laboratory
     assert sum(ROOT / 'options' in path.parents for path in FILES) <= 26
 
 
+PLACES = {path.name: path for path in FILES}
 NAMES = {load_options(path)['name'] for path in FILES}
 
 
@@ -94,18 +95,11 @@ def test_what_an_option_file_reads_is_made_or_fetched_as_documented(path):
 
 @pytest.mark.parametrize(
     'row',
-    [
-        ROOT / 'options/CodeFormer',
-        ROOT / 'options/ID_CodeFormer_C',
-        TABLES / 'baseline_CodeFormer',
-        TABLES / 'paper_CodeFormer',
-        TABLES / 'paper_ID_CodeFormer_C',
-    ],
-    ids=lambda path: path.name,
+    ['CodeFormer', 'ID_CodeFormer_C', 'baseline_CodeFormer', 'paper_CodeFormer', 'paper_ID_CodeFormer_C'],
 )
 def test_stage_3_goes_on_from_its_own_stage_2(row):
     """The official stage II never saw the identity loss, so that row B would lose what it learnt."""
-    first, second = (load_options(f'{row}_stage{number}.yml') for number in (2, 3))
+    first, second = (load_options(PLACES[f'{row}_stage{number}.yml']) for number in (2, 3))
     assert second['path']['pretrain_network_g'] == f'experiments/{first["name"]}/models/net_g_latest.pth'
     assert second['path']['param_key_g'] == 'params_ema'
 
@@ -116,7 +110,7 @@ def test_the_paper_variants_differ_in_what_the_page_says():
     files = sorted(TABLES.glob('paper_*.yml'))
     assert len(files) == 6
     for path in files:
-        ours, paper = (flat(load_options(p)) for p in (ROOT / 'options' / path.name.removeprefix('paper_'), path))
+        ours, paper = (flat(load_options(p)) for p in (PLACES[path.name.removeprefix('paper_')], path))
         assert paper['train:identity_opt:loss_weight'] == 0.1
         differing = {key for key in ours.keys() | paper.keys() if ours.get(key) != paper.get(key)}
         formula = ('network_g:style_grid', 'train:style_opt', 'train:alignment_opt') if '_D_' in path.name else ()
