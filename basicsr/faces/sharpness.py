@@ -35,7 +35,7 @@ LEAST_PROBABILITY = 0.7  # that a face is sharp and undamaged, by its statistics
 OVERLAY_WEIGHTS = Path(__file__).with_name('overlays.safetensors')
 # Probability that nothing lies on a sharp face, by the side of its crop: below it, it is restored. In a small face
 # little tells specks from eyes, and the network is seldom sure.
-CLEAN_SIDES, LEAST_CLEAN = (64, 96, 128, 192, 384), (0.003, 0.03, 0.06, 0.4, 0.9)
+CLEAN_SIDES, LEAST_CLEAN = (64, 96, 128, 192, 384), (0.0, 0.001, 0.01, 0.2, 0.9)
 REACH, VIEW_REACH = 0.36, 0.4  # of the crop's side, around the middle of the face: what is cut out
 MARGIN = 3  # pixels around the face in a view, at least
 

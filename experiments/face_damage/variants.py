@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import io
+from importlib.util import find_spec
 from pathlib import Path
 
 import cv2
-import matplotlib
 import numpy as np
 from PIL import Image, ImageFont
 
@@ -27,7 +27,11 @@ GRAIN = 0.02  # of the side: of the smooth noise that blotches are cut from
 
 
 def _font(rng: Rng, size: float) -> ImageFont.FreeTypeFont:
-    folder = Path(matplotlib.get_data_path()) / 'fonts'
+    """Return a print type of those that come with matplotlib (which the extra `detectors` brings)."""
+    spec = find_spec('matplotlib')
+    if spec is None or spec.origin is None:
+        raise FileNotFoundError('letters are drawn in the fonts of matplotlib: pip install matplotlib')
+    folder = Path(spec.origin).parent / 'mpl-data' / 'fonts'
     files = sorted(file for pattern in FONTS.split() for file in folder.glob(pattern))
     return ImageFont.truetype(files[rng.integers(len(files))], max(7.0, size))
 
