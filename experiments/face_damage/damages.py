@@ -11,7 +11,7 @@ import cv2
 import numpy as np
 from av.container import InputContainer
 from av.video.stream import VideoStream
-from PIL import Image
+from PIL import Image, ImageDraw, ImageFont
 
 Rng = np.random.Generator
 Damage = Callable[[np.ndarray, float, Rng], np.ndarray]
@@ -84,38 +84,38 @@ def jpeg(image: np.ndarray, quality: int, sampling: bool = True) -> np.ndarray:
     return decoded(cv2.imencode('.jpg', image[..., ::-1], values)[1])
 
 
-def blur_jpeg(low: int, high: int) -> Damage:
-    """Blurred, then JPEG of that quality."""
-    return lambda image, unit, rng: jpeg(
-        any_blur(image, unit, rng), int(rng.integers(low, high + 1)), rng.random() < 0.7
-    )
+def blurred(damage: Damage) -> Damage:
+    """Blurred, then damaged."""
+    return lambda image, unit, rng: damage(any_blur(image, unit, rng), unit, rng)
 
 
-def hard_jpeg(image: np.ndarray, unit: float, rng: Rng) -> np.ndarray:
-    """JPEG of the lowest qualities."""
-    return jpeg(image, int(rng.integers(3, 11)))
+def any_jpeg(low: int, high: int) -> Damage:
+    """JPEG of that quality."""
+    return lambda image, unit, rng: jpeg(image, int(rng.integers(low, high + 1)), rng.random() < 0.7)
 
 
 def resized_jpeg(image: np.ndarray, unit: float, rng: Rng) -> np.ndarray:
-    """Blurred, through JPEG in another size."""
+    """Through JPEG in another size."""
     height, width = image.shape[:2]
     factor = rng.uniform(0.45, 0.95)
-    other = cv2.resize(any_blur(image, unit, rng), (round(width * factor), round(height * factor)), interpolation=3)
+    other = cv2.resize(image, (round(width * factor), round(height * factor)), interpolation=3)
     return cv2.resize(jpeg(other, int(rng.integers(8, 35))), (width, height), interpolation=cv2.INTER_CUBIC)
 
 
-def blur_webp(image: np.ndarray, unit: float, rng: Rng) -> np.ndarray:
-    """Blurred, then WebP."""
-    data = cv2.imencode(
-        '.webp', any_blur(image, unit, rng)[..., ::-1], [cv2.IMWRITE_WEBP_QUALITY, int(rng.integers(2, 25))]
-    )[1]
-    return decoded(data)
+def webp(low: int, high: int) -> Damage:
+    """WebP of that quality."""
+
+    def damage(image: np.ndarray, unit: float, rng: Rng) -> np.ndarray:
+        values = [cv2.IMWRITE_WEBP_QUALITY, int(rng.integers(low, high + 1))]
+        return decoded(cv2.imencode('.webp', image[..., ::-1], values)[1])
+
+    return damage
 
 
 def palette(image: np.ndarray, unit: float, rng: Rng) -> np.ndarray:
-    """Blurred, with few colours, dithered or not."""
-    picture = Image.fromarray(any_blur(image, unit, rng))
-    colours = int(rng.choice([8, 16, 32, 32, 32, 64, 128]))
+    """Few colours, dithered or not."""
+    picture = Image.fromarray(image)
+    colours = int(rng.choice([8, 16, 32, 32, 32, 64]))
     dither = Image.Dither.FLOYDSTEINBERG if rng.random() < 0.6 else Image.Dither.NONE
     if rng.random() < 0.2:
         return np.array(picture.convert('P', dither=dither, palette=Image.Palette.WEB).convert('RGB'))
@@ -124,17 +124,17 @@ def palette(image: np.ndarray, unit: float, rng: Rng) -> np.ndarray:
 
 
 def bayer(image: np.ndarray, unit: float, rng: Rng) -> np.ndarray:
-    """Blurred, with few levels and an ordered dither."""
+    """Few levels and an ordered dither."""
     matrix = np.array([[0, 8, 2, 10], [12, 4, 14, 6], [3, 11, 1, 9], [15, 7, 13, 5]]) / 16 - 0.47
     height, width = image.shape[:2]
     tiled = np.tile(matrix, (height // 4 + 1, width // 4 + 1))[:height, :width, None]
     step = float(rng.choice([24, 36, 51]))
-    return _clip(np.rint(any_blur(image, unit, rng) / step + tiled) * step)
+    return _clip(np.rint(image / step + tiled) * step)
 
 
 def combing(image: np.ndarray, unit: float, rng: Rng) -> np.ndarray:
-    """Blurred, every other row from elsewhere or of another brightness."""
-    result = any_blur(image, unit, rng).astype(np.float32)
+    """Every other row from elsewhere or of another brightness."""
+    result = image.astype(np.float32)
     thick = 1 if rng.random() < 0.8 else 2
     rows = np.arange(len(result)) // thick % 2 == 1
     if rng.random() < 0.7:
@@ -152,15 +152,15 @@ def sharp_combing(image: np.ndarray, unit: float, rng: Rng) -> np.ndarray:
 
 
 def scanlines(image: np.ndarray, unit: float, rng: Rng) -> np.ndarray:
-    """Blurred, with dark rows as on a screen."""
-    result, period = any_blur(image, unit, rng).astype(np.float32), int(rng.integers(2, 5))
+    """Dark rows as on a screen."""
+    result, period = image.astype(np.float32), int(rng.integers(2, 5))
     result[::period] *= rng.uniform(0.5, 0.85)
     return _clip(result)
 
 
 def dust(image: np.ndarray, unit: float, rng: Rng) -> np.ndarray:
-    """Blurred, with specks and hairs."""
-    result, (height, width) = any_blur(image, unit, rng), image.shape[:2]
+    """Specks and hairs."""
+    result, (height, width) = image.copy(), image.shape[:2]
     bright = rng.random() < 0.6
     for _ in range(rng.integers(20, 60 + height * width // 300)):
         tone = int(rng.integers(170, 256) if bright != (rng.random() < 0.2) else rng.integers(0, 60))
@@ -175,16 +175,16 @@ def dust(image: np.ndarray, unit: float, rng: Rng) -> np.ndarray:
 
 
 def salt(image: np.ndarray, unit: float, rng: Rng) -> np.ndarray:
-    """Blurred, with single dead pixels."""
-    result = any_blur(image, unit, rng).copy()
+    """Single dead pixels."""
+    result = image.copy()
     hit = rng.random(image.shape[:2]) < _log_uniform(rng, 0.003, 0.06)
     result[hit] = rng.choice([0, 255], (int(hit.sum()), 1))
     return result
 
 
 def scratches(image: np.ndarray, unit: float, rng: Rng) -> np.ndarray:
-    """Blurred, with scratches and folds."""
-    result, (height, width) = any_blur(image, unit, rng), image.shape[:2]
+    """Scratches and folds."""
+    result, (height, width) = image.copy(), image.shape[:2]
     steep = rng.random() < 0.5
     for _ in range(rng.integers(4, 26)):
         if steep:
@@ -198,30 +198,56 @@ def scratches(image: np.ndarray, unit: float, rng: Rng) -> np.ndarray:
     return result
 
 
+def stamp(word: str, font: ImageFont.FreeTypeFont, stroke: int = 0) -> np.ndarray:
+    """Return a word in a font, (h,w) uint8, 255 where it is."""
+    left, top, right, bottom = font.getbbox(word, stroke_width=stroke)
+    picture = Image.new('L', (max(1, round(right - left)), max(1, round(bottom - top))))
+    ImageDraw.Draw(picture).text((-left, -top), word, 255, font, stroke_width=stroke)
+    return np.array(picture)
+
+
+def _drawn(word: str, scale: float, rng: Rng) -> np.ndarray:
+    """Return a word in the font of Pillow or of OpenCV, (h,w) uint8."""
+    if rng.random() < 0.5:
+        font = cast(ImageFont.FreeTypeFont, ImageFont.load_default(max(6.0, 30 * scale)))
+        return stamp(word, font, int(rng.integers(3)))
+    font, thick = int(rng.choice(FONTS)), max(1, round(scale * rng.uniform(0.8, 2.6)))
+    (long, tall), below = cv2.getTextSize(word, font, scale, thick)
+    layer = np.zeros((tall + below + 2 * thick, long + 2 * thick), np.uint8)
+    return cv2.putText(layer, word, (thick, tall + thick), font, scale, (255,), thick, cv2.LINE_AA)
+
+
+def put(layer: np.ndarray, word: np.ndarray, left: int, top: int) -> None:
+    """Lay a word on a layer, (H,W) uint8, in place; what lies outside is cut off."""
+    x, y = max(left, 0), max(top, 0)
+    place = layer[y : max(y, top + word.shape[0]), x : max(x, left + word.shape[1])]
+    np.maximum(place, word[y - top :, x - left :][: place.shape[0], : place.shape[1]], out=place)
+
+
 def _letters(image: np.ndarray, rng: Rng, rows: tuple[int, int], every: bool) -> np.ndarray:
-    """Return a layer with words; white where nothing is, by chance with an outline."""
-    layer, (height, width) = np.zeros((*image.shape[:2], 1), np.uint8), image.shape[:2]
-    word, font = str(rng.choice(WORDS)), int(rng.choice(FONTS))
+    """Return a layer with words, (H,W,1): 1 where they are."""
+    layer, (height, width) = np.zeros(image.shape[:2], np.uint8), image.shape[:2]
     scale = float(_log_uniform(rng, 0.25, 1.6)) * max(height, 160) / 320
-    thick = max(1, round(scale * rng.uniform(0.8, 2.6)))
-    (long, tall), _ = cv2.getTextSize(word, font, scale, thick)
     if every:
-        for y in range(int(rng.integers(tall)) - tall, height + tall, max(6, round(tall * rng.uniform(1.5, 4)))):
-            for x in range(-int(rng.integers(long + 1)), width, max(12, round(long * rng.uniform(1.1, 2)))):
-                cv2.putText(layer, word, (x, y), font, scale, 255, thick, cv2.LINE_AA)
+        word = _drawn(str(rng.choice(WORDS)), scale, rng)
+        tall, long = word.shape
+        for y in range(-int(rng.integers(tall)), height, max(6, round(tall * rng.uniform(1.3, 3.5)))):
+            for x in range(-int(rng.integers(long)), width, max(12, round(long * rng.uniform(1.1, 2)))):
+                put(layer, word, x, y)
     else:
         for _ in range(rng.integers(*rows)):
-            place = (int(rng.integers(-long // 3, max(1, width - long // 2))), int(rng.integers(height // 6, height)))
-            cv2.putText(layer, str(rng.choice(WORDS)), place, font, scale, 255, thick, cv2.LINE_AA)
+            word = _drawn(str(rng.choice(WORDS)), scale, rng)
+            x, y = rng.integers(-word.shape[1] // 3, max(1, width - word.shape[1] // 2)), rng.integers(height)
+            put(layer, word, int(x), int(y) - word.shape[0] // 2)
     if rng.random() < 0.3:
         matrix = cv2.getRotationMatrix2D((width / 2, height / 2), rng.uniform(-45, 45), 1.2)
-        layer = cv2.warpAffine(layer, matrix, (width, height))[..., None]
-    return layer.astype(np.float32) / 255
+        layer = cv2.warpAffine(layer, matrix, (width, height))
+    return layer[..., None].astype(np.float32) / 255
 
 
 def letters(image: np.ndarray, unit: float, rng: Rng) -> np.ndarray:
-    """Blurred, with words over it."""
-    base, layer = any_blur(image, unit, rng), _letters(image, rng, (2, 9), False)
+    """Words over it."""
+    base, layer = image, _letters(image, rng, (2, 9), False)
     colour = rng.choice([0, 255], 3) if rng.random() < 0.7 else rng.integers(0, 256, 3)
     if rng.random() < 0.3:
         edge = cv2.dilate(layer, np.ones((3, 3)))[..., None]
@@ -230,15 +256,15 @@ def letters(image: np.ndarray, unit: float, rng: Rng) -> np.ndarray:
 
 
 def watermark(image: np.ndarray, unit: float, rng: Rng) -> np.ndarray:
-    """Blurred, with a word over and over."""
-    base, layer = any_blur(image, unit, rng).astype(np.float32), _letters(image, rng, (0, 1), True)
+    """Return a word over and over."""
+    base, layer = image.astype(np.float32), _letters(image, rng, (0, 1), True)
     layer = layer * rng.uniform(0.25, 1)
     return _clip(base * (1 - layer) + (255 if rng.random() < 0.75 else 0) * layer)
 
 
 def mesh(image: np.ndarray, unit: float, rng: Rng) -> np.ndarray:
-    """Blurred, behind a grid of lines or a hatching."""
-    base, (height, width) = any_blur(image, unit, rng).astype(np.float32), image.shape[:2]
+    """Behind a grid of lines or a hatching."""
+    base, (height, width) = image.astype(np.float32), image.shape[:2]
     y, x = np.mgrid[:height, :width]
     turn, period = rng.uniform(0, np.pi), rng.uniform(6, 40)
     lines = (x * np.cos(turn) + y * np.sin(turn)) % period < rng.uniform(1, 2.5)
@@ -249,8 +275,8 @@ def mesh(image: np.ndarray, unit: float, rng: Rng) -> np.ndarray:
 
 
 def sticker(image: np.ndarray, unit: float, rng: Rng) -> np.ndarray:
-    """Blurred, with sharp shapes on a part of it."""
-    result, (height, width) = any_blur(image, unit, rng).copy(), image.shape[:2]
+    """Shapes on a part of it."""
+    result, (height, width) = image.copy(), image.shape[:2]
     for _ in range(rng.integers(1, 5)):
         centre = (rng.uniform(0.2, 0.8, 2) * (width, height)).astype(int)
         radius = int(rng.uniform(0.05, 0.17) * min(height, width))
@@ -273,9 +299,8 @@ def sticker(image: np.ndarray, unit: float, rng: Rng) -> np.ndarray:
 
 
 def noise(image: np.ndarray, unit: float, rng: Rng) -> np.ndarray:
-    """Blurred, with grain."""
-    base = any_blur(image, unit, rng)
-    return _clip(base + _grain(image.shape, rng) * _log_uniform(rng, 3, 30))
+    """Grain."""
+    return _clip(image + _grain(image.shape, rng) * _log_uniform(rng, 3, 30))
 
 
 def hard_noise(image: np.ndarray, unit: float, rng: Rng) -> np.ndarray:
@@ -284,7 +309,7 @@ def hard_noise(image: np.ndarray, unit: float, rng: Rng) -> np.ndarray:
 
 
 def noise_jpeg(image: np.ndarray, unit: float, rng: Rng) -> np.ndarray:
-    """Blurred, grain, then JPEG."""
+    """Grain, then JPEG."""
     return jpeg(noise(image, unit, rng), int(rng.integers(15, 70)))
 
 
@@ -325,13 +350,12 @@ def oversharpened(image: np.ndarray, unit: float, rng: Rng) -> np.ndarray:
     return _clip(base)
 
 
-def video(codecs: tuple[str, ...]) -> Damage:
-    """Blurred, then a clip of few bits."""
+def video(codecs: tuple[str, ...], most: float = 0.25) -> Damage:
+    """Return a clip of few bits, `most` a pixel at most."""
 
     def damage(image: np.ndarray, unit: float, rng: Rng) -> np.ndarray:
-        base = any_blur(image, unit, rng)
         codec = codecs[rng.integers(len(codecs))]
-        return encoded(base, codec, _log_uniform(rng, 0.02, 0.25), int(rng.integers(1, 5)))
+        return encoded(image, codec, _log_uniform(rng, 0.02, most), int(rng.integers(1, 5)))
 
     return damage
 
@@ -361,36 +385,78 @@ def encoded(image: np.ndarray, codec: str, bits: float, frames: int) -> np.ndarr
             return last.to_ndarray(format='rgb24')[:height, :width]
 
 
+def colour_noise(image: np.ndarray, unit: float, rng: Rng) -> np.ndarray:
+    """Grain in the colours, of one or several pixels, and by chance a little in the brightness."""
+    space = cv2.cvtColor(image, cv2.COLOR_RGB2YCrCb).astype(np.float32)
+    grain = rng.normal(0, 1, space.shape)
+    if rng.random() < 0.7:
+        grain = cv2.GaussianBlur(grain, (0, 0), _log_uniform(rng, 0.5, 3))
+    grain *= np.array([rng.uniform(0, 0.25), 1, 1]) / grain.std() * _log_uniform(rng, 7, 35)
+    return cv2.cvtColor(_clip(space + grain), cv2.COLOR_YCrCb2RGB)
+
+
+def laid(overlay: Damage) -> Damage:
+    """Return an overlay, by chance with softer edges, seen through, or saved again."""
+
+    def damage(image: np.ndarray, unit: float, rng: Rng) -> np.ndarray:
+        layer = overlay(image, unit, rng).astype(np.float32) - image
+        if rng.random() < 0.35:
+            layer = cv2.GaussianBlur(layer, (0, 0), rng.uniform(0.4, 1.2))
+        result = _clip(image + layer * (rng.uniform(0.55, 1) if rng.random() < 0.35 else 1))
+        return jpeg(result, int(rng.integers(75, 97))) if rng.random() < 0.35 else result
+
+    return damage
+
+
+CODECS, OTHER_CODECS = ('mpeg4', 'libx264', 'mpeg1video'), ('mpeg2video', 'libvpx-vp9')
 KINDS: dict[str, Damage] = {
     'blur': any_blur,
-    'JPEG 5-14': blur_jpeg(5, 14),
-    'JPEG 15-24': blur_jpeg(15, 24),
-    'JPEG 25-40': blur_jpeg(25, 40),
-    'JPEG in another size': resized_jpeg,
-    'few colours': palette,
-    'combing': combing,
-    'dust': dust,
-    'scratches': scratches,
-    'letters': letters,
-    'sticker': sticker,
-    'watermark': watermark,
-    'noise': noise,
-    'noise, JPEG': noise_jpeg,
+    'JPEG 5-14': blurred(any_jpeg(5, 14)),
+    'JPEG 15-24': blurred(any_jpeg(15, 24)),
+    'JPEG 25-40': blurred(any_jpeg(25, 40)),
+    'JPEG in another size': blurred(resized_jpeg),
+    'few colours': blurred(palette),
+    'combing': blurred(combing),
+    'dust': blurred(dust),
+    'scratches': blurred(scratches),
+    'letters': blurred(letters),
+    'sticker': blurred(sticker),
+    'watermark': blurred(watermark),
+    'noise': blurred(noise),
+    'noise, JPEG': blurred(noise_jpeg),
     'large pixels': pixels,
     'oversharpened': oversharpened,
-    'video': video(('mpeg4', 'libx264', 'mpeg1video')),
-    'JPEG 3-10, not blurred': hard_jpeg,
-    'noise 14-45, not blurred': hard_noise,
+    'video': blurred(video(CODECS)),
     'chain of training': chain,
+    'JPEG 3-14, not blurred': any_jpeg(3, 14),
     'combing, not blurred': sharp_combing,
+    'noise 14-45, not blurred': hard_noise,
+}
+OVERLAYS: dict[str, Damage] = {
+    'dust, not blurred': laid(dust),
+    'scratches, not blurred': laid(scratches),
+    'letters, not blurred': laid(letters),
+    'sticker, not blurred': laid(sticker),
+    'watermark, not blurred': laid(watermark),
+    'mesh, not blurred': laid(mesh),
+    'colour noise, not blurred': colour_noise,
 }
 UNSEEN: dict[str, Damage] = {
-    'ordered dither': bayer,
-    'WebP': blur_webp,
-    'other codecs': video(('mpeg2video', 'libvpx-vp9')),
-    'dead pixels': salt,
-    'mesh': mesh,
-    'dark rows': scanlines,
+    'ordered dither': blurred(bayer),
+    'WebP': blurred(webp(2, 24)),
+    'other codecs': blurred(video(OTHER_CODECS)),
+    'dead pixels': blurred(salt),
+    'mesh': blurred(mesh),
+    'dark rows': blurred(scanlines),
+}
+SHARP: dict[str, Damage] = {
+    'JPEG 15-24, not blurred': any_jpeg(15, 24),
+    'JPEG in another size, not blurred': resized_jpeg,
+    'WebP 2-15, not blurred': webp(2, 15),
+    'few colours, not blurred': palette,
+    'video, not blurred': video(CODECS, 0.1),
+    'other codecs, not blurred': video(OTHER_CODECS, 0.1),
+    'dark rows, not blurred': scanlines,
 }
 
 
@@ -409,15 +475,17 @@ def mild_jpeg(image: np.ndarray, unit: float, rng: Rng) -> np.ndarray:
     return jpeg(image, int(rng.integers(75, 97)), rng.random() < 0.6)
 
 
-def mild_webp(image: np.ndarray, unit: float, rng: Rng) -> np.ndarray:
-    """WebP of good quality."""
-    data = cv2.imencode('.webp', image[..., ::-1], [cv2.IMWRITE_WEBP_QUALITY, int(rng.integers(80, 96))])[1]
-    return decoded(data)
+def mild_sharpening(image: np.ndarray, unit: float, rng: Rng) -> np.ndarray:
+    """Edges drawn a little harder, as cameras do."""
+    soft = cv2.GaussianBlur(image, (0, 0), rng.uniform(0.6, 1.5)).astype(np.float32)
+    return _clip(image + rng.uniform(0.2, 0.7) * (image - soft))
 
 
 CLEAN: dict[str, Damage] = {
     'as it is': as_it_is,
     'noise 0.5-4': mild_noise,
     'JPEG 75-96': mild_jpeg,
-    'WebP 80-95': mild_webp,
+    'WebP 80-95': webp(80, 95),
+    'sharpened': mild_sharpening,
 }
+BESIDE = 'overlay beside the face'

@@ -1,15 +1,15 @@
-"""Train the classifier of sharp faces, and judge it on people, sets and kinds of damage that it was not trained on.
+"""Train the classifiers of sharp faces, and judge them on people, sets and kinds of damage that it was not trained on.
 
     python -m experiments.face_damage.train collect --data ../shared/data --output results/face_damage
     python -m experiments.face_damage.train fit --output results/face_damage
 
-`collect` writes the statistics of clean and damaged faces, `fit` the weights and the table.
+`collect` writes statistics and views of clean and damaged faces. `fit` trains the perceptron on the statistics, and the
+network on the views of sharp faces with and without overlays, and writes the weights and the table.
 """
 
 from __future__ import annotations
 
 import argparse
-import functools
 import json
 import zlib
 from collections.abc import Iterator, Sequence
@@ -21,20 +21,42 @@ import cv2
 import numpy as np
 import torch
 from safetensors.numpy import save_file
+from safetensors.torch import save_file as save_tensors
+from torch.nn.functional import binary_cross_entropy_with_logits
 from tqdm import tqdm
 
 from basicsr.faces.detection import build_detector
-from basicsr.faces.geometry import crop_side
-from basicsr.faces.sharpness import LEAST_PROBABILITY, LEAST_SIZE, LOOK, WEIGHTS, Classifier, look_at
+from basicsr.faces.geometry import crop_side, ellipse_distance
+from basicsr.faces.overlay_net import OverlayNet
+from basicsr.faces.sharpness import (
+    LEAST_PROBABILITY,
+    LEAST_SIZE,
+    LOOK,
+    OVERLAY_WEIGHTS,
+    WEIGHTS,
+    Classifier,
+    Views,
+    clean_probability,
+    least_clean,
+    look_at,
+    to_network,
+    views_of,
+)
 from basicsr.utils.image import imread
 from basicsr.utils.templates import ffhq_template
-from experiments.face_damage.damages import CLEAN, KINDS, UNSEEN
+from experiments.face_damage.damages import BESIDE, CLEAN, KINDS, OVERLAYS, SHARP, UNSEEN
+from experiments.face_damage.variants import COVERING, VARIANTS
 
-NETWORKS = (64, 128, 128, 128, 256, 512, 512)  # sizes, as often as they are to be judged for
+NETWORKS = (64, 64, 128, 128, 128, 256, 512, 512)  # sizes, as often as they are to be judged for
 LARGEST, LEAST_PHOTO, TILT = 620, 110, 20.0  # pixels of the crop, likewise; degrees
-HELD_OUT = ('val', 'serena_williams', 'virat_kohli', '00075', '00086', 'img15', 'img18', 'couple', 'skimage')
-SAVE_EVERY = 100
-HIDDEN, STEPS, RATE, DECAY = 48, 3000, 0.003, 0.09
+HELD_OUT = ('val', 'serena_williams', 'virat_kohli', 'celebref512', 'img15', 'img18', 'couple')
+ALL_CLEAN = (*CLEAN, BESIDE)
+LEAST_SHOWN, TRIES = 0.005, 12  # share of the face that an overlay changes by `CHANGE` levels, and how often it is laid
+CHANGE = 20
+BATCH, EPOCHS, WARM_UP, RATE, DECAY = 64, 8, 200, 0.003, 0.05  # of the network
+HIDDEN, STEPS, PERCEPTRON_DECAY = 48, 3000, 0.09  # of the perceptron
+LARGEST_GRADIENT = 1.0
+LEAST_VIEW = 64  # pixels: the bf16 convolution of oneDNN reads stray memory where 4x2 features become 2x1
 
 
 @dataclass(frozen=True)
@@ -56,10 +78,16 @@ class Source:
         """Held out."""
         return any(part in self.name for part in HELD_OUT)
 
+    def rng(self, seed: int, use: str) -> np.random.Generator:
+        """Return the chance of a use, the same wherever the data lie."""
+        return np.random.default_rng(
+            [seed, zlib.crc32(use.encode()), zlib.crc32(f'{self.name}/{self.path.name}'.encode())]
+        )
+
 
 def sources(data: Path, limit: int) -> Iterator[Source]:
     """Clean faces below `data`; `limit` of the training faces of faces192."""
-    for split, number in (('train', limit), ('val', 100)):
+    for split, number in (('train', limit), ('val', 300)):
         files = sorted((data / 'faces192' / split).glob('*.jpg'))
         for path in files[:: max(1, len(files) // number)]:
             yield Source(f'faces192/{split}', path, ffhq_template(192))
@@ -104,129 +132,281 @@ def shown(source: Source, side: float, rng: np.random.Generator) -> tuple[np.nda
     return np.ascontiguousarray(image[cut[1] :, cut[0] :]), points - cut
 
 
-def sample(task: tuple[int, Source, str]) -> tuple[np.ndarray | None, Source, str, int, float]:
-    """Statistics of a face of chance size under a kind of damage, with the network's size and its own."""
-    seed, source, kind = task
-    cv2.setNumThreads(1)
-    rng = np.random.default_rng([seed, zlib.crc32(kind.encode()), zlib.crc32(str(source.path).encode())])
+def damaged(image: np.ndarray, points: np.ndarray, kind: str, unit: float, rng: np.random.Generator) -> np.ndarray:
+    """Return the picture under a kind of damage; an overlay shows on the face, or lies beside it.
+
+    Raises:
+        ValueError: the overlay does not show.
+    """
+    known = {**CLEAN, **KINDS, **OVERLAYS, **UNSEEN, **SHARP, **VARIANTS}
+    if kind not in OVERLAYS and kind not in COVERING and kind != BESIDE:
+        return known[kind](image, unit, rng)
+    distance = ellipse_distance(points, *image.shape[1::-1])
+    if kind == BESIDE:
+        overlay = list(OVERLAYS.values())[rng.integers(len(OVERLAYS))]
+        return np.where(distance[..., None] > 1.1, overlay(image, unit, rng), image)
+    for _ in range(TRIES):
+        result = known[kind](image, unit, rng)
+        if np.mean(cv2.absdiff(result, image).max(2)[distance < 0.95] > CHANGE) >= LEAST_SHOWN:
+            return result
+    raise ValueError(f'{kind} does not show')
+
+
+@dataclass(frozen=True)
+class Sample:
+    """A face under a kind of damage, as the network of a size sees it."""
+
+    statistics: np.ndarray
+    views: Views
+    source: Source
+    kind: str
+    size: int
+    side: float
+
+
+def sample(seed: int, source: Source, kind: str) -> Sample | None:
+    """Return a face of chance size; None where too little is to be seen of it or of an overlay."""
+    rng = source.rng(seed, kind)
     own = crop_side(source.landmarks)
     size = int(rng.choice([n for n in NETWORKS if LEAST_SIZE * n <= min(own, LARGEST)]))
     least, most = LEAST_SIZE * size + 0.5, max(LEAST_SIZE * size + 1, min(own, LARGEST))
-    side = most if kind in CLEAN and rng.random() < 0.25 else float(np.exp(rng.uniform(np.log(least), np.log(most))))
-    image, points = shown(source, side, rng)
+    side = most if kind in ALL_CLEAN and rng.random() < 0.25 else np.exp(rng.uniform(np.log(least), np.log(most)))
+    image, points = shown(source, float(side), rng)
     image = changed(image, rng)
-    side = crop_side(points)
-    image = {**CLEAN, **KINDS, **UNSEEN}[kind](image, max(1.0, side / (LOOK * size)), rng)
-    jitter = rng.normal(0, 0.006 * side, (5, 2))
-    return look_at(image, points + jitter, size), source, kind, size, side
+    own = crop_side(points)
+    try:
+        image = damaged(image, points, kind, max(1.0, own / (LOOK * size)), rng)
+    except ValueError:
+        return None
+    points = points + rng.normal(0, 0.006 * own, (5, 2))
+    statistics, views = look_at(image, points, size), views_of(image, points, size)
+    return Sample(statistics, views, source, kind, size, own) if statistics is not None and views else None
 
 
-def tasks(faces: Sequence[Source], rng: np.random.Generator) -> list[tuple[int, Source, str]]:
-    """Every face clean, and damaged in some ways: the kinds that are trained on, or all for the judgement."""
-    result: list[tuple[int, Source, str]] = []
+def tasks(faces: Sequence[Source], seed: int = 0) -> Iterator[tuple[int, Source, str]]:
+    """Every face clean, and damaged in some ways: by overlays more often; some kinds are for judgement alone."""
+    kinds = np.array([*KINDS, *OVERLAYS, *UNSEEN])
+    weight = np.where(np.isin(kinds, list(OVERLAYS)), 3.0, 1.0)
     for face in faces:
-        rare = 'faces192/train' not in face.name
-        clean = (len(CLEAN) if face.test else 6 if '512' in face.name else 4) if rare else 2
-        result += [(k, face, str(rng.choice(list(CLEAN)) if k else 'as it is')) for k in range(clean)]
-        kinds = [*KINDS, *UNSEEN]
-        number = 8 if rare else 4
-        result += [(0, face, str(kind)) for kind in rng.choice(kinds, number, replace=False)]
-    return result
+        rng = face.rng(seed, 'tasks')
+        if face.test:
+            yield from ((0, face, kind) for kind in ALL_CLEAN)
+            yield from ((0, face, str(kind)) for kind in rng.choice([*kinds, *SHARP, *VARIANTS], 14, replace=False))
+            continue
+        rare = 8 if 'faces192' not in face.name else 1
+        for number in range(rare):
+            yield number, face, 'as it is' if rng.random() < 0.4 else str(rng.choice(ALL_CLEAN))
+        some = rng.choice(kinds, 2 if rare == 1 else 16, False, weight / weight.sum())
+        yield from ((0, face, str(kind)) for kind in some)
 
 
 def collect(data: Path, output: Path, limit: int, part: int, parts: int) -> None:
-    """Write one of `parts` parts of the statistics, OUTPUT/statistics_PART.npz."""
-    rng = np.random.default_rng(0)
-    work = tasks(list(sources(data, limit)), rng)
-    work = [work[k] for k in rng.permutation(len(work))[part::parts]]
-    rows: list[tuple] = []
+    """Write one of `parts` parts of the views, OUTPUT/views_PART.npz."""
+    cv2.setNumThreads(1)
+    work = list(tasks(list(sources(data, limit))))
+    samples = [sample(*task) for task in tqdm(work[part::parts], mininterval=10)]
     output.mkdir(parents=True, exist_ok=True)
-    for number, task in enumerate(tqdm(work), 1):
-        row = sample(task)
-        rows += [row] if row[0] is not None else []
-        if number % SAVE_EVERY == 0 or number == len(work):
-            save(rows, output / f'statistics_{part}.npz')
+    save([each for each in samples if each], output / f'views_{part}.npz')
 
 
-def save(rows: Sequence[tuple], path: Path) -> None:
-    """Write samples."""
+def save(samples: Sequence[Sample], path: Path) -> None:
+    """Write samples: the views one after another, flat."""
+    views = [view for each in samples for view in (each.views.native, each.views.reduced) if view is not None]
     np.savez(
         path,
-        x=np.stack([row[0] for row in rows]),
-        kind=np.array([row[2] for row in rows]),
-        name=np.array([row[1].name for row in rows]),
-        path=np.array([str(row[1].path) for row in rows]),
-        test=np.array([row[1].test for row in rows]),
-        size=np.array([row[3] for row in rows]),
-        side=np.array([row[4] for row in rows]),
+        pixels=np.concatenate([view.ravel() for view in views]),
+        shapes=np.array([view.shape for view in views]),
+        twice=np.array([each.views.reduced is not None for each in samples]),
+        log_ratio=np.array([each.views.log_ratio for each in samples]),
+        x=np.stack([each.statistics for each in samples]),
+        kind=np.array([each.kind for each in samples]),
+        name=np.array([each.source.name for each in samples]),
+        test=np.array([each.source.test for each in samples]),
+        size=np.array([each.size for each in samples]),
+        side=np.array([each.side for each in samples]),
     )
 
 
-def fit(x: np.ndarray, clean: np.ndarray, weight: np.ndarray, seed: int = 0) -> Classifier:
-    """Return a classifier by AdamW on the weighted binary cross-entropy."""
-    torch.manual_seed(seed)
+class Collected:
+    """What `collect` wrote.
+
+    Attributes:
+        views: of each sample.
+        x: statistics of each sample.
+        kind, name, test, size, side: of each sample.
+    """
+
+    def __init__(self, output: Path) -> None:
+        parts = [dict(np.load(path)) for path in sorted(output.glob('views_*.npz'))]
+        self.views: list[Views] = []
+        for part in parts:
+            ends = np.cumsum(part['shapes'].prod(1))
+            flat = iter(zip(np.split(part['pixels'], ends[:-1]), part['shapes'], strict=True))
+            each = (pixels.reshape(shape) for pixels, shape in flat)
+            pairs = zip(part['twice'], part['log_ratio'], strict=True)
+            self.views += [Views(next(each), next(each) if twice else None, float(ratio)) for twice, ratio in pairs]
+        self.x = np.concatenate([part['x'] for part in parts])
+        self.kind, self.name, self.test, self.size, self.side = (
+            np.concatenate([part[key] for part in parts]) for key in ('kind', 'name', 'test', 'size', 'side')
+        )
+
+
+def stacked(views: Sequence[np.ndarray]) -> np.ndarray:
+    """Return views in one array, filled up by reflection; the mask is empty there."""
+    height, width = (max(LEAST_VIEW, *(view.shape[axis] for view in views)) for axis in (0, 1))
+    result = []
+    for view in views:
+        below, after = height - view.shape[0], width - view.shape[1]
+        wide = cv2.copyMakeBorder(view, 0, below, 0, after, cv2.BORDER_REFLECT)
+        wide[view.shape[0] :, :, 3] = wide[:, view.shape[1] :, 3] = 0
+        result.append(wide)
+    return np.stack(result)
+
+
+def probabilities(network: OverlayNet, views: Sequence[Views]) -> np.ndarray:
+    """Return the probability that nothing lies on a face, of samples; those of the same shape together."""
+    groups: dict[tuple, list[int]] = {}
+    for row, each in enumerate(views):
+        groups.setdefault((each.native.shape, each.reduced is not None and each.reduced.shape), []).append(row)
+    result = np.zeros(len(views), np.float32)
+    for rows in groups.values():
+        for some in (rows[k : k + BATCH] for k in range(0, len(rows), BATCH)):
+            result[some] = clean_probability(network, [views[row] for row in some])
+    return result
+
+
+def batches(views: Sequence[Views], rows: np.ndarray, rng: np.random.Generator) -> list[np.ndarray]:
+    """Return rows in batches of views of like size, in chance order."""
+    size = np.array([views[row].native.size for row in rows]) * np.exp(rng.normal(0, 0.02, len(rows)))
+    twice = np.array([views[row].reduced is not None for row in rows])
+    order = np.lexsort((size, twice))
+    first = int((~twice).sum())
+    groups = [rows[order[:first]], rows[order[first:]]]
+    found = [group[k : k + BATCH] for group in groups for k in range(0, len(group), BATCH)]
+    return [found[k] for k in rng.permutation(len(found)) if len(found[k]) >= BATCH // 4]
+
+
+class Trainer:
+    """The network in training, by AdamW on the weighted binary cross-entropy."""
+
+    def __init__(self, views: Sequence[Views], clean: np.ndarray, weight: np.ndarray) -> None:
+        torch.manual_seed(0)
+        self.views, self.clean, self.weight, self.rng = views, clean, weight, np.random.default_rng(0)
+        self.network = OverlayNet(norm=True)
+        self.optimizer = torch.optim.AdamW(self.network.parameters(), RATE, weight_decay=DECAY)
+
+    def fit(self, rows: np.ndarray) -> OverlayNet:
+        """Train on some samples."""
+        total, step = EPOCHS * len(batches(self.views, rows, self.rng)), 0
+        for epoch in range(EPOCHS):
+            losses = []
+            for batch in batches(self.views, rows, self.rng):
+                for group in self.optimizer.param_groups:
+                    group['lr'] = RATE * min(1, step / WARM_UP) * (1 + np.cos(np.pi * min(1, step / total))) / 2
+                losses.append(self.step(batch))
+                step += 1
+            print(f'epoch {epoch + 1}: loss {np.mean(losses):.4f}', flush=True)
+        return self.network.fuse()
+
+    def step(self, batch: np.ndarray) -> float:
+        """Train on a batch whose samples all have a reduced view, or all have none; return the loss."""
+        flip = slice(None, None, -1 if self.rng.random() < 0.5 else 1)
+        views = [self.views[row] for row in batch]
+        reduced = [each.reduced[:, flip] for each in views if each.reduced is not None]
+        log_ratio = torch.from_numpy(np.array([[each.log_ratio] for each in views], np.float32))
+        with torch.autocast('cpu', torch.bfloat16):
+            native = self.network.pool(*to_network(stacked([each.native[:, flip] for each in views])))
+            pooled = self.network.pool(*to_network(stacked(reduced))) if reduced else native
+            found = self.network(native, pooled, log_ratio)
+        target, weight = (torch.from_numpy(values[batch]).float() for values in (self.clean, self.weight))
+        loss = binary_cross_entropy_with_logits(found.float(), target, weight)
+        self.optimizer.zero_grad()
+        loss.backward()
+        if not torch.isfinite(torch.nn.utils.clip_grad_norm_(self.network.parameters(), LARGEST_GRADIENT)):
+            raise FloatingPointError('the gradient is not finite')
+        self.optimizer.step()
+        return loss.item()
+
+
+def fit_perceptron(x: np.ndarray, clean: np.ndarray, weight: np.ndarray) -> Classifier:
+    """Return a classifier by AdamW on the weighted binary cross-entropy.
+
+    Args:
+        x: statistics, (N,F).
+        clean: bool (N,).
+        weight: (N,).
+    """
+    torch.manual_seed(0)
     mean, scale = x.mean(0), x.std(0) + 1e-3
     data = torch.from_numpy(np.clip((x - mean) / scale, -5, 5)).float()
     target, weight_ = torch.from_numpy(clean).float(), torch.from_numpy(weight).float()
-    network = torch.nn.Sequential(torch.nn.Linear(x.shape[1], HIDDEN), torch.nn.Tanh(), torch.nn.Linear(HIDDEN, 1))
-    optimizer = torch.optim.AdamW(network.parameters(), RATE, weight_decay=DECAY)
+    perceptron = torch.nn.Sequential(torch.nn.Linear(x.shape[1], HIDDEN), torch.nn.Tanh(), torch.nn.Linear(HIDDEN, 1))
+    optimizer = torch.optim.AdamW(perceptron.parameters(), RATE, weight_decay=PERCEPTRON_DECAY)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, STEPS)
-    loss_of = functools.partial(torch.nn.functional.binary_cross_entropy_with_logits, reduction='none')
     for _ in range(STEPS):
         rows = torch.randint(len(data), (512,))
         noisy = data[rows] + 0.1 * torch.randn(512, data.shape[1])
-        loss = (loss_of(network(noisy)[:, 0], target[rows]) * weight_[rows]).mean()
+        loss = binary_cross_entropy_with_logits(perceptron(noisy)[:, 0], target[rows], weight_[rows])
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
         schedule.step()
-    first, second = (cast(torch.nn.Linear, network[layer]) for layer in (0, 2))
+    first, second = (cast(torch.nn.Linear, perceptron[layer]) for layer in (0, 2))
     arrays = [t.detach().numpy() for t in (first.weight, first.bias, second.weight[0])]
     return Classifier(mean.astype(np.float32), scale.astype(np.float32), *arrays, bias=second.bias.item())
 
 
-def table(probability: np.ndarray, kind: np.ndarray, name: np.ndarray) -> str:
+def table(alone: np.ndarray, kind: np.ndarray, name: np.ndarray) -> str:
     """Part that is left alone, by kind of damage and of each set's clean faces."""
     rows = []
-    for label in dict.fromkeys([*CLEAN, *KINDS, *UNSEEN]):
+    for label in dict.fromkeys([*ALL_CLEAN, *KINDS, *UNSEEN, *OVERLAYS, *SHARP, *VARIANTS]):
         mine = kind == label
         if mine.any():
-            rows.append(f'| {label} | {mine.sum()} | {100 * np.mean(probability[mine] >= LEAST_PROBABILITY):.1f} |')
-    clean = np.isin(kind, list(CLEAN))
+            rows.append(f'| {label} | {mine.sum()} | {100 * np.mean(alone[mine]):.1f} |')
+    clean = np.isin(kind, ALL_CLEAN)
     for group in sorted({n.split('/')[0] for n in name}):
         mine = clean & np.array([n.startswith(group) for n in name])
-        rows.append(f'| clean, {group} | {mine.sum()} | {100 * np.mean(probability[mine] >= LEAST_PROBABILITY):.1f} |')
+        rows.append(f'| clean, {group} | {mine.sum()} | {100 * np.mean(alone[mine]):.1f} |')
     return '\n'.join(['| held-out faces | number | left alone, % |', '|---|---|---|', *rows])
 
 
 def run_fit(output: Path, all_kinds: bool) -> None:
     """Write the weights and print the table."""
-    parts = [np.load(path) for path in sorted(output.glob('statistics_*.npz'))]
-    data = {key: np.concatenate([part[key] for part in parts]) for key in parts[0]}
-    clean, test, unseen = np.isin(data['kind'], list(CLEAN)), data['test'], np.isin(data['kind'], list(UNSEEN))
-    train = ~test if all_kinds else ~test & ~unseen
-    rare = np.array(['faces192' not in name for name in data['name']])
-    weight = np.where(clean, 1.0, clean[train].sum() / (~clean[train]).sum()) * np.where(rare, 2.0, 1.0)
-    found = fit(data['x'][train], clean[train], weight[train])
-    text = table(found(data['x'][test]), data['kind'][test], data['name'][test])
-    print(text)
-    (output / 'table.md').write_text(text + '\n')
+    data = Collected(output)
+    clean, overlaid = (np.isin(data.kind, list(kinds)) for kinds in (ALL_CLEAN, OVERLAYS))
+    unseen = np.isin(data.kind, list(UNSEEN))
+    seen = ~data.test & (clean | overlaid)
+    train = ~data.test & ~overlaid if all_kinds else ~data.test & ~overlaid & ~unseen
+    rare = np.where(['faces192' not in name for name in data.name], 2.0, 1.0)
+    weights = [rare * np.where(clean, 1, (clean & of).sum() / (~clean & of).sum()) for of in (train, seen)]
+    found = fit_perceptron(data.x[train], clean[train], weights[0][train])
     state = {key: getattr(found, key) for key in ('mean', 'scale', 'hidden', 'hidden_bias', 'output')}
     state = {key: np.ascontiguousarray(value, np.float32) for key, value in state.items()}
     save_file({**state, 'bias': np.array([found.bias], np.float32)}, output / WEIGHTS.name)
-    (output / 'settings.json').write_text(json.dumps({'all_kinds': all_kinds, 'train': int(train.sum())}) + '\n')
+    network = Trainer(data.views, clean, weights[1]).fit(np.flatnonzero(seen))
+    halves = {key: value.half().contiguous() for key, value in network.state_dict().items()}
+    save_tensors(halves, output / OVERLAY_WEIGHTS.name)
+    network.load_state_dict({key: value.float() for key, value in halves.items()})
+    rows = np.flatnonzero(data.test)
+    sure = probabilities(network, [data.views[row] for row in rows]) >= [least_clean(side) for side in data.side[rows]]
+    alone = (found(data.x[rows]) >= LEAST_PROBABILITY) & sure
+    text = table(alone, data.kind[rows], data.name[rows])
+    print(text)
+    (output / 'table.md').write_text(text + '\n')
+    numbers = {'all_kinds': all_kinds, 'perceptron': int(train.sum()), 'network': int(seen.sum())}
+    (output / 'settings.json').write_text(json.dumps(numbers) + '\n')
 
 
 def main() -> None:
     """Run the command line."""
     parser = argparse.ArgumentParser(
-        description='Collect statistics of faces, or fit the classifier of damage to them.'
+        description='Collect statistics and views of faces, or fit the classifiers of damage to them.'
     )
     parser.add_argument('step', choices=('collect', 'fit'))
     parser.add_argument('--data', type=Path, default=Path('../shared/data'))
     parser.add_argument('--output', type=Path, default=Path('results/face_damage'))
-    parser.add_argument('--limit', type=int, default=1500, help='training faces of faces192')
-    parser.add_argument('--part', type=int, default=0, help='which part of the statistics to collect, from 0 on')
+    parser.add_argument('--limit', type=int, default=10793, help='training faces of faces192')
+    parser.add_argument('--part', type=int, default=0, help='which part of the views to collect, from 0 on')
     parser.add_argument('--parts', type=int, default=1, help='into how many parts they are divided')
     parser.add_argument('--all_kinds', action='store_true', help='train on the kinds that are held out, too')
     args = parser.parse_args()

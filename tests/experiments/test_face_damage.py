@@ -1,0 +1,96 @@
+"""The recipe of the classifier of sharp faces: kinds of damage, and what is never trained on."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+from small_faces import ASTRONAUT_LANDMARKS, portrait
+
+from basicsr.faces.geometry import ellipse_distance
+from experiments.face_damage import train
+from experiments.face_damage.damages import BESIDE, CLEAN, KINDS, OVERLAYS, SHARP, UNSEEN
+from experiments.face_damage.variants import COVERING, VARIANTS
+
+PICTURE = cv2.resize(portrait(), (256, 256), interpolation=cv2.INTER_AREA)
+POINTS = (ASTRONAUT_LANDMARKS + 0.5) / 2 - 0.5
+
+
+def source(name: str) -> train.Source:
+    return train.Source(name, Path('astronaut.png'), ASTRONAUT_LANDMARKS)
+
+
+@pytest.mark.parametrize('kind', [*KINDS, *OVERLAYS, *UNSEEN, *SHARP, *VARIANTS])
+def test_every_kind_changes_the_face_and_keeps_the_shape(kind):
+    damaged = train.damaged(PICTURE, POINTS, kind, 1.0, np.random.default_rng(3))
+    assert damaged.shape == PICTURE.shape and damaged.dtype == np.uint8
+    again = train.damaged(PICTURE, POINTS, kind, 1.0, np.random.default_rng(3))
+    assert np.array_equal(damaged, again)
+    inside = ellipse_distance(POINTS, 256, 256) < 1
+    change = cv2.absdiff(damaged, PICTURE).max(2)[inside]
+    assert change.mean() > 0.3
+    if kind in OVERLAYS or kind in COVERING:
+        assert np.mean(change > train.CHANGE) >= 0.9 * train.LEAST_SHOWN
+
+
+def test_an_overlay_beside_the_face_leaves_it_as_it_is():
+    changed = 0
+    for seed in range(8):
+        result = train.damaged(PICTURE, POINTS, BESIDE, 1.0, np.random.default_rng(seed))
+        inside = ellipse_distance(POINTS, 256, 256) <= 1.1
+        assert np.array_equal(result[inside], PICTURE[inside])
+        changed += not np.array_equal(result, PICTURE)
+    assert changed >= 6
+
+
+def test_an_overlay_that_does_not_show_is_no_damage(monkeypatch):
+    monkeypatch.setitem(OVERLAYS, 'nothing', lambda image, unit, rng: image)
+    with pytest.raises(ValueError, match='nothing does not show'):
+        train.damaged(PICTURE, POINTS, 'nothing', 1.0, np.random.default_rng(0))
+
+
+def test_held_out_people_and_variants_are_never_trained_on():
+    faces = [source(n) for n in ('faces192/train', 'faces192/val', 'celebref512/00022', 'multi_id/barack_obama')]
+    assert [face.test for face in faces] == [False, True, True, False]
+    for face in faces:
+        kinds = {kind for seed in range(30) for *_, kind in train.tasks([face], seed)}
+        assert bool(kinds & {*VARIANTS, *SHARP}) == face.test
+        assert all(kinds & set(part) for part in (KINDS, CLEAN, OVERLAYS, UNSEEN))
+    assert not {*VARIANTS, *SHARP} & {*KINDS, *OVERLAYS, *UNSEEN}
+
+
+def test_what_is_collected_is_read_as_it_was(tmp_path, monkeypatch):
+    monkeypatch.setattr(train, 'imread', lambda path: portrait())
+    samples = [train.sample(0, source('faces192/train'), kind) for kind in ('as it is', 'blur', 'few colours')]
+    samples += [train.sample(seed, source('faces192/val'), 'dust, not blurred') for seed in range(6)]
+    samples = [each for each in samples if each]
+    train.save(samples, tmp_path / 'views_0.npz')
+    data = train.Collected(tmp_path)
+    assert data.kind.tolist() == [each.kind for each in samples] and len({each.size for each in samples}) > 1
+    assert data.test.tolist() == [each.source.test for each in samples]
+    assert np.array_equal(data.x, [each.statistics for each in samples])
+    for found, each in zip(data.views, samples, strict=True):
+        assert np.array_equal(found.native, each.views.native) and found.log_ratio == each.views.log_ratio
+        assert (found.reduced is None) == (each.views.reduced is None)
+        if found.reduced is not None:
+            assert np.array_equal(found.reduced, each.views.reduced)
+    assert {each.views.reduced is None for each in samples} == {True, False}
+
+
+def test_the_recipe_learns_both_classifiers(tmp_path, monkeypatch):
+    monkeypatch.setattr(train, 'imread', lambda path: portrait())
+    for name, value in {'EPOCHS': 16, 'WARM_UP': 4, 'STEPS': 150, 'BATCH': 32, 'least_clean': lambda side: 0.5}.items():
+        monkeypatch.setattr(train, name, value)
+    kinds = ('as it is', 'noise 14-45, not blurred', 'colour noise, not blurred')
+    work = [('faces192/train', seed, kind) for seed in range(24) for kind in kinds]
+    work += [('faces192/val', seed, kind) for seed in range(24, 32) for kind in kinds]
+    samples = [train.sample(seed, source(name), kind) for name, seed, kind in work]
+    train.save([each for each in samples if each], tmp_path / 'views_0.npz')
+    train.run_fit(tmp_path, all_kinds=True)
+    rows = [line.strip('| ').split(' | ') for line in (tmp_path / 'table.md').read_text().splitlines()[2:]]
+    shares = {row[0]: float(row[2]) for row in rows}
+    assert shares['as it is'] > 70
+    assert shares['noise 14-45, not blurred'] < 30 and shares['colour noise, not blurred'] < 30
+    assert {path.name for path in tmp_path.glob('*.safetensors')} == {'overlays.safetensors', 'sharpness.safetensors'}
