@@ -138,7 +138,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             restorer = FaceRestorer(model)
             for w in args.w:
                 faces = restorer.restore(list(inputs.values()), w=w)
-                columns[f'{Path(model).stem} w={w:g}'] = {
+                columns[f'{model} w={w:g}'] = {
                     name: resized(face, SIDE, SIDE) for name, face in zip(inputs, faces, strict=True)
                 }
         if args.official:
