@@ -28,6 +28,8 @@ from basicsr.utils.workers import start_worker
 
 PACKAGES = ('scikit-image', 'scipy', 'opencv-python', 'lpips', 'facexlib', 'pyiqa')
 IDENTITY = ('ids', 'ids_ref', 'ids_lq')
+PERCENTILES = (5, 25, 50)
+LOST = 0.3  # below this cosine a face is taken for somebody else's
 
 
 @dataclass
@@ -244,17 +246,13 @@ def summary(evaluation: Evaluation) -> dict[str, Any]:
     return {'runs': runs, 'metrics': about, 'not_run': evaluation.not_run, 'environment': _versions()}
 
 
-PERCENTILES = (5, 25, 50)
-LOST = 0.3  # below this cosine a face is taken for somebody else's
-
-
 def paired_bootstrap(
     scores: Sequence[float], baseline: Sequence[float], rounds: int = 10_000, level: float = 0.95, seed: int = 0
 ) -> tuple[float, float, float]:
     """Return the mean difference of two lists of scores of the same items, and its bootstrap interval (Efron, 1979).
 
     Args:
-        scores: one a item.
+        scores: one an item.
         baseline: of the same items in the same order.
         rounds: resamples.
         level: of the interval.

@@ -26,6 +26,8 @@ from basicsr.utils.stopping import StoppedError, StopSignals
 FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 FAILED = 1
 """Value of a process that cannot go on; others give the signal that stops them, always above it."""
+WINDOW = 200  # iterations over which the perplexity is averaged, and that pass between two warnings
+LEAST_SHARE = 0.02  # of the codebook, the default bound of the perplexity
 
 logger = logging.getLogger('basicsr')
 
@@ -261,14 +263,6 @@ class Run:
             if self.stop.received:
                 raise StoppedError(self.stop.received, 'validation is given up; the resumed run begins with it')
             yield batch
-
-
-logger = logging.getLogger('basicsr')
-
-WINDOW = 200
-"""Iterations over which the perplexity is averaged, and that pass between two warnings."""
-LEAST_SHARE = 0.02
-"""Share of the codebook that is the default bound."""
 
 
 class CollapseWatch:
