@@ -20,7 +20,7 @@ SCALE = 2.0**12  # of the loss while going back, so that gradients of fp16 do no
 
 
 def _shifts(side: int, steps: int) -> list[list[list[int]]]:
-    """Draw shifts (steps,2,2) of a face and its mirror image, (y,x) in pixels; for either no two are alike."""
+    """Draw shifts (steps,2,2) of a face and its mirror image, (y,x) in pixels; each once before any twice."""
     reach = round(SHIFT * side)
     span, generator = 2 * reach + 1, torch.Generator().manual_seed(0)
     orders = torch.stack([torch.randperm(span**2, generator=generator) for _ in range(2)], 1)
@@ -34,8 +34,8 @@ class CodeSearch:
 
     Minimises 1 - cos(recognizer(face), target), the mean over the face and its mirror image, + |difference to the first
     face, both shrunk|. The gradient reaches the logits as that of the identity loss does in training
-    (`CodeFormer.lookup_codes_ste`). Each step decodes codes of the codebook, so faces
-    stay such as the network can make.
+    (`CodeFormer.lookup_codes_ste`). Each step decodes codes of the codebook, so faces stay such as the network can
+    make.
 
     Args:
         embedder: the recognizer.

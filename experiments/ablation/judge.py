@@ -29,7 +29,8 @@ from basicsr.recognition.embedder import FaceEmbedder
 from basicsr.utils.files import write_text
 from basicsr.utils.image import imread, to_tensor
 from experiments.ablation.plan import PlanError
-from experiments.references import own_references, restore_faces, wrong_references
+from experiments.references import own_references, wrong_references
+from experiments.restoring import restore_faces
 
 BATCH = 8
 

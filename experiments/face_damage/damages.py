@@ -256,7 +256,7 @@ def letters(image: np.ndarray, unit: float, rng: Rng) -> np.ndarray:
 
 
 def watermark(image: np.ndarray, unit: float, rng: Rng) -> np.ndarray:
-    """Return a word over and over."""
+    """Lay a word on the picture over and over."""
     base, layer = image.astype(np.float32), _letters(image, rng, (0, 1), True)
     layer = layer * rng.uniform(0.25, 1)
     return _clip(base * (1 - layer) + (255 if rng.random() < 0.75 else 0) * layer)
@@ -351,7 +351,7 @@ def oversharpened(image: np.ndarray, unit: float, rng: Rng) -> np.ndarray:
 
 
 def video(codecs: tuple[str, ...], most: float = 0.25) -> Damage:
-    """Return a clip of few bits, `most` a pixel at most."""
+    """Return the damage of a clip of few bits, `most` a pixel at most."""
 
     def damage(image: np.ndarray, unit: float, rng: Rng) -> np.ndarray:
         codec = codecs[rng.integers(len(codecs))]
@@ -396,7 +396,7 @@ def colour_noise(image: np.ndarray, unit: float, rng: Rng) -> np.ndarray:
 
 
 def laid(overlay: Damage) -> Damage:
-    """Return an overlay, by chance with softer edges, seen through, or saved again."""
+    """Return the damage of an overlay, by chance with softer edges, seen through, or saved again."""
 
     def damage(image: np.ndarray, unit: float, rng: Rng) -> np.ndarray:
         layer = overlay(image, unit, rng).astype(np.float32) - image

@@ -17,9 +17,8 @@ import cv2
 import numpy as np
 
 from basicsr.cli.arguments import ArgumentParser
-from basicsr.cli.data_pairs import SEVERITIES
+from basicsr.cli.data_pairs import SEVERITIES, make_pair
 from basicsr.data.common import list_pictures
-from basicsr.data.degradation import degrade, to_bytes, to_unit
 from basicsr.utils.files import at_even_steps
 from basicsr.utils.image import imread, resized
 
@@ -70,11 +69,7 @@ def statistics(face: np.ndarray) -> dict[str, float]:
 def damaged_faces(paths: Sequence[Path]) -> list[np.ndarray]:
     """Return clean faces at 256 pixels under the two ranges of the training in turn, RGB uint8 (256,256,3)."""
     ranges = [severity.scaled(SIDE) for severity in SEVERITIES.values()]
-    faces = []
-    for number, path in enumerate(paths):
-        clean = to_unit(resized(imread(path), SIDE, SIDE))
-        faces.append(to_bytes(degrade(clean, ranges[number % 2], np.random.default_rng([0, number]))))
-    return faces
+    return [make_pair(path, path.stem, ranges[number % 2], SIDE, 0)['lq'] for number, path in enumerate(paths)]
 
 
 def table(real: Sequence[Mapping[str, float]], made: Sequence[Mapping[str, float]]) -> list[str]:

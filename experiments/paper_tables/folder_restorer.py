@@ -21,7 +21,8 @@ from basicsr.recognition.choose import choose_recognizer
 from basicsr.utils.download import sha256_of
 from basicsr.utils.folders import weights_folder
 from basicsr.utils.image import imread
-from experiments.references import draw, own_references, restore_faces
+from experiments.references import draw, own_references
+from experiments.restoring import restore_faces
 
 SMALLEST, LARGEST = 64, 512  # sides of references of mixed size (RIDFR, section 4.1)
 

@@ -21,7 +21,7 @@ from basicsr.faces.sharpness import (
 )
 from basicsr.utils.image import imread
 
-SIDE, SIZES = 168, (64, 128, 200)
+SIZES = (64, 128, 200)
 FACE = slice(60, 185), slice(170, 275)  # rows and columns of the portrait
 
 

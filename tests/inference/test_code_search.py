@@ -132,6 +132,19 @@ def test_the_recognizer_never_sees_a_face_twice_at_one_place():
     assert len(set(seen)) == 12
 
 
+def test_a_search_may_have_more_steps_than_there_are_places():
+    shown = []
+
+    def embed(faces: torch.Tensor) -> torch.Tensor:
+        shown.append(faces.detach())
+        return faces.mean((2, 3))
+
+    face = to_tensor(aligned_face(64))[None]
+    CodeSearch(embed, torch.ones(1, 3), 27)(torch.zeros(1, 2, 2), lambda logits: face + 0 * logits.sum())
+    assert len({each.numpy().tobytes() for each in shown}) == 25  # 5 x 5 places, then the first again
+    assert torch.equal(shown[25], shown[0]) and torch.equal(shown[26], shown[1])
+
+
 def test_a_search_that_does_not_fit_is_an_error(restorer, embedder):
     with pytest.raises(ValueError, match='0 steps'):
         CodeSearch(embedder, target()[None], 0)
