@@ -350,30 +350,38 @@ def oversharpened(image: np.ndarray, unit: float, rng: Rng) -> np.ndarray:
     return _clip(base)
 
 
-def video(codecs: tuple[str, ...], most: float = 0.25) -> Damage:
-    """Return the damage of a clip of few bits, `most` a pixel at most."""
+def video(image: np.ndarray, unit: float, rng: Rng) -> np.ndarray:
+    """Return the picture out of a clip of few bits."""
+    bits = _log_uniform(rng, 0.02, 0.25)
+    rate = max(1000, round(bits * image.shape[0] * image.shape[1] * 25))
+    presets = {'libx264': {'preset': 'ultrafast' if bits > 0.1 else 'veryfast'}}
+    codec = str(rng.choice(CODECS))
+    return encoded(image, codec, {'b': str(rate), **presets.get(codec, {})}, int(rng.integers(1, 5)))
+
+
+def coarse_video(codecs: tuple[str, ...]) -> Damage:
+    """Return the damage of a clip whose values are rounded coarsely, whatever its bits."""
 
     def damage(image: np.ndarray, unit: float, rng: Rng) -> np.ndarray:
-        codec = codecs[rng.integers(len(codecs))]
-        return encoded(image, codec, _log_uniform(rng, 0.02, most), int(rng.integers(1, 5)))
+        codec = str(rng.choice(codecs))
+        options = {
+            'libx264': {'preset': 'veryfast', 'crf': str(rng.integers(32, 47))},
+            'libvpx-vp9': {'cpu-used': '8', 'b': '0', 'crf': str(rng.integers(44, 64))},
+        }
+        step = str(rng.integers(9, 32))
+        return encoded(image, codec, options.get(codec, {'qmin': step, 'qmax': step}), int(rng.integers(1, 5)))
 
     return damage
 
 
-def encoded(image: np.ndarray, codec: str, bits: float, frames: int) -> np.ndarray:
-    """Return the last of some frames of a clip, of `bits` bits a pixel."""
+def encoded(image: np.ndarray, codec: str, options: dict[str, str], frames: int) -> np.ndarray:
+    """Return the last of some frames of a clip."""
     height, width = image.shape[:2]
     padded = cv2.copyMakeBorder(image, 0, height % 2, 0, width % 2, cv2.BORDER_REPLICATE)
-    rate = max(1000, round(bits * height * width * 25))
     with io.BytesIO() as file:
         with av.open(file, 'w', format='matroska') as out:
-            stream = cast(VideoStream, out.add_stream(codec, rate=25))
-            stream.width, stream.height, stream.pix_fmt, stream.bit_rate = *padded.shape[1::-1], 'yuv420p', rate
-            options = {
-                'libx264': {'preset': 'ultrafast' if bits > 0.1 else 'veryfast'},
-                'libvpx-vp9': {'cpu-used': '8'},
-            }
-            stream.codec_context.options = options.get(codec, {})
+            stream = cast(VideoStream, out.add_stream(codec, rate=25, options=options))
+            stream.width, stream.height, stream.pix_fmt = *padded.shape[1::-1], 'yuv420p'
             stream.codec_context.thread_count = 1
             for shift in range(frames):
                 moved = cast(Any, np.roll(padded, shift - frames + 1, axis=1))
@@ -408,7 +416,7 @@ def laid(overlay: Damage) -> Damage:
     return damage
 
 
-CODECS, OTHER_CODECS = ('mpeg4', 'libx264', 'mpeg1video'), ('mpeg2video', 'libvpx-vp9')
+CODECS = ('mpeg4', 'libx264', 'mpeg1video')
 KINDS: dict[str, Damage] = {
     'blur': any_blur,
     'JPEG 5-14': blurred(any_jpeg(5, 14)),
@@ -426,11 +434,16 @@ KINDS: dict[str, Damage] = {
     'noise, JPEG': blurred(noise_jpeg),
     'large pixels': pixels,
     'oversharpened': oversharpened,
-    'video': blurred(video(CODECS)),
+    'video': blurred(video),
     'chain of training': chain,
     'JPEG 3-14, not blurred': any_jpeg(3, 14),
     'combing, not blurred': sharp_combing,
     'noise 14-45, not blurred': hard_noise,
+    'ordered dither': blurred(bayer),
+    'WebP': blurred(webp(2, 24)),
+    'dead pixels': blurred(salt),
+    'mesh': blurred(mesh),
+    'dark rows': blurred(scanlines),
 }
 OVERLAYS: dict[str, Damage] = {
     'dust, not blurred': laid(dust),
@@ -439,23 +452,16 @@ OVERLAYS: dict[str, Damage] = {
     'sticker, not blurred': laid(sticker),
     'watermark, not blurred': laid(watermark),
     'mesh, not blurred': laid(mesh),
+    'dead pixels, not blurred': laid(salt),
     'colour noise, not blurred': colour_noise,
-}
-UNSEEN: dict[str, Damage] = {
-    'ordered dither': blurred(bayer),
-    'WebP': blurred(webp(2, 24)),
-    'other codecs': blurred(video(OTHER_CODECS)),
-    'dead pixels': blurred(salt),
-    'mesh': blurred(mesh),
-    'dark rows': blurred(scanlines),
 }
 SHARP: dict[str, Damage] = {
     'JPEG 15-24, not blurred': any_jpeg(15, 24),
     'JPEG in another size, not blurred': resized_jpeg,
     'WebP 2-15, not blurred': webp(2, 15),
     'few colours, not blurred': palette,
-    'video, not blurred': video(CODECS, 0.1),
-    'other codecs, not blurred': video(OTHER_CODECS, 0.1),
+    'ordered dither, not blurred': bayer,
+    'video, not blurred': coarse_video(CODECS),
     'dark rows, not blurred': scanlines,
 }
 

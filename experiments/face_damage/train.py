@@ -22,17 +22,17 @@ import numpy as np
 import torch
 from safetensors.numpy import save_file
 from safetensors.torch import save_file as save_tensors
-from torch.nn.functional import binary_cross_entropy_with_logits
+from torch.nn.functional import avg_pool2d, binary_cross_entropy_with_logits, max_pool2d
 from tqdm import tqdm
 
 from basicsr.faces.detection import build_detector
 from basicsr.faces.geometry import crop_side, ellipse_distance
-from basicsr.faces.overlay_net import OverlayNet
+from basicsr.faces.damage_net import PLACE, DamageNet
 from basicsr.faces.sharpness import (
     LEAST_PROBABILITY,
     LEAST_SIZE,
     LOOK,
-    OVERLAY_WEIGHTS,
+    NETWORK_WEIGHTS,
     WEIGHTS,
     Classifier,
     Views,
@@ -44,18 +44,22 @@ from basicsr.faces.sharpness import (
 )
 from basicsr.utils.image import imread
 from basicsr.utils.templates import ffhq_template
-from experiments.face_damage.damages import BESIDE, CLEAN, KINDS, OVERLAYS, SHARP, UNSEEN
-from experiments.face_damage.variants import COVERING, VARIANTS
+from experiments.face_damage.damages import BESIDE, CLEAN, KINDS, OVERLAYS, SHARP, jpeg
+from experiments.face_damage.variants import CODECS, COVERING, VARIANTS
 
 NETWORKS = (64, 64, 128, 128, 128, 256, 512, 512)  # sizes, as often as they are to be judged for
 LARGEST, LEAST_PHOTO, TILT = 620, 110, 20.0  # pixels of the crop, likewise; degrees
 HELD_OUT = ('val', 'serena_williams', 'virat_kohli', 'celebref512', 'img15', 'img18', 'couple')
 ALL_CLEAN = (*CLEAN, BESIDE)
+SHARES = (1, 1, 2)  # damaged samples of a face: of `KINDS`, `SHARP` and `OVERLAYS`
+CODED = ('JPEG 15-24, not blurred', 'WebP 2-15, not blurred', 'video, not blurred', *CODECS)
+COARSE = 30  # a codec damages a sharp face if it changes it by more than JPEG of this quality
+MARKED = 2  # in the mask of a view: a pixel of the face on which an overlay lies
 LEAST_SHOWN, TRIES = 0.005, 12  # share of the face that an overlay changes by `CHANGE` levels, and how often it is laid
 CHANGE = 20
-BATCH, EPOCHS, WARM_UP, RATE, DECAY = 64, 8, 200, 0.003, 0.05  # of the network
+BATCH, EPOCHS, WARM_UP, RATE, DECAY = 64, 18, 200, 0.003, 0.05  # of the network
 HIDDEN, STEPS, PERCEPTRON_DECAY = 48, 3000, 0.09  # of the perceptron
-LARGEST_GRADIENT = 1.0
+LARGEST_GRADIENT, PLACE_WEIGHT = 1.0, 1.0
 LEAST_VIEW = 64  # pixels: the bf16 convolution of oneDNN reads stray memory where 4x2 features become 2x1
 
 
@@ -132,22 +136,31 @@ def shown(source: Source, side: float, rng: np.random.Generator) -> tuple[np.nda
     return np.ascontiguousarray(image[cut[1] :, cut[0] :]), points - cut
 
 
+def shows(result: np.ndarray, image: np.ndarray, kind: str, distance: np.ndarray) -> bool:
+    """Return True if damage of a sharp face is to be seen inside the ellipse of its `distance`."""
+    inside = distance < 0.95
+    if kind in OVERLAYS or kind in COVERING:
+        return bool(np.mean(cv2.absdiff(result, image).max(2)[inside] > CHANGE) >= LEAST_SHOWN)
+    if kind in CODED:
+        errors = (np.square(each.astype(np.float32) - image)[inside].mean() for each in (result, jpeg(image, COARSE)))
+        return bool(next(errors) >= next(errors))
+    return True
+
+
 def damaged(image: np.ndarray, points: np.ndarray, kind: str, unit: float, rng: np.random.Generator) -> np.ndarray:
     """Return the picture under a kind of damage; an overlay shows on the face, or lies beside it.
 
     Raises:
-        ValueError: the overlay does not show.
+        ValueError: the damage does not show.
     """
-    known = {**CLEAN, **KINDS, **OVERLAYS, **UNSEEN, **SHARP, **VARIANTS}
-    if kind not in OVERLAYS and kind not in COVERING and kind != BESIDE:
-        return known[kind](image, unit, rng)
+    known = {**CLEAN, **KINDS, **OVERLAYS, **SHARP, **VARIANTS}
     distance = ellipse_distance(points, *image.shape[1::-1])
     if kind == BESIDE:
         overlay = list(OVERLAYS.values())[rng.integers(len(OVERLAYS))]
         return np.where(distance[..., None] > 1.1, overlay(image, unit, rng), image)
     for _ in range(TRIES):
         result = known[kind](image, unit, rng)
-        if np.mean(cv2.absdiff(result, image).max(2)[distance < 0.95] > CHANGE) >= LEAST_SHOWN:
+        if shows(result, image, kind, distance):
             return result
     raise ValueError(f'{kind} does not show')
 
@@ -172,32 +185,43 @@ def sample(seed: int, source: Source, kind: str) -> Sample | None:
     least, most = LEAST_SIZE * size + 0.5, max(LEAST_SIZE * size + 1, min(own, LARGEST))
     side = most if kind in ALL_CLEAN and rng.random() < 0.25 else np.exp(rng.uniform(np.log(least), np.log(most)))
     image, points = shown(source, float(side), rng)
-    image = changed(image, rng)
+    before = changed(image, rng)
     own = crop_side(points)
     try:
-        image = damaged(image, points, kind, max(1.0, own / (LOOK * size)), rng)
+        image = damaged(before, points, kind, max(1.0, own / (LOOK * size)), rng)
     except ValueError:
         return None
     points = points + rng.normal(0, 0.006 * own, (5, 2))
     statistics, views = look_at(image, points, size), views_of(image, points, size)
-    return Sample(statistics, views, source, kind, size, own) if statistics is not None and views else None
+    if statistics is None or views is None:
+        return None
+    if kind in OVERLAYS:
+        changes = np.where(cv2.absdiff(image, before) > CHANGE, np.uint8(255), np.uint8(0)).max(2, keepdims=True)
+        mark(views, cast(Views, views_of(np.repeat(changes, 3, 2), points, size)))
+    return Sample(statistics, views, source, kind, size, own)
+
+
+def mark(views: Views, changes: Views) -> None:
+    """Note in the masks of views, in place, where an overlay lies: `MARKED`."""
+    for view, change in ((views.native, changes.native), (views.reduced, changes.reduced)):
+        if view is not None and change is not None:
+            view[..., 3][(view[..., 3] > 0) & (change[..., 0] > 64)] = MARKED
 
 
 def tasks(faces: Sequence[Source], seed: int = 0) -> Iterator[tuple[int, Source, str]]:
-    """Every face clean, and damaged in some ways: by overlays more often; some kinds are for judgement alone."""
-    kinds = np.array([*KINDS, *OVERLAYS, *UNSEEN])
-    weight = np.where(np.isin(kinds, list(OVERLAYS)), 3.0, 1.0)
+    """Every face clean, and damaged in some ways; `VARIANTS` are for judgement alone."""
+    kinds = list(KINDS), list(SHARP), list(OVERLAYS)
     for face in faces:
         rng = face.rng(seed, 'tasks')
         if face.test:
             yield from ((0, face, kind) for kind in ALL_CLEAN)
-            yield from ((0, face, str(kind)) for kind in rng.choice([*kinds, *SHARP, *VARIANTS], 14, replace=False))
+            yield from ((0, face, str(kind)) for kind in rng.choice([*sum(kinds, []), *VARIANTS], 14, replace=False))
             continue
-        rare = 8 if 'faces192' not in face.name else 1
-        for number in range(rare):
+        times = 1 if 'faces192' in face.name else 8
+        for number in range(2 * times):
             yield number, face, 'as it is' if rng.random() < 0.4 else str(rng.choice(ALL_CLEAN))
-        some = rng.choice(kinds, 2 if rare == 1 else 16, False, weight / weight.sum())
-        yield from ((0, face, str(kind)) for kind in some)
+        for some, share in zip(kinds, SHARES, strict=True):
+            yield from ((number, face, str(rng.choice(some))) for number in range(share * times))
 
 
 def collect(data: Path, output: Path, limit: int, part: int, parts: int) -> None:
@@ -263,7 +287,7 @@ def stacked(views: Sequence[np.ndarray]) -> np.ndarray:
     return np.stack(result)
 
 
-def probabilities(network: OverlayNet, views: Sequence[Views]) -> np.ndarray:
+def probabilities(network: DamageNet, views: Sequence[Views]) -> np.ndarray:
     """Return the probability that nothing lies on a face, of samples; those of the same shape together."""
     groups: dict[tuple, list[int]] = {}
     for row, each in enumerate(views):
@@ -292,10 +316,10 @@ class Trainer:
     def __init__(self, views: Sequence[Views], clean: np.ndarray, weight: np.ndarray) -> None:
         torch.manual_seed(0)
         self.views, self.clean, self.weight, self.rng = views, clean, weight, np.random.default_rng(0)
-        self.network = OverlayNet(norm=True)
+        self.network = DamageNet(norm=True).to(memory_format=torch.channels_last)
         self.optimizer = torch.optim.AdamW(self.network.parameters(), RATE, weight_decay=DECAY)
 
-    def fit(self, rows: np.ndarray) -> OverlayNet:
+    def fit(self, rows: np.ndarray) -> DamageNet:
         """Train on some samples."""
         total, step = EPOCHS * len(batches(self.views, rows, self.rng)), 0
         for epoch in range(EPOCHS):
@@ -310,22 +334,52 @@ class Trainer:
 
     def step(self, batch: np.ndarray) -> float:
         """Train on a batch whose samples all have a reduced view, or all have none; return the loss."""
-        flip = slice(None, None, -1 if self.rng.random() < 0.5 else 1)
         views = [self.views[row] for row in batch]
-        reduced = [each.reduced[:, flip] for each in views if each.reduced is not None]
+        both = [[each.native for each in views]]
+        if views[0].reduced is not None:
+            both.append([cast(np.ndarray, each.reduced) for each in views])
+        tables = [light(self.rng) for _ in views]
+        flip = slice(None, None, -1 if self.rng.random() < 0.5 else 1)
+        both = [[cv2.LUT(view, table)[:, flip] for view, table in zip(some, tables, strict=True)] for some in both]
         log_ratio = torch.from_numpy(np.array([[each.log_ratio] for each in views], np.float32))
-        with torch.autocast('cpu', torch.bfloat16):
-            native = self.network.pool(*to_network(stacked([each.native[:, flip] for each in views])))
-            pooled = self.network.pool(*to_network(stacked(reduced))) if reduced else native
-            found = self.network(native, pooled, log_ratio)
         target, weight = (torch.from_numpy(values[batch]).float() for values in (self.clean, self.weight))
-        loss = binary_cross_entropy_with_logits(found.float(), target, weight)
+        loss, pooled = torch.zeros(()), []
+        with torch.autocast('cpu', torch.bfloat16):
+            for some in both:
+                view = stacked(some)
+                features, places = self.network.pool(*to_network(view))
+                pooled.append(features)
+                loss = loss + PLACE_WEIGHT / len(both) * place_loss(places, torch.from_numpy(view[..., 3]))
+            found = self.network(pooled[0], pooled[-1], log_ratio)
+        loss = loss + binary_cross_entropy_with_logits(found.float(), target, weight)
         self.optimizer.zero_grad()
         loss.backward()
         if not torch.isfinite(torch.nn.utils.clip_grad_norm_(self.network.parameters(), LARGEST_GRADIENT)):
             raise FloatingPointError('the gradient is not finite')
         self.optimizer.step()
         return loss.item()
+
+
+def light(rng: np.random.Generator) -> np.ndarray:
+    """Return a table of another light and colour for a view, uint8 (1,256,4); the mask stays."""
+    level = np.arange(256)[:, None]
+    if rng.random() < 0.4:
+        return np.repeat(level, 4, 1).astype(np.uint8)[None]
+    colours = (level / 255) ** rng.uniform(0.7, 1.5) * rng.uniform(0.8, 1.15, 3) * 255
+    return np.hstack([np.rint(np.clip(colours, 0, 255)), level]).astype(np.uint8)[None]
+
+
+def place_loss(places: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+    """Return the mean binary cross-entropy of places inside the face.
+
+    Args:
+        places: logits (B,1,h,w).
+        mask: of the views, (B,H,W) in {0, 1, `MARKED`}.
+    """
+    target = max_pool2d((mask == MARKED)[:, None].float(), PLACE)
+    inside = avg_pool2d((mask > 0)[:, None].float(), PLACE)
+    loss = binary_cross_entropy_with_logits(places, target, inside, reduction='sum')
+    return loss / inside.sum().clamp_min(1)
 
 
 def fit_perceptron(x: np.ndarray, clean: np.ndarray, weight: np.ndarray) -> Classifier:
@@ -359,7 +413,7 @@ def fit_perceptron(x: np.ndarray, clean: np.ndarray, weight: np.ndarray) -> Clas
 def table(alone: np.ndarray, kind: np.ndarray, name: np.ndarray) -> str:
     """Part that is left alone, by kind of damage and of each set's clean faces."""
     rows = []
-    for label in dict.fromkeys([*ALL_CLEAN, *KINDS, *UNSEEN, *OVERLAYS, *SHARP, *VARIANTS]):
+    for label in dict.fromkeys([*ALL_CLEAN, *KINDS, *OVERLAYS, *SHARP, *VARIANTS]):
         mine = kind == label
         if mine.any():
             rows.append(f'| {label} | {mine.sum()} | {100 * np.mean(alone[mine]):.1f} |')
@@ -370,22 +424,20 @@ def table(alone: np.ndarray, kind: np.ndarray, name: np.ndarray) -> str:
     return '\n'.join(['| held-out faces | number | left alone, % |', '|---|---|---|', *rows])
 
 
-def run_fit(output: Path, all_kinds: bool) -> None:
+def run_fit(output: Path) -> None:
     """Write the weights and print the table."""
     data = Collected(output)
     clean, overlaid = (np.isin(data.kind, list(kinds)) for kinds in (ALL_CLEAN, OVERLAYS))
-    unseen = np.isin(data.kind, list(UNSEEN))
-    seen = ~data.test & (clean | overlaid)
-    train = ~data.test & ~overlaid if all_kinds else ~data.test & ~overlaid & ~unseen
+    whole, seen = ~data.test & ~overlaid, ~data.test & (clean | overlaid)
     rare = np.where(['faces192' not in name for name in data.name], 2.0, 1.0)
-    weights = [rare * np.where(clean, 1, (clean & of).sum() / (~clean & of).sum()) for of in (train, seen)]
-    found = fit_perceptron(data.x[train], clean[train], weights[0][train])
+    weights = [rare * np.where(clean, 1, (clean & of).sum() / (~clean & of).sum()) for of in (whole, seen)]
+    network = Trainer(data.views, clean, weights[1]).fit(np.flatnonzero(seen))
+    halves = {key: value.half().contiguous() for key, value in network.state_dict().items()}
+    save_tensors(halves, output / NETWORK_WEIGHTS.name)
+    found = fit_perceptron(data.x[whole], clean[whole], weights[0][whole])
     state = {key: getattr(found, key) for key in ('mean', 'scale', 'hidden', 'hidden_bias', 'output')}
     state = {key: np.ascontiguousarray(value, np.float32) for key, value in state.items()}
     save_file({**state, 'bias': np.array([found.bias], np.float32)}, output / WEIGHTS.name)
-    network = Trainer(data.views, clean, weights[1]).fit(np.flatnonzero(seen))
-    halves = {key: value.half().contiguous() for key, value in network.state_dict().items()}
-    save_tensors(halves, output / OVERLAY_WEIGHTS.name)
     network.load_state_dict({key: value.float() for key, value in halves.items()})
     rows = np.flatnonzero(data.test)
     sure = probabilities(network, [data.views[row] for row in rows]) >= [least_clean(side) for side in data.side[rows]]
@@ -393,8 +445,9 @@ def run_fit(output: Path, all_kinds: bool) -> None:
     text = table(alone, data.kind[rows], data.name[rows])
     print(text)
     (output / 'table.md').write_text(text + '\n')
-    numbers = {'all_kinds': all_kinds, 'perceptron': int(train.sum()), 'network': int(seen.sum())}
-    (output / 'settings.json').write_text(json.dumps(numbers) + '\n')
+    (output / 'settings.json').write_text(
+        json.dumps({'statistics': int(whole.sum()), 'network': int(seen.sum())}) + '\n'
+    )
 
 
 def main() -> None:
@@ -408,12 +461,11 @@ def main() -> None:
     parser.add_argument('--limit', type=int, default=10793, help='training faces of faces192')
     parser.add_argument('--part', type=int, default=0, help='which part of the views to collect, from 0 on')
     parser.add_argument('--parts', type=int, default=1, help='into how many parts they are divided')
-    parser.add_argument('--all_kinds', action='store_true', help='train on the kinds that are held out, too')
     args = parser.parse_args()
     if args.step == 'collect':
         collect(args.data, args.output, args.limit, args.part, args.parts)
     else:
-        run_fit(args.output, args.all_kinds)
+        run_fit(args.output)
 
 
 if __name__ == '__main__':

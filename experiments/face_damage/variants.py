@@ -10,7 +10,7 @@ import cv2
 import numpy as np
 from PIL import Image, ImageFont
 
-from experiments.face_damage.damages import Damage, Rng, put, stamp
+from experiments.face_damage.damages import Damage, Rng, coarse_video, put, stamp
 
 PHRASES = (
     'Summer 1987',
@@ -185,9 +185,13 @@ COVERING: dict[str, Damage] = {
     'sticker, other shapes': decal,
     'watermark, other forms': stock_mark,
 }
+CODECS: dict[str, Damage] = {
+    'JPEG 2000, not blurred': jpeg2000,
+    'AVIF 5-24, not blurred': avif,
+    'other codecs, not blurred': coarse_video(('mpeg2video', 'libvpx-vp9')),
+}
 VARIANTS: dict[str, Damage] = {
     **COVERING,
     'colour noise, another grain': chroma_blotches,
-    'JPEG 2000, not blurred': jpeg2000,
-    'AVIF 5-24, not blurred': avif,
+    **CODECS,
 }

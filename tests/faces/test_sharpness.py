@@ -8,15 +8,16 @@ import pytest
 import torch
 from small_faces import ASTRONAUT_LANDMARKS, GROUP_PHOTO, portrait
 
+from basicsr.faces.damage_net import PLACE, STRIDE, DamageNet
 from basicsr.faces.detection import build_detector
 from basicsr.faces.geometry import crop_side, ellipse_distance
-from basicsr.faces.overlay_net import STRIDE, OverlayNet
 from basicsr.faces.sharpness import (
     LARGEST_LOOK,
-    OVERLAY_WEIGHTS,
+    NETWORK_WEIGHTS,
     clean_probability,
     is_sharper_than,
-    overlay_network,
+    to_network,
+    damage_network,
     views_of,
 )
 from basicsr.utils.image import imread
@@ -142,7 +143,7 @@ def test_the_decision_does_not_depend_on_threads():
         for threads in (1, 2, 5):
             torch.set_num_threads(threads)
             cv2.setNumThreads(threads)
-            found.append([clean_probability(overlay_network(), [each])[0] for each in looks])
+            found.append([clean_probability(damage_network(), [each])[0] for each in looks])
     finally:
         torch.set_num_threads(before[0])
         cv2.setNumThreads(before[1])
@@ -151,14 +152,29 @@ def test_the_decision_does_not_depend_on_threads():
 
 def test_batch_normalization_is_taken_into_the_convolutions():
     torch.manual_seed(0)
-    network = OverlayNet(norm=True)
+    network = DamageNet(norm=True)
     image, mask = torch.rand(4, 3, 64, 64), torch.ones(4, 1, 64, 64)
     for _ in range(20):
         network.pool(image, mask)
     expected = network.eval().pool(image, mask)
-    assert torch.allclose(network.fuse().pool(image, mask), expected, atol=1e-5)
-    assert set(network.state_dict()) == set(OverlayNet().state_dict())
+    for found, each in zip(network.fuse().pool(image, mask), expected, strict=True):
+        assert torch.allclose(found, each, atol=1e-5)
+    assert set(network.state_dict()) == set(DamageNet().state_dict())
+
+
+def test_the_network_sees_where_something_lies():
+    image, (x, y) = portrait(), (225, 130)
+    cv2.rectangle(image, (x - 14, y - 14), (x + 14, y + 14), (40, 160, 230), -1)
+    view = views_of(image, ASTRONAUT_LANDMARKS, 200).native
+    row, column = (int(v) for v in np.argwhere((view[..., :3] == (40, 160, 230)).all(2)).mean(0))
+    with torch.inference_mode():
+        _, places = damage_network().pool(*to_network(view[None]))
+    inside = cv2.resize(view[..., 3], places.shape[:1:-1], interpolation=cv2.INTER_AREA) > 0
+    found = np.where(inside, places[0, 0], -np.inf)
+    there = np.zeros_like(inside)
+    there[row // PLACE - 1 : row // PLACE + 2, column // PLACE - 1 : column // PLACE + 2] = True
+    assert found[there].max() > 1 and np.median(found[inside & ~there]) < -1
 
 
 def test_the_packaged_weights_are_small():
-    assert OVERLAY_WEIGHTS.stat().st_size <= 400_000
+    assert NETWORK_WEIGHTS.stat().st_size <= 500_000
