@@ -4,7 +4,7 @@ A network that works at `size` pixels returns nothing finer than half a wave per
 has finer detail than that, and no damage. Two classifiers must agree. The first goes by statistics of the pixels inside
 the face (`basicsr.faces.damage_features`), taken twice: in the pixels of the picture, where blocks, few colours and
 rows are as they came about, and reduced to `LOOK` times the network's size, where blur is seen in the measure of what
-the network makes. The second, a small convolutional network (`basicsr.faces.damage_net`), looks for what lies on a
+the network makes. The second, a small convolutional network (`basicsr.faces.overlay_net`), looks for what lies on a
 sharp face and leaves its detail: letters, dust, scratches, stickers. `experiments/face_damage` trains both and has the
 table.
 """
@@ -24,7 +24,7 @@ from safetensors.torch import load_file as load_tensors
 
 from basicsr.faces.damage_features import LEAST_PIXELS, features
 from basicsr.faces.geometry import covering_rectangle, crop_side, ellipse_distance
-from basicsr.faces.damage_net import STRIDE, DamageNet
+from basicsr.faces.overlay_net import STRIDE, OverlayNet
 from basicsr.utils.templates import ffhq_template
 
 WEIGHTS = Path(__file__).with_name('sharpness.safetensors')
@@ -32,7 +32,7 @@ LOOK = 1.5  # times the network's size: in a larger face, blur is looked for at 
 LARGEST_LOOK, LARGEST_VIEW = 512, 320  # pixels of the crop: a larger face is reduced to it, for statistics and network
 LEAST_SIZE = 0.75  # smaller faces, in that measure, look better restored even where they are sharp
 LEAST_PROBABILITY = 0.7  # that a face is sharp and undamaged, by its statistics: below it, it is restored
-NETWORK_WEIGHTS = Path(__file__).with_name('damage.safetensors')
+OVERLAY_WEIGHTS = Path(__file__).with_name('overlays.safetensors')
 # Probability that nothing lies on a sharp face, by the side of its crop: below it, it is restored. In a small face
 # little tells specks from eyes, and the network is seldom sure.
 CLEAN_SIDES, LEAST_CLEAN = (64, 96, 128, 192, 384), (0.0, 0.001, 0.01, 0.2, 0.9)
@@ -180,10 +180,10 @@ def classifier() -> Classifier:
 
 
 @functools.cache
-def damage_network() -> DamageNet:
+def overlay_network() -> OverlayNet:
     """Return the one that comes with the package."""
-    network = DamageNet()
-    network.load_state_dict({key: value.float() for key, value in load_tensors(NETWORK_WEIGHTS).items()})
+    network = OverlayNet()
+    network.load_state_dict({key: value.float() for key, value in load_tensors(OVERLAY_WEIGHTS).items()})
     return network.eval()
 
 
@@ -195,7 +195,7 @@ def to_network(views: np.ndarray) -> tuple[torch.Tensor, torch.Tensor]:
 
 @torch.inference_mode()
 @torch.autocast('cpu', enabled=False)
-def clean_probability(network: DamageNet, faces: Sequence[Views]) -> np.ndarray:
+def clean_probability(network: OverlayNet, faces: Sequence[Views]) -> np.ndarray:
     """Return the probability that nothing lies on each of some faces whose views have the same shape, (N,)."""
     native, _ = network.pool(*to_network(np.stack([face.native for face in faces])))
     reduced = [face.reduced for face in faces if face.reduced is not None]
@@ -229,7 +229,7 @@ def is_sharper_than(
     views = views_of(image, points, size, others)
     if views is None:
         return False
-    return bool(clean_probability(damage_network(), [views])[0] >= least_clean(crop_side(points)))
+    return bool(clean_probability(overlay_network(), [views])[0] >= least_clean(crop_side(points)))
 
 
 @dataclass(frozen=True)

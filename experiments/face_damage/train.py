@@ -27,12 +27,12 @@ from tqdm import tqdm
 
 from basicsr.faces.detection import build_detector
 from basicsr.faces.geometry import crop_side, ellipse_distance
-from basicsr.faces.damage_net import PLACE, DamageNet
+from basicsr.faces.overlay_net import PLACE, OverlayNet
 from basicsr.faces.sharpness import (
     LEAST_PROBABILITY,
     LEAST_SIZE,
     LOOK,
-    NETWORK_WEIGHTS,
+    OVERLAY_WEIGHTS,
     WEIGHTS,
     Classifier,
     Views,
@@ -211,11 +211,12 @@ def mark(views: Views, changes: Views) -> None:
 def tasks(faces: Sequence[Source], seed: int = 0) -> Iterator[tuple[int, Source, str]]:
     """Every face clean, and damaged in some ways; `VARIANTS` are for judgement alone."""
     kinds = list(KINDS), list(SHARP), list(OVERLAYS)
+    judged = [*KINDS, *SHARP, *OVERLAYS, *VARIANTS]
     for face in faces:
         rng = face.rng(seed, 'tasks')
         if face.test:
             yield from ((0, face, kind) for kind in ALL_CLEAN)
-            yield from ((0, face, str(kind)) for kind in rng.choice([*sum(kinds, []), *VARIANTS], 14, replace=False))
+            yield from ((0, face, str(kind)) for kind in rng.choice(judged, 14, replace=False))
             continue
         times = 1 if 'faces192' in face.name else 8
         for number in range(2 * times):
@@ -287,7 +288,7 @@ def stacked(views: Sequence[np.ndarray]) -> np.ndarray:
     return np.stack(result)
 
 
-def probabilities(network: DamageNet, views: Sequence[Views]) -> np.ndarray:
+def probabilities(network: OverlayNet, views: Sequence[Views]) -> np.ndarray:
     """Return the probability that nothing lies on a face, of samples; those of the same shape together."""
     groups: dict[tuple, list[int]] = {}
     for row, each in enumerate(views):
@@ -316,10 +317,10 @@ class Trainer:
     def __init__(self, views: Sequence[Views], clean: np.ndarray, weight: np.ndarray) -> None:
         torch.manual_seed(0)
         self.views, self.clean, self.weight, self.rng = views, clean, weight, np.random.default_rng(0)
-        self.network = DamageNet(norm=True).to(memory_format=torch.channels_last)
+        self.network = OverlayNet(norm=True).to(memory_format=torch.channels_last)
         self.optimizer = torch.optim.AdamW(self.network.parameters(), RATE, weight_decay=DECAY)
 
-    def fit(self, rows: np.ndarray) -> DamageNet:
+    def fit(self, rows: np.ndarray) -> OverlayNet:
         """Train on some samples."""
         total, step = EPOCHS * len(batches(self.views, rows, self.rng)), 0
         for epoch in range(EPOCHS):
@@ -433,7 +434,7 @@ def run_fit(output: Path) -> None:
     weights = [rare * np.where(clean, 1, (clean & of).sum() / (~clean & of).sum()) for of in (whole, seen)]
     network = Trainer(data.views, clean, weights[1]).fit(np.flatnonzero(seen))
     halves = {key: value.half().contiguous() for key, value in network.state_dict().items()}
-    save_tensors(halves, output / NETWORK_WEIGHTS.name)
+    save_tensors(halves, output / OVERLAY_WEIGHTS.name)
     found = fit_perceptron(data.x[whole], clean[whole], weights[0][whole])
     state = {key: getattr(found, key) for key in ('mean', 'scale', 'hidden', 'hidden_bias', 'output')}
     state = {key: np.ascontiguousarray(value, np.float32) for key, value in state.items()}

@@ -136,4 +136,4 @@ def test_the_recipe_learns_both_classifiers(tmp_path, monkeypatch):
     shares = {row[0]: float(row[2]) for row in rows}
     assert shares['as it is'] > 70
     assert shares['noise 14-45, not blurred'] < 30 and shares['bars'] < 30
-    assert {path.name for path in tmp_path.glob('*.safetensors')} == {'damage.safetensors', 'sharpness.safetensors'}
+    assert {path.name for path in tmp_path.glob('*.safetensors')} == {'overlays.safetensors', 'sharpness.safetensors'}

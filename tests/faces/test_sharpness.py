@@ -8,16 +8,16 @@ import pytest
 import torch
 from small_faces import ASTRONAUT_LANDMARKS, GROUP_PHOTO, portrait
 
-from basicsr.faces.damage_net import PLACE, STRIDE, DamageNet
 from basicsr.faces.detection import build_detector
 from basicsr.faces.geometry import crop_side, ellipse_distance
+from basicsr.faces.overlay_net import PLACE, STRIDE, OverlayNet
 from basicsr.faces.sharpness import (
     LARGEST_LOOK,
-    NETWORK_WEIGHTS,
+    OVERLAY_WEIGHTS,
     clean_probability,
     is_sharper_than,
+    overlay_network,
     to_network,
-    damage_network,
     views_of,
 )
 from basicsr.utils.image import imread
@@ -143,7 +143,7 @@ def test_the_decision_does_not_depend_on_threads():
         for threads in (1, 2, 5):
             torch.set_num_threads(threads)
             cv2.setNumThreads(threads)
-            found.append([clean_probability(damage_network(), [each])[0] for each in looks])
+            found.append([clean_probability(overlay_network(), [each])[0] for each in looks])
     finally:
         torch.set_num_threads(before[0])
         cv2.setNumThreads(before[1])
@@ -152,14 +152,14 @@ def test_the_decision_does_not_depend_on_threads():
 
 def test_batch_normalization_is_taken_into_the_convolutions():
     torch.manual_seed(0)
-    network = DamageNet(norm=True)
+    network = OverlayNet(norm=True)
     image, mask = torch.rand(4, 3, 64, 64), torch.ones(4, 1, 64, 64)
     for _ in range(20):
         network.pool(image, mask)
     expected = network.eval().pool(image, mask)
     for found, each in zip(network.fuse().pool(image, mask), expected, strict=True):
         assert torch.allclose(found, each, atol=1e-5)
-    assert set(network.state_dict()) == set(DamageNet().state_dict())
+    assert set(network.state_dict()) == set(OverlayNet().state_dict())
 
 
 def test_the_network_sees_where_something_lies():
@@ -168,7 +168,7 @@ def test_the_network_sees_where_something_lies():
     view = views_of(image, ASTRONAUT_LANDMARKS, 200).native
     row, column = (int(v) for v in np.argwhere((view[..., :3] == (40, 160, 230)).all(2)).mean(0))
     with torch.inference_mode():
-        _, places = damage_network().pool(*to_network(view[None]))
+        _, places = overlay_network().pool(*to_network(view[None]))
     inside = cv2.resize(view[..., 3], places.shape[:1:-1], interpolation=cv2.INTER_AREA) > 0
     found = np.where(inside, places[0, 0], -np.inf)
     there = np.zeros_like(inside)
@@ -177,4 +177,4 @@ def test_the_network_sees_where_something_lies():
 
 
 def test_the_packaged_weights_are_small():
-    assert NETWORK_WEIGHTS.stat().st_size <= 500_000
+    assert OVERLAY_WEIGHTS.stat().st_size <= 500_000

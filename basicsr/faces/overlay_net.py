@@ -1,4 +1,4 @@
-"""The network that sees damage of a face: blur, blocks, grain, few colours, and what lies on it."""
+"""The network that sees what lies on a sharp face: letters, dust, scratches, stickers, colour noise."""
 
 from __future__ import annotations
 
@@ -34,8 +34,8 @@ class ConvNorm(nn.Module):
         return F.relu(self.norm(self.conv(x)))
 
 
-class DamageNet(nn.Module):
-    """Logit that a face is undamaged, of two views of it.
+class OverlayNet(nn.Module):
+    """Logit that nothing lies on a face, of two views of it.
 
     The stages are convolutional; the deeper ones are taken up again to the resolution of one, where the network says of
     each place whether something lies on the face. Features and places are pooled inside the face alone: means, for what
@@ -57,7 +57,7 @@ class DamageNet(nn.Module):
         pooled = 2 * (2 * sum(CHANNELS[POOLED:]) + 2)
         self.head = nn.Sequential(nn.Linear(pooled + 1, HIDDEN), nn.ReLU(), nn.Linear(HIDDEN, 1))
 
-    def fuse(self) -> DamageNet:
+    def fuse(self) -> OverlayNet:
         """Take batch normalization into the convolutions; the network for use."""
         for module in self.modules():
             if isinstance(module, ConvNorm):
