@@ -58,7 +58,7 @@ MARKED = 2  # in the mask of a view: a pixel of the face on which an overlay lie
 LEAST_SHOWN, TRIES = 0.005, 12  # share of the face that an overlay changes by `CHANGE` levels, and how often it is laid
 CHANGE = 20
 BATCH, EPOCHS, WARM_UP, RATE, DECAY = 64, 18, 200, 0.003, 0.05  # of the network
-HIDDEN, STEPS, PERCEPTRON_DECAY = 48, 3000, 0.09  # of the perceptron
+HIDDEN, STEPS, PERCEPTRON_DECAY = 160, 12000, 0.15  # of the perceptron
 LARGEST_GRADIENT, PLACE_WEIGHT = 1.0, 1.0
 LEAST_VIEW = 64  # pixels: the bf16 convolution of oneDNN reads stray memory where 4x2 features become 2x1
 
