@@ -532,9 +532,7 @@ def test_make_val_pairs_gives_a_validation_set_that_can_be_made_again(faces: Pat
         assert file.read_bytes() == (tmp_path / 'v' / file.relative_to(tmp_path / 'w')).read_bytes()
 
 
-def test_make_val_pairs_reports_what_is_wrong(
-    faces: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
-) -> None:
+def test_make_val_pairs_reports_what_is_wrong(faces: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     spoil(faces)
     assert make_pairs('--input', faces, '--output', tmp_path / 'v', '--severity', 'large', '--size', 64) == 1
     said = capfd.readouterr()
