@@ -42,23 +42,33 @@ PLANS = sorted((Path(__file__).resolve().parents[2] / 'experiments' / 'ablation'
 ROOT = Path(__file__).resolve().parents[2]
 
 
-@pytest.fixture
-def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A working folder with option files of stages I and II, pairs of two people, and a judge."""
-    monkeypatch.chdir(tmp_path)
+@pytest.fixture(scope='module')
+def work(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with option files of stages I and II, pairs of two people, and a judge, of which tests get a copy."""
+    folder = tmp_path_factory.mktemp('work')
     for stage in (1, 2):
-        opt = stage_options(stage, tmp_path)
+        opt = stage_options(stage, folder)
         opt['datasets'].pop('val')
         if stage == 2:
             at_stage_1 = 'experiments/stage1/models/net_g_latest.pth'
             opt['network_vqgan']['model_path'] = opt['network_g']['vqgan_path'] = at_stage_1
-        (tmp_path / f'stage{stage}.yml').write_text(dump_options(opt))
+        (folder / f'stage{stage}.yml').write_text(dump_options(opt))
     faces = smooth_faces(8, 64)
     for number, face in enumerate(faces):
         name = f'p{number // 4}/{number % 4}.png'
-        imwrite(tmp_path / 'gt' / name, to_image(face))
-        imwrite(tmp_path / 'lq' / name, to_image(face * 0.5))
-    save_tiny(tmp_path / 'judge.pth')
+        imwrite(folder / 'gt' / name, to_image(face))
+        imwrite(folder / 'lq' / name, to_image(face * 0.5))
+    save_tiny(folder / 'judge.pth')
+    return folder
+
+
+@pytest.fixture
+def here(work: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The working folder, as `work` prepared it."""
+    monkeypatch.chdir(tmp_path)
+    shutil.copytree(work, tmp_path, dirs_exist_ok=True)
+    for file in tmp_path.glob('stage*.yml'):
+        file.write_text(file.read_text().replace(str(work), str(tmp_path)))
     return tmp_path
 
 
