@@ -97,7 +97,7 @@ def test_exported_program_takes_any_w_and_any_number_of_faces(options):
 
 
 def test_a_codeformerplusplus_is_exported(tmp_path):
-    prior = {**PERSONAL, 'img_size': 32, 'ch_mult': [1, 2]}
+    prior = {**PERSONAL, 'img_size': 32, 'ch_mult': [1, 2], 'attn_resolutions': []}
     options = {'type': 'CodeFormerPlusPlus', 'prior': prior, 'tgrn': {'width': 8}}
     save_atomic({'params': fill(build_network(options)).state_dict(), 'network': options}, tmp_path / 'net.pth')
     arguments = ['--model', str(tmp_path / 'net.pth'), '--output', str(tmp_path / 'net.onnx'), '--dialect', 'rope']
