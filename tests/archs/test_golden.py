@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 from drawing import fill, image
-from torch import Tensor
+from torch import Tensor, nn
 
 from basicsr.archs import build_network
 from basicsr.losses.basic_loss import code_cross_entropy, code_feature_loss
@@ -32,6 +32,26 @@ OPTIONS = {
 }
 
 
+@pytest.fixture(scope='module')
+def codeformer() -> nn.Module:
+    """The published network, of which stage II trains the encoder and the Transformer."""
+    network = build_network({'type': 'CodeFormer', 'fix_modules': ['quantize', 'generator', 'fuse_convs_dict']})
+    return fill(network.to(memory_format=torch.channels_last))  # the layout that is computed fastest
+
+
+@pytest.fixture(scope='module')
+def autoencoder(codeformer) -> nn.Module:
+    """The published autoencoder; what is drawn for a key of both networks is alike, and drawn once."""
+    network = build_network(VQGAN).eval().to(memory_format=torch.channels_last)
+    network.load_state_dict({key: codeformer.state_dict()[key] for key in network.state_dict()})
+    return network
+
+
+def picture(seed: int) -> Tensor:
+    """A picture in the layout of the networks."""
+    return image(seed).to(memory_format=torch.channels_last)
+
+
 def assert_matches(tensor: Tensor, figures: dict) -> None:
     """2e-4 relative to the largest value: the 64 sampled values, mean and deviation."""
     tensor = tensor.detach().double().flatten()
@@ -51,10 +71,9 @@ def test_keys_and_shapes_are_the_published_ones(name):
 
 
 @torch.inference_mode()
-def test_autoencoder_equals_published():
+def test_autoencoder_equals_published(autoencoder):
     golden = GOLDEN['vqgan']
-    network = fill(build_network(VQGAN)).eval()
-    recon, loss, stats = network(image(golden['image_seed']))
+    recon, loss, stats = autoencoder(picture(golden['image_seed']))
     assert_matches(recon, golden['recon'])
     assert loss.item() == pytest.approx(golden['codebook_loss'], rel=2e-4)
     assert stats['perplexity'].item() == pytest.approx(golden['perplexity'], rel=2e-4)
@@ -73,22 +92,20 @@ def test_discriminator_equals_published():
 
 @torch.inference_mode()
 @pytest.mark.parametrize('name', ['codeformer_w0', 'codeformer_w0.8_adain'])
-def test_codeformer_equals_published(name):
+def test_codeformer_equals_published(name, codeformer):
     golden = GOLDEN[name]
-    network = fill(build_network({'type': 'CodeFormer'})).eval()
-    out, logits, lq_feat = network(image(golden['image_seed']), w=golden['w'], adain=golden['adain'])
+    out, logits, lq_feat = codeformer.eval()(picture(golden['image_seed']), w=golden['w'], adain=golden['adain'])
     assert_matches(out, golden['out'])
     assert_matches(logits, golden['logits'])
     assert_matches(lq_feat, golden['lq_feat'])
 
 
-def test_stage2_losses_and_gradients_equal_published():
+def test_stage2_losses_and_gradients_equal_published(codeformer, autoencoder):
     golden = GOLDEN['stage2_step']
-    network = fill(build_network({'type': 'CodeFormer', 'fix_modules': ['quantize', 'generator', 'fuse_convs_dict']}))
-    teacher = fill(build_network(VQGAN)).eval()
+    network = codeformer.train()
     with torch.no_grad():
-        quant, _, stats = teacher.quantize(teacher.encoder(image(golden['image_seed_gt'])))
-    logits, lq_feat = network(image(golden['image_seed_in']), code_only=True)
+        quant, _, stats = autoencoder.quantize(autoencoder.encoder(picture(golden['image_seed_gt'])))
+    logits, lq_feat = network(picture(golden['image_seed_in']), code_only=True)
     feature_loss = code_feature_loss(lq_feat, quant)
     entropy = code_cross_entropy(logits, stats['min_encoding_indices'].view(1, -1))
     assert feature_loss.item() == pytest.approx(golden['l_feat_encoder'], rel=2e-4)

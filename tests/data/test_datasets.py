@@ -5,8 +5,6 @@ from __future__ import annotations
 import importlib
 import logging
 import pickle
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -18,11 +16,11 @@ import yaml
 from small import save_vqgan
 from small_recognizer import save_tiny
 
+from basicsr.cli.main import run
 from basicsr.data import DataError, FFHQBlindDataset, build_dataloader, build_dataset
 from basicsr.utils.image import imread, imwrite, to_tensor
 
 COMMANDS = ['basicsr.cli.data_latents', 'experiments.ablation.reconstruct', 'basicsr.cli.data_embed']
-ROOT = Path(__file__).resolve().parents[2]
 PUBLISHED_STAGE2 = """
 name: FFHQ
 type: FFHQBlindDataset
@@ -514,45 +512,47 @@ def test_a_damaged_half_of_a_pair_names_itself(pairs: Path) -> None:
         data[index]
 
 
-def make_pairs(*arguments: object) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, str(ROOT / 'scripts' / 'make_val_pairs.py'), *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
+def make_pairs(*arguments: object) -> int:
+    """Run `id-codeformer data pairs`; return the exit code."""
+    return run('data pairs', [str(argument) for argument in arguments])
 
 
 def test_make_val_pairs_gives_a_validation_set_that_can_be_made_again(faces: Path, tmp_path: Path) -> None:
     common = ('--input', faces, '--size', 48)
-    done = make_pairs(*common, '--severity', 'mild', '--output', tmp_path / 'v')
-    assert done.returncode == 0, done.stderr
+    assert make_pairs(*common, '--severity', 'mild', '--output', tmp_path / 'v') == 0
     data = build_dataset(paired(tmp_path / 'v'))
     assert len(data) == 5
     assert data[0]['lq'].shape == (3, 48, 48) and not torch.equal(data[0]['lq'], data[0]['gt'])
     (faces / 'b.jpg').unlink()  # the draws of the others hang on their names alone
     former = ('--severity', 'small')  # the word of before
-    assert make_pairs(*common, *former, '--output', tmp_path / 'w', '--limit', 3).returncode == 0
+    assert make_pairs(*common, *former, '--output', tmp_path / 'w', '--limit', 3) == 0
     files = sorted((tmp_path / 'w').rglob('*.png'))
     assert len(files) == 9  # lq, gt and bicubic of three
     for file in files:
         assert file.read_bytes() == (tmp_path / 'v' / file.relative_to(tmp_path / 'w')).read_bytes()
 
 
-def test_make_val_pairs_reports_what_is_wrong(faces: Path, tmp_path: Path) -> None:
+def test_make_val_pairs_reports_what_is_wrong(faces: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     spoil(faces)
-    done = make_pairs('--input', faces, '--output', tmp_path / 'v', '--severity', 'large', '--size', 64)
-    assert done.returncode == 1 and 'b1.jpg' in done.stderr and 'Traceback' not in done.stderr
+    assert make_pairs('--input', faces, '--output', tmp_path / 'v', '--severity', 'large', '--size', 64) == 1
+    said = capfd.readouterr()
+    assert 'b1.jpg' in said.err and 'Traceback' not in said.err
     written = {path.name for path in (tmp_path / 'v' / 'lq').rglob('*.png')}  # the others go on
-    assert written and f'{len(written)} pairs in' in done.stdout
-    done = make_pairs('--input', faces / 'none', '--output', tmp_path / 'w', '--severity', 'large')
-    assert done.returncode == 2 and not (tmp_path / 'w').exists()
+    assert written and f'{len(written)} pairs in' in said.out
+    assert make_pairs('--input', faces / 'none', '--output', tmp_path / 'w', '--severity', 'large') == 2
+    assert not (tmp_path / 'w').exists()
 
 
-def test_make_val_pairs_leaves_no_pairs_of_another_run_among_its_own(faces: Path, tmp_path: Path) -> None:
+def test_make_val_pairs_leaves_no_pairs_of_another_run_among_its_own(
+    faces: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
     common = ('--input', faces, '--output', tmp_path / 'v', '--size', 48, '--severity')
-    assert make_pairs(*common, 'small', '--limit', 3).returncode == 0
+    assert make_pairs(*common, 'small', '--limit', 3) == 0
     before = {file: file.read_bytes() for file in (tmp_path / 'v').rglob('*.png')}
-    done = make_pairs(*common, 'large', '--limit', 2)
-    assert done.returncode == 2 and 'is of another run' in done.stderr
+    assert make_pairs(*common, 'large', '--limit', 2) == 2
+    assert 'is of another run' in capfd.readouterr().err
     assert before == {file: file.read_bytes() for file in (tmp_path / 'v').rglob('*.png')}
-    assert make_pairs(*common, 'large', '--limit', 3).returncode == 0
+    assert make_pairs(*common, 'large', '--limit', 3) == 0
 
 
 @pytest.mark.shared

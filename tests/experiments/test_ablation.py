@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import copy
 import csv
+import functools
 import itertools
 import shutil
 import signal
 import subprocess
 import sys
 import xml.etree.ElementTree as ET
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -26,6 +30,7 @@ from basicsr.metrics import METRICS
 from basicsr.metrics.pictures import Folder
 from basicsr.metrics.table import EvaluationError
 from basicsr.recognition.embedder import FaceEmbedder
+from basicsr.utils import options as option_files
 from basicsr.utils.checkpoint import save_atomic
 from basicsr.utils.image import MARGIN, TILE, TITLE, enlarged, imread, imwrite, to_image, to_tensor
 from basicsr.utils.options import dump_options
@@ -42,23 +47,33 @@ PLANS = sorted((Path(__file__).resolve().parents[2] / 'experiments' / 'ablation'
 ROOT = Path(__file__).resolve().parents[2]
 
 
-@pytest.fixture
-def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A working folder with option files of stages I and II, pairs of two people, and a judge."""
-    monkeypatch.chdir(tmp_path)
+@pytest.fixture(scope='module')
+def work(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with option files of stages I and II, pairs of two people, and a judge, of which tests get a copy."""
+    folder = tmp_path_factory.mktemp('work')
     for stage in (1, 2):
-        opt = stage_options(stage, tmp_path)
+        opt = stage_options(stage, folder)
         opt['datasets'].pop('val')
         if stage == 2:
             at_stage_1 = 'experiments/stage1/models/net_g_latest.pth'
             opt['network_vqgan']['model_path'] = opt['network_g']['vqgan_path'] = at_stage_1
-        (tmp_path / f'stage{stage}.yml').write_text(dump_options(opt))
+        (folder / f'stage{stage}.yml').write_text(dump_options(opt))
     faces = smooth_faces(8, 64)
     for number, face in enumerate(faces):
         name = f'p{number // 4}/{number % 4}.png'
-        imwrite(tmp_path / 'gt' / name, to_image(face))
-        imwrite(tmp_path / 'lq' / name, to_image(face * 0.5))
-    save_tiny(tmp_path / 'judge.pth')
+        imwrite(folder / 'gt' / name, to_image(face))
+        imwrite(folder / 'lq' / name, to_image(face * 0.5))
+    save_tiny(folder / 'judge.pth')
+    return folder
+
+
+@pytest.fixture
+def here(work: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The working folder, as `work` prepared it."""
+    monkeypatch.chdir(tmp_path)
+    shutil.copytree(work, tmp_path, dirs_exist_ok=True)
+    for file in tmp_path.glob('stage*.yml'):
+        file.write_text(file.read_text().replace(str(work), str(tmp_path)))
     return tmp_path
 
 
@@ -312,7 +327,7 @@ def test_faces_that_all_lack_a_reference_are_an_error(here: Path) -> None:
 def test_codes_are_searched_for_people_by_a_network_that_cannot_be_told(here: Path) -> None:
     torch.manual_seed(0)
     save_atomic({'params_ema': build_network(CODEFORMER).state_dict()}, here / 'net.pth')
-    job_of(here, search=10)
+    job_of(here, search=4)
     run_job(here / 'job.json')
     assert yaml.safe_load((here / 'job' / 'result.json').read_text())['metrics']['towards']['mean'] > 0
 
@@ -457,9 +472,16 @@ def test_tables_are_the_figures_of_seeds_and_pictures(here: Path) -> None:
 # ---- plans
 
 
+@pytest.fixture(scope='module')
+def parse() -> Callable[[str], Any]:
+    """Parser of option files that parses each once; the plans build on the same ones."""
+    return functools.cache(option_files.parse_value)
+
+
 @pytest.mark.parametrize('path', PLANS, ids=lambda path: path.stem)
-def test_the_plans_are_whole(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_plans_are_whole(path: Path, monkeypatch: pytest.MonkeyPatch, parse: Callable[[str], Any]) -> None:
     monkeypatch.chdir(ROOT)
+    monkeypatch.setattr(option_files, 'parse_value', lambda text: copy.deepcopy(parse(text)))
     plan = load_plan(path)
     check_shared(plan)
     trained = {name: trainings_of(row, 0, plan.force_yml) for name, row in plan.rows.items() if row.stages}

@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
+import io
 import math
+import os
+import subprocess
+import sys
 
 import numpy as np
 import pytest
 import torch
 from small import stage_options
 
+from basicsr.inference import resume
 from basicsr.models import build_model
 from basicsr.utils.memory import keep_freed_memory, peak_memory
-from experiments.benchmarks import bf16, memory
+from experiments.benchmarks import bf16, many_files, memory
 from experiments.benchmarks import run as benchmark
 from experiments.benchmarks.cases import FULL, TINY, Setup, count_flops
 from experiments.benchmarks.page import TEXTS, latest, number, verdict
@@ -26,6 +32,30 @@ def setup(tmp_path_factory):
     return tiny
 
 
+@pytest.fixture(scope='module')
+def started():
+    """The code that a process of its own has run."""
+    return set()
+
+
+@pytest.fixture
+def few_processes(started, monkeypatch):
+    """Python code runs in a process of its own the first time, and afterwards in this one, which has torch already."""
+    start = subprocess.run
+
+    def run(command, **settings):
+        if command[:2] != [sys.executable, '-c'] or command[2] not in started:
+            started.add(command[2])
+            return start(command, **settings)
+        with monkeypatch.context() as patch, contextlib.redirect_stdout(io.StringIO()) as said:
+            patch.setattr(resume, 'write_summary', resume.write_summary)
+            patch.setattr(sys, 'argv', command[2:])
+            exec(command[2], {})
+        return subprocess.CompletedProcess(command, 0, said.getvalue(), '')
+
+    monkeypatch.setattr(subprocess, 'run', run)
+
+
 def read(path):
     with path.open(newline='', encoding='utf-8') as file:
         return list(csv.DictReader(file))
@@ -34,30 +64,48 @@ def read(path):
 def test_script_adds_rows_and_writes_the_page(tmp_path):
     table, page = tmp_path / 'figures.csv', tmp_path / 'page.md'
     command = ['--tiny', '--csv', str(table), '--page', str(page), '--only']
-    assert benchmark.main([*command, 'memory']) == 0
-    (fp32, bf16) = read(table)
-    assert (fp32['measurement'], fp32['case'], bf16['case']) == ('memory', 'fp32', 'bf16')
-    assert float(fp32['best']) > 0.05
+    assert benchmark.main([*command, 'forward']) == 0
+    rows = read(table)
+    (fp32, bf16) = (row for row in rows if row['figure'] == 'time of a face')
+    assert (fp32['measurement'], fp32['case'], bf16['case']) == ('forward', 'fp32', 'bf16')
+    assert float(fp32['best']) > 0
     assert all(fp32[name] for name in ('commit', 'torch', 'machine', 'date'))
     text = page.read_text(encoding='utf-8')
-    assert '## Memory' in text and f'| fp32 | peak | {number(fp32["best"])} |' in text
+    assert '## Forward' in text and f'| fp32 | time of a face | {number(fp32["best"])} |' in text
     assert benchmark.main([*command, 'none']) == 0
-    assert len(read(table)) == 2 and page.read_text(encoding='utf-8') == text
+    assert len(read(table)) == len(rows) and page.read_text(encoding='utf-8') == text
 
 
-@pytest.mark.parametrize('name', ['forward', 'plusplus', 'batch', 'picture', 'video'])
-def test_measurements_are_finite_and_complete(name, setup):
+@pytest.mark.parametrize('name', ['forward', 'memory', 'plusplus', 'batch', 'picture', 'video'])
+def test_measurements_are_finite_and_complete(name, setup, few_processes):
     threads = torch.get_num_threads()
     rows = MEASUREMENTS[name](setup)
     assert torch.get_num_threads() == threads
     assert {row.measurement for row in rows} == {name}
     assert all(math.isfinite(value) and value > 0 for row in rows for value in (row.best, row.median))
+    if name == 'memory':
+        assert [row.case for row in rows] == ['fp32', 'bf16'] and rows[0].best > 0.05
     if name == 'video':
         assert '4 frames' in rows[0].note and rows[1].best <= 1
 
 
+@pytest.fixture
+def few_shards(monkeypatch):
+    """Two cores, which may be one, and one run on a core in place of all such runs."""
+    cores = [*getattr(os, 'sched_getaffinity', lambda pid: [])(0)] * 2
+    monkeypatch.setattr(os, 'sched_getaffinity', lambda pid: cores, raising=False)
+    run, times = many_files._sharded, {}
+
+    def run_once(setup, *parts):
+        if len(parts) not in times:
+            times[len(parts)] = run(setup, *parts)
+        return times[len(parts)]
+
+    monkeypatch.setattr(many_files, '_sharded', run_once)
+
+
 @pytest.mark.parametrize('name', ['embedded', 'convolutions', 'pairs', 'references', 'shards', 'png', 'x264'])
-def test_measurements_of_single_questions_have_figures(name, setup):
+def test_measurements_of_single_questions_have_figures(name, setup, few_processes, few_shards):
     threads = torch.get_num_threads()
     try:
         rows = MEASUREMENTS[name](setup)
@@ -67,6 +115,14 @@ def test_measurements_of_single_questions_have_figures(name, setup):
     assert all(math.isfinite(value) for row in rows for value in (row.best, row.median))
     if name == 'embedded':  # no way to run it changes the picture
         assert all(float(row.note.rpartition(' ')[2]) < 1e-4 for row in rows if 'difference' in row.note)
+
+
+def test_shards_at_once_need_two_cores(setup, monkeypatch):
+    monkeypatch.setattr(os, 'sched_getaffinity', lambda pid: {3}, raising=False)
+    monkeypatch.setattr(many_files, '_sharded', None)
+    (row,) = MEASUREMENTS['shards'](setup)
+    assert (row.measurement, row.figure, row.note) == ('shards', 'not run', 'needs Linux and two cores')
+    assert math.isnan(row.best) and math.isnan(row.median)
 
 
 def test_convolutions_in_bf16_leave_the_embedded_model_within_a_few_levels():

@@ -4,25 +4,30 @@ from __future__ import annotations
 
 import re
 import shlex
+import shutil
 from pathlib import Path
 
 import numpy as np
 import onnxruntime
 import pytest
 import torch
-from drawing import fill
+from drawing import fill, image
 from small import CODEFORMER
 from small_faces import aligned_face
 
 from basicsr.archs import build_network
+from basicsr.cli import export as export_onnx
 from basicsr.cli.main import main
 from basicsr.inference import FaceRestorer, onnx_network
+from basicsr.inference.face_restorer import load_restorer
+from basicsr.inference.onnx_export import PLAIN
 from basicsr.inference.onnx_network import OnnxError, choose_providers
 from basicsr.utils.checkpoint import save_atomic
 from basicsr.utils.image import imread, imwrite
 
 ROOT = Path(__file__).resolve().parents[2]
-PERSONAL = {**CODEFORMER, 'type': 'IDCodeFormer', 'identity_dim': 16, 'out_scale': 2}
+WEIGHTS = (0.0, 0.5, 1.0)
+PERSONAL = {**CODEFORMER, 'type': 'IDCodeFormer', 'identity_dim': 16, 'identity_tokens': 2, 'out_scale': 2}
 
 
 @pytest.fixture(scope='module')
@@ -46,15 +51,55 @@ def restorer(cache, checkpoint) -> FaceRestorer:
     return FaceRestorer(checkpoint, device='cpu', backend='onnx', batch_size=2)
 
 
+@pytest.fixture(scope='module')
+def onnx_file(restorer, cache) -> Path:
+    """The file that was exported, in the plain dialect."""
+    (file,) = cache.rglob('*.onnx')
+    return file
+
+
 def test_results_are_those_of_torch(restorer, checkpoint):
     other = FaceRestorer(checkpoint, device='cpu')
     assert restorer.description.endswith('fp32 on ONNX Runtime (CPU)')
     assert not restorer.takes_identity
     faces = [aligned_face(size) for size in (64, 128, 256)]
-    for w in (0.0, 0.5, 1.0):
+    for w in WEIGHTS:
         for found, expected in zip(restorer.restore(faces, w=w), other.restore(faces, w=w), strict=True):
             assert found.shape == (128, 128, 3)
             assert np.abs(found.astype(int) - expected).max() <= 2
+
+
+def test_onnx_file_agrees_with_the_network(onnx_file, checkpoint):
+    """Any number of faces, any w, as the hosts of the plain dialect feed it."""
+    network = load_restorer(checkpoint)
+    session = onnxruntime.InferenceSession(str(onnx_file), providers=['CPUExecutionProvider'])
+    for count in (1, 2, 3):
+        for w in WEIGHTS:
+            x = image(count, count, 64)
+            found, _ = session.run(None, {'x': x.numpy(), 'w': np.array(w, np.float32)})
+            with torch.no_grad():
+                expected = network(x, w=w, adain=True)[0]
+            torch.testing.assert_close(torch.from_numpy(found), expected, rtol=0, atol=1e-3)
+
+
+def test_the_command_exports_that_file_and_what_disagrees_is_an_error(
+    onnx_file, checkpoint, tmp_path, capsys, monkeypatch
+):
+    """What the command would export is what the cache holds, which is therefore not exported twice."""
+
+    def export(module, path):
+        assert module.dialect == PLAIN and module.adain and not module.half_inside and not module.training
+        shutil.copy(onnx_file, path)
+
+    another = fill(build_network(PERSONAL), salt=1)
+    save_atomic({'params': another.state_dict(), 'network': PERSONAL}, tmp_path / 'net.pth')
+    monkeypatch.setattr(export_onnx, 'export', export)
+    output = tmp_path / 'out' / 'net.onnx'
+    output.parent.mkdir()
+    assert export_onnx.main(['--model', str(checkpoint), '--output', str(output)]) == 0
+    assert [file.name for file in output.parent.iterdir()] == ['net.onnx']
+    assert export_onnx.main(['--model', str(tmp_path / 'net.pth'), '--output', str(output)]) == 1
+    assert 'do not use the file' in capsys.readouterr().err
 
 
 def test_the_command_restores_from_the_cache(restorer, cache, checkpoint, tmp_path, monkeypatch, capsys):

@@ -154,6 +154,7 @@ def test_stages_follow_one_another_and_resume_bit_for_bit(tmp_path, monkeypatch,
     monkeypatch.chdir(tmp_path)
     for stage in (1, 2):
         opt = options(stage, tmp_path, total_iter=4)
+        opt['val']['val_freq'] = opt['logger']['save_checkpoint_freq'] = 4
         if stage == 2:  # the prior is that of stage 1
             opt['network_g'].pop('prior_path')
             opt['path'] = {'pretrain_network_g': 'experiments/straight1/models/net_g_latest.pth'}

@@ -317,17 +317,22 @@ JUNK = {
 }
 
 
+@pytest.fixture(scope='module')
+def resumed(root):
+    """A model that takes up one training state after another."""
+    return build_model(tiny_options(root))
+
+
 @pytest.mark.parametrize('kind', JUNK)
-def test_junk_in_a_training_state_is_passed_over_and_named(kind, root, place):
+def test_junk_in_a_training_state_is_passed_over_and_named(kind, resumed, place):
     path = place / 'training_states' / '5.state'
     state = read_checkpoint(path)
     JUNK[kind](state)
     save_atomic(state, path)
-    model = build_model(tiny_options(root))
-    found, problems = newest_usable(place, model.resume_training)
+    found, problems = newest_usable(place, resumed.resume_training)
     assert found == place / 'training_states' / '4.state'
     assert len(problems) == 1 and '5.state: ' in problems[0]
-    assert model.resume_training(found) == 4
+    assert resumed.resume_training(found) == 4
 
 
 def test_a_run_whose_records_are_all_damaged_goes_on(root, straight, place, capfd):
