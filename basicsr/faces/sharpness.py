@@ -12,6 +12,7 @@ table.
 from __future__ import annotations
 
 import functools
+from bisect import bisect
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -33,9 +34,10 @@ LARGEST_LOOK, LARGEST_VIEW = 512, 320  # pixels of the crop: a larger face is re
 LEAST_SIZE = 0.75  # smaller faces, in that measure, look better restored even where they are sharp
 LEAST_PROBABILITY = 0.7  # that a face is sharp and undamaged, by its statistics: below it, it is restored
 OVERLAY_WEIGHTS = Path(__file__).with_name('overlays.safetensors')
-# Probability that nothing lies on a sharp face, by the side of its crop: below it, it is restored. In a small face
-# little tells specks from eyes, and the network is seldom sure.
-CLEAN_SIDES, LEAST_CLEAN = (64, 96, 128, 192, 384), (0.0, 0.001, 0.01, 0.2, 0.9)
+# Probability that nothing lies on a sharp face, from each side of its crop on: below it, it is restored. In a small
+# face little tells specks from eyes, and the network is seldom sure.
+CLEAN_SIDES = (0, 64, 80, 96, 128, 192, 384)
+LEAST_CLEAN = (0.0, 0.006, 0.004, 0.2, 0.9, 0.03, 0.92)
 REACH, VIEW_REACH = 0.36, 0.4  # of the crop's side, around the middle of the face: what is cut out
 MARGIN = 3  # pixels around the face in a view, at least
 
@@ -206,7 +208,7 @@ def clean_probability(network: OverlayNet, faces: Sequence[Views]) -> np.ndarray
 
 def least_clean(side: float) -> float:
     """Return the probability of the network from which on a face whose crop covers `side` pixels is left alone."""
-    return float(np.interp(side, CLEAN_SIDES, LEAST_CLEAN))
+    return LEAST_CLEAN[bisect(CLEAN_SIDES, side) - 1]
 
 
 def is_sharper_than(

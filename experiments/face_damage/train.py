@@ -29,6 +29,7 @@ from basicsr.faces.detection import build_detector
 from basicsr.faces.geometry import crop_side, ellipse_distance
 from basicsr.faces.overlay_net import PLACE, OverlayNet
 from basicsr.faces.sharpness import (
+    CLEAN_SIDES,
     LEAST_PROBABILITY,
     LEAST_SIZE,
     LOOK,
@@ -56,7 +57,7 @@ CODED = ('JPEG 15-24, not blurred', 'WebP 2-15, not blurred', 'video, not blurre
 COARSE = 30  # a codec damages a sharp face if it changes it by more than JPEG of this quality
 MARKED = 2  # in the mask of a view: a pixel of the face on which an overlay lies
 LEAST_SHOWN, TRIES = 0.005, 12  # share of the face that an overlay changes by `CHANGE` levels, and how often it is laid
-CHANGE = 20
+CHANGE, WANTED = 20, 0.97
 BATCH, EPOCHS, WARM_UP, RATE, DECAY = 64, 18, 200, 0.003, 0.05  # of the network
 HIDDEN, STEPS, PERCEPTRON_DECAY = 160, 12000, 0.15  # of the perceptron
 LARGEST_GRADIENT, PLACE_WEIGHT = 1.0, 1.0
@@ -411,6 +412,22 @@ def fit_perceptron(x: np.ndarray, clean: np.ndarray, weight: np.ndarray) -> Clas
     return Classifier(mean.astype(np.float32), scale.astype(np.float32), *arrays, bias=second.bias.item())
 
 
+def thresholds(sharp: np.ndarray, free: np.ndarray, side: np.ndarray) -> list[float]:
+    """Return the values for `LEAST_CLEAN` at which `WANTED` of the clean faces of each range of sides pass.
+
+    Args:
+        sharp: probabilities of clean faces by their statistics, (N,).
+        free: probabilities by the network, (N,).
+        side: of the crops, (N,).
+    """
+    place, found = np.digitize(side, CLEAN_SIDES) - 1, []
+    for each in range(len(CLEAN_SIDES)):
+        passed = np.sort(free[(place == each) & (sharp >= LEAST_PROBABILITY)])
+        spare = len(passed) - int(np.ceil(WANTED * (place == each).sum()))
+        found.append(float(passed[spare]) if 0 <= spare < len(passed) else 0.0)
+    return found
+
+
 def table(alone: np.ndarray, kind: np.ndarray, name: np.ndarray) -> str:
     """Part that is left alone, by kind of damage and of each set's clean faces."""
     rows = []
@@ -441,8 +458,9 @@ def run_fit(output: Path) -> None:
     save_file({**state, 'bias': np.array([found.bias], np.float32)}, output / WEIGHTS.name)
     network.load_state_dict({key: value.float() for key, value in halves.items()})
     rows = np.flatnonzero(data.test)
-    sure = probabilities(network, [data.views[row] for row in rows]) >= [least_clean(side) for side in data.side[rows]]
-    alone = (found(data.x[rows]) >= LEAST_PROBABILITY) & sure
+    sharp, free = found(data.x[rows]), probabilities(network, [data.views[row] for row in rows])
+    least = thresholds(sharp[clean[rows]], free[clean[rows]], data.side[rows][clean[rows]])
+    alone = (sharp >= LEAST_PROBABILITY) & (free >= [least_clean(side) for side in data.side[rows]])
     text = table(alone, data.kind[rows], data.name[rows])
     print(text)
     (output / 'table.md').write_text(text + '\n')

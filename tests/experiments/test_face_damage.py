@@ -117,6 +117,18 @@ def test_what_is_collected_is_read_as_it_was(tmp_path, monkeypatch):
     assert {each.views.reduced is None for each in samples} == {True, False}
 
 
+def test_thresholds_let_the_wanted_share_of_clean_faces_pass():
+    rng, number = np.random.default_rng(0), 4000
+    sharp = train.LEAST_PROBABILITY + rng.uniform(-0.01, 0.3, number)  # a few fail by their statistics
+    free, side = rng.random(number), rng.uniform(20, 600, number)
+    least = np.array(train.thresholds(sharp, free, side))
+    place = np.digitize(side, train.CLEAN_SIDES) - 1
+    passed = (sharp >= train.LEAST_PROBABILITY) & (free >= least[place])
+    for each in range(len(least)):
+        assert train.WANTED <= passed[place == each].mean() <= train.WANTED + 0.01
+    assert train.thresholds(sharp * 0, free, side) == [0.0] * len(least)
+
+
 def bars(image: np.ndarray, unit: float, rng: np.random.Generator) -> np.ndarray:
     return np.where((np.arange(image.shape[1]) + rng.integers(8))[:, None] % 8 < 3, 255 - image, image)
 
