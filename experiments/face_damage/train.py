@@ -464,9 +464,9 @@ def run_fit(output: Path) -> None:
     text = table(alone, data.kind[rows], data.name[rows])
     print(text)
     (output / 'table.md').write_text(text + '\n')
-    (output / 'settings.json').write_text(
-        json.dumps({'statistics': int(whole.sum()), 'network': int(seen.sum())}) + '\n'
-    )
+    numbers = {'statistics': int(whole.sum()), 'network': int(seen.sum()), 'LEAST_CLEAN': least}
+    (output / 'settings.json').write_text(json.dumps(numbers) + '
+')
 
 
 def main() -> None:
