@@ -465,8 +465,7 @@ def run_fit(output: Path) -> None:
     print(text)
     (output / 'table.md').write_text(text + '\n')
     numbers = {'statistics': int(whole.sum()), 'network': int(seen.sum()), 'LEAST_CLEAN': least}
-    (output / 'settings.json').write_text(json.dumps(numbers) + '
-')
+    (output / 'settings.json').write_text(json.dumps(numbers) + '\n')
 
 
 def main() -> None:
