@@ -32,12 +32,12 @@ WEIGHTS = Path(__file__).with_name('sharpness.safetensors')
 LOOK = 1.5  # times the network's size: in a larger face, blur is looked for at this size
 LARGEST_LOOK, LARGEST_VIEW = 512, 320  # pixels of the crop: a larger face is reduced to it, for statistics and network
 LEAST_SIZE = 0.75  # smaller faces, in that measure, look better restored even where they are sharp
-LEAST_PROBABILITY = 0.7  # that a face is sharp and undamaged, by its statistics: below it, it is restored
+LEAST_PROBABILITY = 0.5  # that a face is sharp and undamaged, by its statistics: below it, it is restored
 OVERLAY_WEIGHTS = Path(__file__).with_name('overlays.safetensors')
 # Probability that nothing lies on a sharp face, from each side of its crop on: below it, it is restored. In a small
 # face little tells specks from eyes, and the network is seldom sure.
 CLEAN_SIDES = (0, 64, 80, 96, 128, 192, 384)
-LEAST_CLEAN = (0.0, 0.006, 0.004, 0.2, 0.9, 0.03, 0.92)
+LEAST_CLEAN = (0.0, 0.0006, 0.0009, 0.07, 0.87, 0.0034, 0.87)
 REACH, VIEW_REACH = 0.36, 0.4  # of the crop's side, around the middle of the face: what is cut out
 MARGIN = 3  # pixels around the face in a view, at least
 

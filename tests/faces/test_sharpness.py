@@ -12,7 +12,7 @@ from basicsr.faces.detection import build_detector
 from basicsr.faces.geometry import crop_side, ellipse_distance
 from basicsr.faces.overlay_net import PLACE, STRIDE, OverlayNet
 from basicsr.faces.sharpness import (
-    LARGEST_LOOK,
+    LARGEST_VIEW,
     OVERLAY_WEIGHTS,
     clean_probability,
     is_sharper_than,
@@ -116,7 +116,7 @@ def test_views_hold_the_face_in_its_own_pixels_and_reduced():
 def test_a_large_face_is_reduced_and_one_at_the_edge_filled_up():
     large = cv2.resize(portrait(), None, fx=5, fy=5, interpolation=cv2.INTER_CUBIC)
     views = views_of(large, (ASTRONAUT_LANDMARKS + 0.5) * 5 - 0.5, 512)
-    assert views.native[..., 3].sum() == pytest.approx(np.pi * 0.24 * 0.3 * LARGEST_LOOK**2, rel=0.02)
+    assert views.native[..., 3].sum() == pytest.approx(np.pi * 0.24 * 0.3 * LARGEST_VIEW**2, rel=0.02)
     cut = portrait()[85:, 215:]
     views = views_of(cut, ASTRONAUT_LANDMARKS - (215, 85), 64)
     expected = (ellipse_distance(ASTRONAUT_LANDMARKS - (215, 85), *cut.shape[1::-1]) <= 1).sum()
