@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from basicsr.utils.finite import check_finite
+from basicsr.utils.numerics import check_finite
 
 MEAN_BGR = np.array([104, 117, 123], np.float32)
 STRIDES = (8, 16, 32)

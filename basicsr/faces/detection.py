@@ -15,9 +15,9 @@ from basicsr.faces.backends import InsightFaceFinder, TinyFinder, YuNetFinder
 from basicsr.faces.face import Face
 from basicsr.faces.geometry import apply_affine, compose, ellipse_distance
 from basicsr.faces.second_look import CONTEXT, SecondLook, moved_box
-from basicsr.utils.finite import check_finite
 from basicsr.utils.folders import weights_folder
 from basicsr.utils.image import resized
+from basicsr.utils.numerics import check_finite
 from basicsr.utils.registry import nearest
 
 DEFAULT_DETECTOR = 'tiny'

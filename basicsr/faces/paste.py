@@ -13,8 +13,8 @@ from basicsr.faces.geometry import apply_affine, compose, covering_rectangle, fr
 from basicsr.faces.grain import Grain
 from basicsr.utils.checkpoint import load_state, load_state_dict_file
 from basicsr.utils.errors import extra
-from basicsr.utils.finite import check_finite
 from basicsr.utils.image import to_tensor
+from basicsr.utils.numerics import check_finite
 
 PARSING_FILE = 'facelib/parsing_parsenet.pth'
 PARSING_SIDE = 512

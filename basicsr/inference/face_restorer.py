@@ -21,12 +21,11 @@ from basicsr.faces.tone import Tone, fix_colour, recolour
 from basicsr.inference.code_search import CodeSearch
 from basicsr.inference.tasks import COLORIZE, RESTORE, Task
 from basicsr.utils.checkpoint import CheckpointError
-from basicsr.utils.finite import check_finite
 from basicsr.utils.folders import packaged, weights_folder
 from basicsr.utils.hub import PREFIX, fetch_from_hub, is_hub_address
 from basicsr.utils.image import resized, to_tensor
 from basicsr.utils.memory import give_back_freed_memory
-from basicsr.utils.precision import computes_bf16
+from basicsr.utils.numerics import check_finite, computes_bf16
 from basicsr.utils.progress import track
 
 if TYPE_CHECKING:

@@ -14,8 +14,8 @@ from basicsr.inference.code_search import CodeSearch
 from basicsr.inference.people import People, Person, as_identity, as_photos
 from basicsr.recognition.choose import embed_faces
 from basicsr.recognition.embedder import FaceEmbedder
-from basicsr.utils.finite import check_finite
 from basicsr.utils.image import resized, to_tensor
+from basicsr.utils.numerics import check_finite
 
 OWN = 'input'
 

@@ -12,8 +12,8 @@ import torch
 from basicsr.archs.factory import building
 from basicsr.utils.checkpoint import CheckpointError, load_state_dict_file
 from basicsr.utils.errors import extra
-from basicsr.utils.finite import check_finite
 from basicsr.utils.image import resized
+from basicsr.utils.numerics import check_finite
 from basicsr.utils.progress import track
 
 with extra('upsample'):

@@ -22,8 +22,8 @@ from basicsr.models.schedule import learning_rate
 from basicsr.utils.checkpoint import CheckpointError, load_state, load_state_dict_file, save_atomic, unwrap
 from basicsr.utils.dist import average_gradients, broadcast_module, get_rank
 from basicsr.utils.errors import IDCodeFormerError
+from basicsr.utils.numerics import computes_bf16
 from basicsr.utils.options import OptionError
-from basicsr.utils.precision import computes_bf16
 from basicsr.utils.registry import nearest
 
 PRECISIONS = {'fp32': None, 'bf16': torch.bfloat16, 'fp16': torch.float16}

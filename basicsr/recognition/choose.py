@@ -14,8 +14,8 @@ from basicsr.recognition.embedder import FaceEmbedder
 from basicsr.recognition.files import find_recognizer
 from basicsr.recognition.registry import RECOGNIZERS
 from basicsr.utils.checkpoint import CheckpointError
-from basicsr.utils.finite import check_finite
 from basicsr.utils.image import resized, to_tensor
+from basicsr.utils.numerics import check_finite
 
 SIDE = 256  # pixels; every face is shown to the recognizer at this side, so that its own resolution does not matter
 AT_A_TIME = 16

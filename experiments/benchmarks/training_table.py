@@ -25,7 +25,7 @@ from basicsr.models import base_model, build_model
 from basicsr.recognition.mobilefacenet import MobileFaceNet
 from basicsr.utils import dist
 from basicsr.utils.checkpoint import save_atomic
-from basicsr.utils.precision import computes_bf16
+from basicsr.utils.numerics import computes_bf16
 from experiments.benchmarks.cases import ROOT, Row, Setup, small_options
 from experiments.benchmarks.memory import LiveStorage
 

@@ -1,10 +1,12 @@
-"""Precisions that a machine computes natively."""
+"""Precisions that a machine computes natively, and a check of what networks return."""
 
 from __future__ import annotations
 
 import platform
 
+import numpy as np
 import torch
+from torch import Tensor
 
 X86 = frozenset({'x86_64', 'AMD64', 'i386', 'i686'})
 BF16_INSTRUCTIONS = ('_is_avx512_bf16_supported', '_is_amx_tile_supported')  # of x86, as `torch.cpu` asks for them
@@ -23,3 +25,17 @@ def computes_bf16(device: torch.device | str) -> bool:
     if platform.machine() not in X86:
         return True
     return any(getattr(torch.cpu, name, lambda: False)() for name in BF16_INSTRUCTIONS)
+
+
+def check_finite(values: Tensor | np.ndarray, network: str) -> None:
+    """Raise RuntimeError where a network returned values that are not finite, as broken weights or half precision do.
+
+    Args:
+        values: what it returned.
+        network: what it is called, for the message.
+    """
+    finite = torch.isfinite(values) if isinstance(values, Tensor) else np.isfinite(values)
+    if not bool(finite.all()):
+        raise RuntimeError(
+            f'{network} returned values that are not finite; its weights are broken, or the precision is too low'
+        )

@@ -1,15 +1,16 @@
-"""Which precisions are worth it on this processor, and which is chosen."""
+"""Which precisions are worth it on this processor, which is chosen, and the check of what networks return."""
 
 from __future__ import annotations
 
 import platform
 
+import numpy as np
 import pytest
 import torch
 
 from basicsr.inference import face_restorer
 from basicsr.inference.face_restorer import choose_precision
-from basicsr.utils.precision import BF16_INSTRUCTIONS, computes_bf16
+from basicsr.utils.numerics import BF16_INSTRUCTIONS, check_finite, computes_bf16
 
 
 @pytest.mark.parametrize(
@@ -38,3 +39,11 @@ def test_auto_is_mixed_where_the_processor_has_bf16(native, monkeypatch):
     assert choose_precision('auto', 'cpu') == ('mixed' if native else 'fp32')
     assert choose_precision('auto', 'cpu', 'onnx') == choose_precision('auto', 'cuda') == 'fp32'
     assert choose_precision('fp32', 'cpu') == 'fp32' and choose_precision('bf16', 'cpu') == 'bf16'
+
+
+def test_the_check_takes_numbers_and_nothing_else():
+    check_finite(torch.ones(3), 'a network')
+    check_finite(np.zeros((0, 15)), 'a network')
+    for value in (np.nan, np.inf, -np.inf):
+        with pytest.raises(RuntimeError, match='a network returned'):
+            check_finite(torch.tensor([1.0, value]), 'a network')
