@@ -84,7 +84,7 @@ def build_parser() -> argparse.ArgumentParser:
         type=frame_rate,
         help='frames a second of the results of clips, such as 25 or 30000/1001; the duration stays (default: as is)',
     )
-    add('--suffix', default='', help='appended to the names of the results')
+    add('--suffix', default='', help='appended to the names of the results, after an underscore')
     add('--ext', choices=EXTENSIONS, default='png', help='format of the pictures written (default: png)')
     add(
         '--quality',
@@ -133,7 +133,7 @@ def add_face_flags(group: argparse._ArgumentGroup) -> None:
     add('--skip_faces', type=whole_number, nargs='+', default=[], metavar='N', help='leave these faces as they are')
     add('--min_face', type=whole_number, default=0, metavar='PIXELS', help='leave faces whose size is below this')
     add('--force', action='store_true', help='restore faces that are already sharper than the model can make them, too')
-    add('--draw_box', action='store_true', help='mark the faces in the result, with their numbers')
+    add('--draw_box', action='store_true', help='mark the crops of the faces in the result, with their numbers')
     add(
         '--det_threshold',
         type=between(LEAST_SCORE, 1),
