@@ -10,7 +10,8 @@ import cv2
 import numpy as np
 from PIL import Image, ImageFont
 
-from experiments.face_damage.damages import Damage, Rng, coarse_video, put, stamp
+from experiments.face_damage.damages import Damage, Rng, coarse_video
+from experiments.face_damage.overlays import put, stamp
 
 PHRASES = (
     'Summer 1987',

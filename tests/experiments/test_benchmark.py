@@ -2,20 +2,15 @@
 
 from __future__ import annotations
 
-import contextlib
 import csv
-import io
 import math
 import os
-import subprocess
-import sys
 
 import numpy as np
 import pytest
 import torch
 from small import stage_options
 
-from basicsr.inference import resume
 from basicsr.models import build_model
 from basicsr.utils.memory import keep_freed_memory, peak_memory
 from experiments.benchmarks import bf16, many_files, memory
@@ -30,30 +25,6 @@ def setup(tmp_path_factory):
     tiny = Setup(tmp_path_factory.mktemp('benchmark'), TINY, 2, 64, (1, 2), 4, (('tiny', '', 'fp32'),))
     tiny.prepare()
     return tiny
-
-
-@pytest.fixture(scope='module')
-def started():
-    """The code that a process of its own has run."""
-    return set()
-
-
-@pytest.fixture
-def few_processes(started, monkeypatch):
-    """Python code runs in a process of its own the first time, and afterwards in this one, which has torch already."""
-    start = subprocess.run
-
-    def run(command, **settings):
-        if command[:2] != [sys.executable, '-c'] or command[2] not in started:
-            started.add(command[2])
-            return start(command, **settings)
-        with monkeypatch.context() as patch, contextlib.redirect_stdout(io.StringIO()) as said:
-            patch.setattr(resume, 'write_summary', resume.write_summary)
-            patch.setattr(sys, 'argv', command[2:])
-            exec(command[2], {})
-        return subprocess.CompletedProcess(command, 0, said.getvalue(), '')
-
-    monkeypatch.setattr(subprocess, 'run', run)
 
 
 def read(path):
@@ -77,7 +48,7 @@ def test_script_adds_rows_and_writes_the_page(tmp_path):
 
 
 @pytest.mark.parametrize('name', ['forward', 'memory', 'plusplus', 'batch', 'picture', 'video'])
-def test_measurements_are_finite_and_complete(name, setup, few_processes):
+def test_measurements_are_finite_and_complete(name, setup):
     threads = torch.get_num_threads()
     rows = MEASUREMENTS[name](setup)
     assert torch.get_num_threads() == threads
@@ -105,7 +76,7 @@ def few_shards(monkeypatch):
 
 
 @pytest.mark.parametrize('name', ['embedded', 'convolutions', 'pairs', 'references', 'shards', 'png', 'x264'])
-def test_measurements_of_single_questions_have_figures(name, setup, few_processes, few_shards):
+def test_measurements_of_single_questions_have_figures(name, setup, few_shards):
     threads = torch.get_num_threads()
     try:
         rows = MEASUREMENTS[name](setup)

@@ -11,35 +11,36 @@ import torch
 from small_faces import ASTRONAUT_LANDMARKS, portrait
 
 from basicsr.faces.geometry import ellipse_distance
-from experiments.face_damage import train
-from experiments.face_damage.damages import BESIDE, CLEAN, KINDS, OVERLAYS, SHARP, webp
+from experiments.face_damage import samples, train
+from experiments.face_damage.damages import webp
+from experiments.face_damage.kinds import BESIDE, CLEAN, KINDS, OVERLAYS, SHARP
 from experiments.face_damage.variants import COVERING, VARIANTS
 
 PICTURE = cv2.resize(portrait(), (256, 256), interpolation=cv2.INTER_AREA)
 POINTS = (ASTRONAUT_LANDMARKS + 0.5) / 2 - 0.5
 
 
-def source(name: str) -> train.Source:
-    return train.Source(name, Path('astronaut.png'), ASTRONAUT_LANDMARKS)
+def source(name: str) -> samples.Source:
+    return samples.Source(name, Path('astronaut.png'), ASTRONAUT_LANDMARKS)
 
 
 @pytest.mark.parametrize('kind', [*KINDS, *OVERLAYS, *SHARP, *VARIANTS])
 def test_every_kind_changes_the_face_and_keeps_the_shape(kind):
-    damaged = train.damaged(PICTURE, POINTS, kind, 1.0, np.random.default_rng(3))
+    damaged = samples.damaged(PICTURE, POINTS, kind, 1.0, np.random.default_rng(3))
     assert damaged.shape == PICTURE.shape and damaged.dtype == np.uint8
-    again = train.damaged(PICTURE, POINTS, kind, 1.0, np.random.default_rng(3))
+    again = samples.damaged(PICTURE, POINTS, kind, 1.0, np.random.default_rng(3))
     assert np.array_equal(damaged, again)
     inside = ellipse_distance(POINTS, 256, 256) < 1
     change = cv2.absdiff(damaged, PICTURE).max(2)[inside]
     assert change.mean() > 0.3
     if kind in OVERLAYS or kind in COVERING:
-        assert np.mean(change > train.CHANGE) >= 0.9 * train.LEAST_SHOWN
+        assert np.mean(change > samples.CHANGE) >= 0.9 * samples.LEAST_SHOWN
 
 
 def test_an_overlay_beside_the_face_leaves_it_as_it_is():
     changed = 0
     for seed in range(8):
-        result = train.damaged(PICTURE, POINTS, BESIDE, 1.0, np.random.default_rng(seed))
+        result = samples.damaged(PICTURE, POINTS, BESIDE, 1.0, np.random.default_rng(seed))
         inside = ellipse_distance(POINTS, 256, 256) <= 1.1
         assert np.array_equal(result[inside], PICTURE[inside])
         changed += not np.array_equal(result, PICTURE)
@@ -51,7 +52,7 @@ def test_damage_that_does_not_show_is_no_damage(monkeypatch):
     monkeypatch.setitem(SHARP, 'WebP 2-15, not blurred', webp(80, 95))
     for kind in ('nothing', 'WebP 2-15, not blurred'):
         with pytest.raises(ValueError, match=f'{kind} does not show'):
-            train.damaged(PICTURE, POINTS, kind, 1.0, np.random.default_rng(0))
+            samples.damaged(PICTURE, POINTS, kind, 1.0, np.random.default_rng(0))
 
 
 def left_half(image: np.ndarray, unit: float, rng: np.random.Generator) -> np.ndarray:
@@ -59,13 +60,13 @@ def left_half(image: np.ndarray, unit: float, rng: np.random.Generator) -> np.nd
 
 
 def test_the_mask_of_a_view_says_where_an_overlay_lies(monkeypatch):
-    monkeypatch.setattr(train, 'imread', lambda path: portrait())
+    monkeypatch.setattr(samples, 'imread', lambda path: portrait())
     monkeypatch.setitem(OVERLAYS, 'half', left_half)
-    found = [train.sample(seed, source('faces192/val'), 'half') for seed in range(8)]
+    found = [samples.sample(seed, source('faces192/val'), 'half') for seed in range(8)]
     for each in found:
         for view in (each.views.native, each.views.reduced):
             if view is not None:
-                marked, inside = view[..., 3] == train.MARKED, view[..., 3] > 0
+                marked, inside = view[..., 3] == samples.MARKED, view[..., 3] > 0
                 assert 0.2 < marked.sum() / inside.sum() < 0.8
                 columns = [np.nonzero(part)[1].mean() for part in (marked, inside & ~marked)]
                 assert columns[0] < columns[1]
@@ -75,7 +76,7 @@ def test_the_mask_of_a_view_says_where_an_overlay_lies(monkeypatch):
 def test_places_are_learnt_inside_the_face_alone():
     mask = torch.zeros(1, 16, 16, dtype=torch.uint8)
     mask[0, :8] = 1
-    mask[0, :3, :3] = train.MARKED
+    mask[0, :3, :3] = samples.MARKED
     sure = torch.tensor([[[[20.0, -20.0], [20.0, 20.0]]]])  # below, where there is no face, it does not matter
     assert train.place_loss(sure, mask) < 1e-6
     assert train.place_loss(-sure, mask) == pytest.approx(20)
@@ -93,28 +94,28 @@ def test_held_out_people_and_variants_are_never_trained_on():
     faces = [source(n) for n in ('faces192/train', 'faces192/val', 'celebref512/00022', 'multi_id/barack_obama')]
     assert [face.test for face in faces] == [False, True, True, False]
     for face in faces:
-        kinds = {kind for seed in range(30) for *_, kind in train.tasks([face], seed)}
+        kinds = {kind for seed in range(30) for *_, kind in samples.tasks([face], seed)}
         assert bool(kinds & {*VARIANTS}) == face.test
         assert all(kinds & set(part) for part in (KINDS, CLEAN, OVERLAYS, SHARP))
     assert not {*VARIANTS} & {*KINDS, *OVERLAYS, *SHARP}
 
 
 def test_what_is_collected_is_read_as_it_was(tmp_path, monkeypatch):
-    monkeypatch.setattr(train, 'imread', lambda path: portrait())
-    samples = [train.sample(0, source('faces192/train'), kind) for kind in ('as it is', 'blur', 'few colours')]
-    samples += [train.sample(seed, source('faces192/val'), 'dust, not blurred') for seed in range(6)]
-    samples = [each for each in samples if each]
-    train.save(samples, tmp_path / 'views_0.npz')
-    data = train.Collected(tmp_path)
-    assert data.kind.tolist() == [each.kind for each in samples] and len({each.size for each in samples}) > 1
-    assert data.test.tolist() == [each.source.test for each in samples]
-    assert np.array_equal(data.x, [each.statistics for each in samples])
-    for found, each in zip(data.views, samples, strict=True):
+    monkeypatch.setattr(samples, 'imread', lambda path: portrait())
+    taken = [samples.sample(0, source('faces192/train'), kind) for kind in ('as it is', 'blur', 'few colours')]
+    taken += [samples.sample(seed, source('faces192/val'), 'dust, not blurred') for seed in range(6)]
+    taken = [each for each in taken if each]
+    samples.save(taken, tmp_path / 'views_0.npz')
+    data = samples.Collected(tmp_path)
+    assert data.kind.tolist() == [each.kind for each in taken] and len({each.size for each in taken}) > 1
+    assert data.test.tolist() == [each.source.test for each in taken]
+    assert np.array_equal(data.x, [each.statistics for each in taken])
+    for found, each in zip(data.views, taken, strict=True):
         assert np.array_equal(found.native, each.views.native) and found.log_ratio == each.views.log_ratio
         assert (found.reduced is None) == (each.views.reduced is None)
         if found.reduced is not None:
             assert np.array_equal(found.reduced, each.views.reduced)
-    assert {each.views.reduced is None for each in samples} == {True, False}
+    assert {each.views.reduced is None for each in taken} == {True, False}
 
 
 def test_thresholds_let_the_wanted_share_of_clean_faces_pass():
@@ -134,15 +135,15 @@ def bars(image: np.ndarray, unit: float, rng: np.random.Generator) -> np.ndarray
 
 
 def test_the_recipe_learns_both_classifiers(tmp_path, monkeypatch):
-    monkeypatch.setattr(train, 'imread', lambda path: portrait())
+    monkeypatch.setattr(samples, 'imread', lambda path: portrait())
     monkeypatch.setitem(OVERLAYS, 'bars', bars)
     for name, value in {'EPOCHS': 8, 'WARM_UP': 4, 'STEPS': 150, 'BATCH': 16, 'least_clean': lambda side: 0.5}.items():
         monkeypatch.setattr(train, name, value)
     kinds = ('as it is', 'noise 14-45, not blurred', 'bars')
     work = [('faces192/train', seed, kind) for seed in range(24) for kind in kinds]
     work += [('faces192/val', seed, kind) for seed in range(24, 32) for kind in kinds]
-    samples = [train.sample(seed, source(name), kind) for name, seed, kind in work]
-    train.save([each for each in samples if each], tmp_path / 'views_0.npz')
+    taken = [samples.sample(seed, source(name), kind) for name, seed, kind in work]
+    samples.save([each for each in taken if each], tmp_path / 'views_0.npz')
     train.run_fit(tmp_path)
     rows = [line.strip('| ').split(' | ') for line in (tmp_path / 'table.md').read_text().splitlines()[2:]]
     shares = {row[0]: float(row[2]) for row in rows}
